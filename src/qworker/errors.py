@@ -1,0 +1,216 @@
+"""Every error that qworker raises, drawn as a tree; each message is made here and nowhere else.
+
+    QWorkerError
+    ├── ConfigError (ValueError)          a setting, flag, name or option that cannot be used
+    │   └── AppImportError                the app that a worker was told to run cannot be imported
+    ├── Refused                           at submit: nothing happened, nothing is queued
+    │   ├── BadCall (TypeError)           the arguments do not bind to the task's signature
+    │   ├── BadOption (ConfigError)       an option, queue name or id that cannot be used
+    │   ├── NotEncodable (TypeError)      a value that msgpack and our extensions cannot carry
+    │   ├── TaskTooLarge                  larger than 1 MiB, or nested deeper than 100
+    │   ├── Conflict                      the id is taken by a task with other content
+    │   └── ServerFull                    the server is at its memory limit
+    ├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe
+    ├── BrokerError
+    │   ├── BrokerUnavailable (ConnectionError)
+    │   └── ServerUnfit                   eviction policy, version or schema that would lose or misread tasks
+    ├── DecodeError (ValueError)          bytes that are not what qworker writes
+    ├── TaskError                         how a task ended, raised by Future.result()
+    │   ├── TaskFailed                    it raised something that cannot be rebuilt here
+    │   ├── TaskTimedOut                  out of its own time (never a TimeoutError: that is the waiter's)
+    │   ├── TaskCancelled (concurrent.futures.CancelledError)
+    │   ├── TaskCrashed                   its process died too often, or it could not be delivered
+    │   ├── TaskExpired                   its deadline passed
+    │   ├── ResultExpired                 it ended, but its value is no longer (or never was) kept
+    │   └── TaskNotFound                  no task of that id is known
+    └── WaitTimeout (TimeoutError)        the waiter's time is up; the task is left alone
+    Retry (Exception)                     raised by a task that wants to be run again later
+    TaskInterrupt (BaseException)         raised in a task by current.check(), so that `except Exception` cannot eat it
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from datetime import timedelta
+from typing import Any
+
+__all__ = [
+    "AppImportError",
+    "BadCall",
+    "BadOption",
+    "BrokerError",
+    "BrokerUnavailable",
+    "ConfigError",
+    "Conflict",
+    "DecodeError",
+    "NotEncodable",
+    "QWorkerError",
+    "Refused",
+    "ResultExpired",
+    "Retry",
+    "ServerFull",
+    "ServerUnfit",
+    "SubmitUnknown",
+    "TaskCancelled",
+    "TaskCrashed",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskInterrupt",
+    "TaskNotFound",
+    "TaskTimedOut",
+    "TaskTooLarge",
+    "WaitTimeout",
+]
+
+
+class QWorkerError(Exception):
+    """The base of every error of qworker."""
+
+
+class ConfigError(QWorkerError, ValueError):
+    """A setting, flag, option, name or id that cannot be used; the message names it as the user wrote it."""
+
+
+class AppImportError(ConfigError):
+    """The app that a worker was told to run cannot be imported."""
+
+
+class Refused(QWorkerError):
+    """A submit that was refused: nothing happened and nothing is queued.
+
+    `accepted` holds the futures of tasks that an earlier chunk of the same `submit_many` had queued.
+    """
+
+    accepted: tuple[Any, ...] = ()
+
+
+class BadCall(Refused, TypeError):
+    """The arguments do not bind to the signature of the task."""
+
+
+class BadOption(Refused, ConfigError):
+    """An option, queue name or id of a task that cannot be used; the message names it as the user wrote it."""
+
+
+class NotEncodable(Refused, TypeError):
+    """A value that cannot be carried as msgpack."""
+
+
+class TaskTooLarge(Refused, ValueError):
+    """A body above the size or depth limit."""
+
+
+class Conflict(Refused):
+    """The given id belongs to a task with other content."""
+
+
+class ServerFull(Refused):
+    """The server is at its memory limit and refused the task whole."""
+
+
+class SubmitUnknown(QWorkerError):
+    """The tasks may or may not have been queued, because the answer was lost.
+
+    `ids` are the ids that were sent; submitting again with them is safe. `accepted` holds the futures of the tasks
+    that are known to be queued.
+    """
+
+    def __init__(self, message: str, *, ids: tuple[str, ...] = (), accepted: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
+        self.accepted = accepted
+
+
+class BrokerError(QWorkerError):
+    """Redis or Valkey answered with an error, or not at all."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """The server could not be reached in the given time."""
+
+
+class ServerUnfit(BrokerError):
+    """The server would lose or misread tasks: its eviction policy, version or the schema of its data."""
+
+
+class DecodeError(QWorkerError, ValueError):
+    """Bytes that are not what qworker writes."""
+
+
+class TaskError(QWorkerError):
+    """How a task ended, raised by `Future.result()`. `id` is the task's."""
+
+    def __init__(self, message: str = "", *, id: str | None = None) -> None:  # noqa: A002 - the public word
+        super().__init__(message)
+        self.id = id
+
+
+class TaskFailed(TaskError):
+    """The task raised an exception that cannot be rebuilt here; `kind` is its class as `module.Name`."""
+
+    def __init__(self, message: str = "", *, id: str | None = None, kind: str = "") -> None:  # noqa: A002
+        super().__init__(message, id=id)
+        self.kind = kind
+
+
+class TaskTimedOut(TaskError):
+    """The task ran out of its own time. Not a `TimeoutError`: that is what a waiter gets (`WaitTimeout`)."""
+
+
+class TaskCancelled(TaskError, concurrent.futures.CancelledError):
+    """The task was cancelled before it started, or stopped while it ran."""
+
+
+class TaskCrashed(TaskError):
+    """The process that ran the task died, `max_crashes` times; or the task could not be delivered."""
+
+
+class TaskExpired(TaskError):
+    """The task's deadline passed before it had ended."""
+
+
+class ResultExpired(TaskError):
+    """The task ended, but its value is no longer kept (`result_ttl`), or never was (`result_ttl=0`)."""
+
+
+class TaskNotFound(TaskError):
+    """No task of that id is known: it never existed, or it ended longer than `result_ttl` ago."""
+
+
+class WaitTimeout(QWorkerError, TimeoutError):
+    """The waiter's time is up; the task is left alone. Raised for nothing else.
+
+    `state` is the task's state as Redis has it, `worker` the worker that holds it, `ran_for` its run time in seconds.
+    """
+
+    def __init__(
+        self, message: str, *, state: str | None = None, worker: str | None = None, ran_for: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.state = state
+        self.worker = worker
+        self.ran_for = ran_for
+
+
+class Retry(Exception):  # noqa: N818 - an order, not an error
+    """Raised by a task to be run again after `delay` (seconds or timedelta); uses one of its `retries`.
+
+    Without a delay the task's own backoff decides.
+    """
+
+    def __init__(self, *args: object, delay: float | timedelta | None = None) -> None:
+        super().__init__(*args)
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
+class TaskInterrupt(BaseException):
+    """Raised inside a task by `current.check()` and `current.sleep()` once the task has been asked to end.
+
+    `reason` is one of `timeout`, `stop`, `deadline`, `drain`, `fenced`. A `BaseException`, so that a task's own
+    `except Exception` cannot swallow it.
+    """
+
+    def __init__(self, reason: str = "stop") -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,366 @@
+"""The values that travel between the layers: plain, immutable, without behaviour beyond their own shape.
+
+    producer ── Envelope ──► broker ── Claimed, Window ──► worker ── Order ──► pool
+                                                           worker ◄─ Ending ── pool
+    producer ◄── Outcome ─── broker ◄── Settle… ────────── worker
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .lifecycle import How, State
+
+PoolKind = Literal["process", "thread", "async"]
+PoolNeed = Literal["default", "process", "thread", "async"]
+Priority = Literal["high", "normal", "low"]
+Delivery = Literal["at_least_once", "at_most_once"]
+# Why a task is asked to end. `fenced`: its worker lost the lease. `shutdown`: the second signal.
+Reason = Literal["timeout", "deadline", "stop", "drain", "fenced", "recycle"]
+
+POOL_NEEDS: tuple[PoolNeed, ...] = ("default", "process", "thread", "async")
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One ready list of a queue: the pool that its tasks need, and their priority."""
+
+    pool: PoolNeed = "default"
+    priority: Priority = "normal"
+
+    @property
+    def code(self) -> str:
+        """The one letter that stands for this line in a stored task: `a` to `l`."""
+        return chr(ord("a") + POOL_NEEDS.index(self.pool) * 3 + PRIORITIES.index(self.priority))
+
+    @classmethod
+    def of(cls, code: str) -> Line:
+        """Return the line that a letter stands for."""
+        pool, priority = divmod(ord(code) - ord("a"), 3)
+        return cls(POOL_NEEDS[pool], PRIORITIES[priority])
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a worker must know of a task without decoding its body. The same bytes for each task of the same kind."""
+
+    name: str
+    timeout_ms: int | None = 1_800_000
+    grace_ms: int = 5_000
+    retries: int = 0
+    backoff_ms: int = 1_000
+    jitter: bool = True
+    retry_for: tuple[str, ...] | None = None  # class names as module.Name; None: any exception
+    result_ttl_ms: int = 3_600_000
+    delivery: Delivery = "at_least_once"
+    max_crashes: int = 3
+    extra: Mapping[str, Any] = field(default_factory=dict)  # room for a trace context, a group
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A task as it is stored: a fixed prefix that scripts may compare, a header, and a body opaque to all but a child."""
+
+    digest: bytes  # 8 bytes over header and body: same id and digest is the same task
+    line: Line
+    client: str  # 12 characters: whose inbox is told of the outcome; spaces: nobody's
+    sent_ms: int  # the producer's estimate of the server's time; for display only
+    header: Header
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What Redis keeps of a task beside its blob, once it was claimed, delayed or flagged."""
+
+    state: State = State.QUEUED
+    claim: str = ""
+    run: int = 1
+    attempt: int = 1  # the number of the attempt that runs or will run next
+    deliveries: int = 0
+    losses: int = 0
+    exact: bool = False  # the last loss can be nobody else's fault
+    started_ms: int = 0  # server time at which a recorded start happened; 0: none recorded
+    deadline_ms: int = 0  # server time; 0: none
+    stop: StopOrder | None = None
+    once: bool = False  # at_most_once, and its start was recorded
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """A durable request to end a claimed task: asked now, forced after `grace_ms` (None: the task's own grace)."""
+
+    grace_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One task of a window, as it was handed out."""
+
+    id: str  # the local part
+    blob: bytes
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one claim brought. `tasks` may hold some that must be buried unrun: the worker's blame decides."""
+
+    queue: str
+    claim: str
+    fence: int
+    now_ms: int
+    epoch: str
+    next_due_ms: int | None  # server time at which the next scheduled task is due
+    suspects: int  # how many tasks wait to be run alone in a worker
+    rescued: int  # how many tasks of lapsed claims this call put back
+    tasks: tuple[Claimed, ...]
+    alone: bool = False  # one suspect, to be run with nothing else in the worker
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Settle: record an outcome. `value` is the packed outcome (codec.pack_outcome)."""
+
+    id: str
+    claim: str
+    state: State
+    value: bytes
+    ttl_ms: int
+    client: str  # 12 characters, as in the envelope
+    hint: bytes = b""  # pushed instead of `value` when that is too large to push
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Settle: run it again after `delay_ms`, as attempt + 1. Refused as stopped when a stop waits."""
+
+    id: str
+    claim: str
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Settle: give back what never started (or what a drain interrupted), to the front of its line, uncharged."""
+
+    id: str
+    claim: str
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Settle: put aside for `delay_ms`, uncharged: this worker does not know the task's name."""
+
+    id: str
+    claim: str
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """Settle: it was there when its child died: loss + 1, attempt + 1, back to the front (or to the suspects)."""
+
+    id: str
+    claim: str
+    exact: bool  # the child had one slot, or the task was alone: nobody else can be to blame
+
+
+Settle = End | Again | Release | Park | Lose
+# What the server answers to each settle: done; refused because the task is another claim's or gone; the same settle
+# was already applied; or not applied because a stop is waiting (settle it as cancelled instead).
+Settled = Literal["ok", "lost", "again", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What one renewal brought: the claims that are no longer ours, and the stops that wait for tasks we hold."""
+
+    now_ms: int
+    epoch: str
+    lost: tuple[str, ...]
+    stops: tuple[tuple[str, str, StopOrder], ...]  # (claim, id, order)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of a task ended, as recorded. `value` is still packed: the caller's `result()` decodes it."""
+
+    id: str
+    state: State
+    how: How
+    run: int = 1
+    attempt: int = 1
+    claim: str = ""
+    digest: bytes = b"\0" * 8
+    worker: str = ""
+    ended_ms: int = 0
+    ran_s: float | None = None  # run time of the last attempt
+    asked_after_s: float | None = None  # from its start to the ask, if it was asked to end
+    took_s: float | None = None  # from the ask to the end
+    still_running: bool = False  # its code ran on when this was recorded
+    reason: str = ""  # one line for people: "timeout 1.0 s", "killed by signal 9"
+    value: bytes | None = None  # succeeded: the packed value
+    error: bytes | None = None  # else: the packed error, if there is one
+    tombstone: bool = False  # the value is not kept
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An exception on the wire: names and text, never a pickled object."""
+
+    kind: str  # module.QualifiedName
+    args: tuple[Any, ...] | None  # None: not encodable
+    text: str  # str(exception)
+    traceback: str
+    notes: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()  # names of its base classes, for retry_for
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a pool is asked to run. `number` is drawn by the worker, ever growing: it names this attempt in the page."""
+
+    number: int
+    id: str  # full id, queue:local
+    name: str
+    blob: bytes
+    run: int
+    attempt: int
+    fence: int
+    timeout_s: float | None
+    grace_s: float
+    alone: bool = False  # a suspect: it needs a child that nobody else is in
+    retries: int = 0
+    deadline_s: float | None = None  # what remained when it was claimed, counted from `handed`
+    handed: float = 0.0  # worker's monotonic clock at the claim
+
+
+EndingKind = Literal[
+    "returned",  # payload: the packed value
+    "raised",  # payload: the packed ErrorInfo
+    "retry",  # raised Retry: payload: packed ErrorInfo, delay_s
+    "interrupted",  # TaskInterrupt or asyncio's cancellation came out; payload: packed ErrorInfo
+    "refused",  # the child could not run it: undecodable body, unknown name, unencodable value; payload: ErrorInfo
+    "unstarted",  # given back: recalled, or its child died before it took the task's token
+    "child_died",  # its child died while it ran; `signal` or `status` say how
+    "host_died",  # the fork server died: nobody's fault
+    "killed",  # the ladder's end: its process was killed at the end of its grace
+    "left_running",  # the ladder's end in a thread: the outcome is due, the code runs on
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of an order, as the pool saw it; the worker decides what to record."""
+
+    number: int
+    kind: EndingKind
+    payload: bytes = b""
+    ran_s: float | None = None
+    asked: Reason | None = None  # why it had been asked to end, if it had
+    asked_after_s: float | None = None
+    took_s: float | None = None  # from the ask to this ending
+    delay_s: float | None = None  # of a Retry
+    retryable: bool = True  # the exception is one that retry_for names
+    exact: bool = True  # child_died: it had one slot, so nobody else can be to blame
+    detail: str = ""  # "signal 9", "exit status 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """Code that runs on after its outcome was recorded: "dessert"."""
+
+    id: str
+    name: str
+    child: int  # pid
+    slot: int
+    outcome: State
+    since_s: float  # seconds since its outcome was recorded
+    ran_s: float  # seconds since it started
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What is known of an id: its outcome, or that it lives, or nothing."""
+
+    id: str
+    outcome: bytes | None = None
+    alive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that Redis knows of one task, for `status()`, WaitTimeout and `qworker show`."""
+
+    id: str
+    state: State | None  # None: unknown
+    record: Record | None = None
+    blob: bytes | None = None
+    outcome: bytes | None = None
+    before: int | None = None  # queued: about so many before it; None: not known
+    due_ms: int | None = None
+    worker: str = ""
+    lease_ms: int | None = None  # server time at which the claim's lease ends
+    now_ms: int = 0
+    workers: int = 0  # workers that serve its queue
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What `qworker status` shows of a queue. Counts are exact; ready per line may include cancelled entries."""
+
+    queue: str
+    ready: int
+    claimed: int
+    scheduled: int
+    suspects: int
+    oldest_wait_s: float | None
+    lines: Mapping[str, int]
+    counters: Mapping[str, int]  # submitted, claimed, succeeded, failed, …, refused_late, rescued
+    now_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """What a worker tells of itself every few seconds, and what `qworker status` and `dessert` show of it."""
+
+    id: str
+    host: str
+    pid: int
+    boot_id: str  # with pid namespace and start time: is that very process still there?
+    pid_ns: str
+    start_time: int
+    queues: tuple[str, ...]
+    state: str  # running, quiet, draining
+    started_ms: int
+    slots: Mapping[str, int]  # pool kind -> slots
+    running: tuple[Mapping[str, Any], ...] = ()  # id, name, child, slot, ran_s, asked
+    survivors: tuple[Mapping[str, Any], ...] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)  # task names nobody here knows -> how often seen
+    counters: Mapping[str, int] = field(default_factory=dict)
+    beat_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopReceipt:
+    """What a stop did, told truthfully.
+
+    `outcome` is the task's outcome, or None while there is none (or none is known); `how` the way it came;
+    `still_running` is True while its code runs on, False when it does not, None when nobody can tell;
+    `took` the seconds from the request to the answer. Truthy exactly when the code is known not to run.
+    """
+
+    id: str
+    outcome: State | None
+    how: How | None
+    still_running: bool | None
+    took: float
+    state: State | None = None  # the live state, when there is no outcome yet; None and no outcome: unknown id
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return self.still_running is False
