@@ -1,0 +1,97 @@
+"""Tell what this worker is doing: its record in Redis for `status` and `dessert`, its health file for `check`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+
+from ..broker.aio import AsyncBroker
+from ..errors import BrokerError
+from ..health import Beacon as HealthFile
+from ..model import WorkerRecord
+from .neighbours import Neighbours, boot_id, pid_ns, start_time
+from .state import State
+
+IDLE_S = 10.0  # nothing runs: the record only has to stay alive
+BUSY_S = 1.0
+TTL_MS = 30_000
+MOST_SHOWN = 100  # of what runs: a record is for people
+
+
+class Beacon:
+    """Writes the worker's record. Owned by the event loop."""
+
+    def __init__(self, state: State, broker: AsyncBroker, neighbours: Neighbours, health: HealthFile) -> None:
+        self._state, self._broker, self._neighbours, self._health = state, broker, neighbours, health
+        self._started_ms = state.server_ms()
+        self._changed = asyncio.Event()
+        self._identity = (socket.gethostname(), os.getpid(), boot_id(), pid_ns(), start_time(os.getpid()) or 0)
+
+    def changed(self) -> None:
+        """Have the record written soon: a survivor came or went, the phase changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write the record until cancelled; look after the neighbours every few beats."""
+        last_look = 0.0
+        while True:
+            self._changed.clear()
+            await self.beat()
+            if time.monotonic() - last_look >= IDLE_S:
+                last_look = time.monotonic()
+                await self._neighbours.look()
+            busy = any(pool.running() or pool.survivors() for pool in self._state.pools.values())
+            until = time.monotonic() + (BUSY_S if busy else IDLE_S)
+            while (left := until - time.monotonic()) > 0 and not self._changed.is_set():
+                self._health.turned()
+                try:
+                    async with asyncio.timeout(min(left, 1.0)):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if not busy and any(pool.running() for pool in self._state.pools.values()):
+                        break  # something runs for a second already: show it
+
+    async def beat(self) -> None:
+        """Write the record once."""
+        self._health.turned()
+        try:
+            await self._broker.beat(self.record(), ttl_ms=TTL_MS)
+        except BrokerError:
+            return  # claims and renewals tell of the outage
+
+    def record(self) -> WorkerRecord:
+        """Return what this worker says of itself."""
+        state = self._state
+        host, pid, boot, ns, start = self._identity
+        running = [
+            {"id": task.id, "name": task.name, "pool": kind, "child": task.child, "slot": task.slot,
+             "ran_s": round(task.ran_s, 3), "asked": task.asked}
+            for kind, pool in state.pools.items()
+            for task in pool.running()
+        ]  # fmt: skip
+        running.sort(key=lambda shown: -float(str(shown["ran_s"])))
+        survivors = [
+            {"id": left.id, "name": left.name, "child": left.child, "slot": left.slot, "outcome": left.outcome.value,
+             "since_s": round(left.since_s, 3), "ran_s": round(left.ran_s, 3)}
+            for pool in state.pools.values()
+            for left in pool.survivors()
+        ]  # fmt: skip
+        return WorkerRecord(
+            id=state.id,
+            host=host,
+            pid=pid,
+            boot_id=boot,
+            pid_ns=ns,
+            start_time=start,
+            queues=state.queues,
+            state=state.phase.value,
+            started_ms=self._started_ms,
+            slots=dict(state.settings.concurrency),
+            running=tuple(running[:MOST_SHOWN]),
+            survivors=tuple(survivors[:MOST_SHOWN]),
+            unknown=dict(state.unknown),
+            counters=dict(state.counters),
+            beat_ms=state.server_ms(),
+        )

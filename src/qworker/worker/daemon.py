@@ -1,0 +1,241 @@
+"""One worker, from its start to its exit code: the only file that joins the roles.
+
+    start the fork server ─► find the server ─► open pools ─► roles run ─► signal, burst or loss ─► drain ─► exit code
+
+No user code runs in this process, and no body is decoded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .. import log
+from ..broker.aio import AsyncBroker
+from ..config import Settings
+from ..durations import text
+from ..errors import BrokerUnavailable, ConfigError
+from ..health import Beacon as HealthFile
+from ..pool.host import Host
+from ..pool.pool import Pool
+from .beacon import Beacon
+from .collect import Collector
+from .dispatch import Dispatcher
+from .drain import Drain
+from .fetcher import Fetcher
+from .keeper import Keeper
+from .lease import Lease
+from .neighbours import Neighbours
+from .settler import Settler
+from .signals import Signals
+from .state import State
+from .stopper import listen
+from .window import Room
+
+EXIT_DONE = 0
+EXIT_KILLED_WORK = 4
+OUTAGE_LOG_S = 10.0
+
+
+def worker_id(name: str | None = None) -> str:
+    """Draw the id of this worker: host, pid, and four random characters that no restart repeats."""
+    host = (name or socket.gethostname() or "host").replace(" ", "-").replace(":", "-")
+    return f"{host}:{os.getpid()}:{secrets.token_hex(2)}"
+
+
+def serve(settings: Settings, targets: Sequence[str]) -> int:
+    """Run one worker until it is done, and return its exit code.
+
+    Raises:
+        AppImportError: a target cannot be imported.
+        ConfigError: a setting cannot be used with these apps.
+        ServerUnfit: the server would lose or misread tasks.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_Daemon(settings, targets).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Outage:
+    """Says once that Redis does not answer, repeats it every few seconds, and says when it is back."""
+
+    def __init__(self, emit: log.Emit, health: HealthFile) -> None:
+        self._emit, self._health = emit, health
+        self._since: float | None = None
+        self._said = 0.0
+
+    def call(self, ok: bool, error: str) -> None:
+        now = time.monotonic()
+        if ok:
+            self._health.succeeded()
+            if self._since is not None:
+                self._emit("redis.back", after_s=round(now - self._since, 1))
+                self._since = None
+            return
+        self._since = self._since if self._since is not None else now
+        if now - self._said >= OUTAGE_LOG_S:
+            self._said = now
+            self._emit("redis.unreachable", level="error", error=error,
+                       note="trying again with the same calls; running tasks go on")  # fmt: skip
+
+
+class _Daemon:
+    def __init__(self, settings: Settings, targets: Sequence[str]) -> None:
+        self._settings, self._targets = settings, targets
+        self._emit: log.Emit = log.event
+        self._id = worker_id(settings.name)
+
+    async def run(self) -> int:
+        host = Host()
+        try:
+            facts = await host.start(self._targets, Path.cwd())
+            url, namespace = self._server(facts.url), self._settings.namespace or facts.namespace
+            broker = AsyncBroker(url, namespace, name=self._id)
+            try:
+                await self._reach(broker)
+                return await self._work(host, broker, facts.names)
+            finally:
+                await broker.close()
+        finally:
+            await host.close()
+
+    def _server(self, app_url: str | None) -> str:
+        url = self._settings.url or app_url
+        if url is not None:
+            return url
+        from ..broker import embedded
+
+        server = embedded.ensure()
+        self._emit("server.embedded", note=server.line)
+        return server.url
+
+    async def _reach(self, broker: AsyncBroker) -> None:
+        """Wait until the server answers and is fit to hold tasks."""
+        health = HealthFile(self._id)
+        outage = _Outage(self._emit, health)
+        pause = 0.2
+        while True:
+            try:
+                warnings = await broker.check_fit(allow_eviction=self._settings.allow_eviction)
+                break
+            except BrokerUnavailable as error:
+                outage.call(False, str(error))
+                health.turned()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        outage.call(True, "")
+        for warning in warnings or ():
+            self._emit("server.warning", level="warning", note=warning)
+
+    async def _work(self, host: Host, broker: AsyncBroker, names: frozenset[str]) -> int:
+        settings = self._settings
+        state = State(
+            id=self._id, settings=settings, queues=settings.queues, names=names, emit=self._emit,
+            lease=Lease(settings.lease_s),
+        )  # fmt: skip
+        if not settings.concurrency:
+            raise ConfigError("-c: a worker needs at least one slot")
+        health = HealthFile(self._id)
+        outage = _Outage(self._emit, health)
+        collector = Collector(state)
+        fixed = None if settings.window == "auto" else int(settings.window)
+        for kind, slots in settings.concurrency.items():
+            state.pools[kind] = Pool(
+                kind, slots, host, collector,
+                max_survivors=settings.max_survivors,
+                recycle_timeout_s=settings.recycle_timeout_s,
+                max_tasks_per_child=settings.max_tasks_per_child,
+            )  # fmt: skip
+            state.rooms[kind] = Room(slots, fixed=fixed)
+
+        settler = Settler(
+            broker, state.ledger, self._id,
+            now_ms=state.server_ms,
+            on_settled=collector.settled,
+            on_stops=lambda queue, stops: keeper.stops(queue, stops),
+            on_call=outage.call,
+        )  # fmt: skip
+        collector.settler = settler
+        dispatcher = Dispatcher(state, broker, settler)
+        keeper = Keeper(state, broker, dispatcher, on_call=outage.call)
+        fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
+        neighbours = Neighbours(state, broker)
+        beacon = Beacon(state, broker, neighbours, health)
+        collector.changed = beacon.changed
+        signals = Signals(state, dump=lambda: _dump(state), changed=beacon.changed)
+        signals.install()
+        for pool in state.pools.values():
+            await pool.start()
+        self._hello(state)
+        drain = Drain(state, dispatcher, collector, settler, signals)
+        try:
+            async with asyncio.TaskGroup() as roles:
+                tasks = [
+                    roles.create_task(role, name=name)
+                    for name, role in (
+                        ("fetcher", fetcher.run()),
+                        ("settler", settler.run()),
+                        ("keeper", keeper.run()),
+                        ("stopper", listen(state, broker, dispatcher)),
+                        ("beacon", beacon.run()),
+                    )
+                ]
+                await self._until_end(signals, fetcher)
+                await drain.run(changed=beacon.changed)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            neighbours.close()
+            for pool in state.pools.values():
+                await pool.close(kill_after_s=0.0)
+        await self._goodbye(broker, state, health)
+        if signals.stop.is_set() and signals.last is not None:
+            return 128 + signals.last
+        return EXIT_KILLED_WORK if state.killed else EXIT_DONE
+
+    async def _until_end(self, signals: Signals, fetcher: Fetcher) -> None:
+        waits = [asyncio.ensure_future(signals.drain.wait())]
+        if self._settings.burst:
+            waits.append(asyncio.ensure_future(fetcher.empty.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _hello(self, state: State) -> None:
+        settings = state.settings
+        self._emit(
+            "worker.started", worker=state.id, pid=os.getpid(), tasks=len(state.names), queues=",".join(state.queues),
+            slots=",".join(f"{kind}={slots}" for kind, slots in settings.concurrency.items()),
+            window=str(settings.window), lease_s=settings.lease_s,
+            note=f"tasks without a timeout of their own may run {text(1800)}",
+        )  # fmt: skip
+
+    async def _goodbye(self, broker: AsyncBroker, state: State, health: HealthFile) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await broker.retire(state.id)
+        except (BrokerUnavailable, TimeoutError):
+            pass  # the record lapses by itself
+        health.remove()
+        ended = {key: count for key, count in state.counters.items() if "." not in key and count}
+        self._emit("worker.stopped", worker=state.id, killed=state.killed, **ended)
+
+
+def _dump(state: State) -> None:
+    for pool in state.pools.values():
+        pool.dump_stacks()

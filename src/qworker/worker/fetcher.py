@@ -1,0 +1,218 @@
+"""Claim windows: as many tasks as the pools have room for, from the queues in their strict order.
+
+    room ──► claim queue 1, 2, … ──► dispatcher.accept()
+      ▲          │ nothing left
+      └── wake ◄─┴── bell (a hint), at the latest after 1 s or when the next scheduled task is due
+
+Only when a claim left room unused does the worker wait for the bell; while it leaves work behind, the script rings for
+the others. A suspect that must run alone is claimed only by a worker that holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from ..broker.aio import AsyncBroker
+from ..errors import BrokerError
+from ..ids import new_token
+from ..model import PoolKind, PoolNeed, Window
+from .dispatch import Dispatcher
+from .state import Phase, State
+
+POLL_S = 1.0
+MAX_BYTES = 16 << 20  # of bodies in one window
+MOST_CLAIMS = 256  # open at once: one renewal serves them all
+PATIENCE_S = 2.0  # how long suspects wait for an idle worker before a busy one makes room
+MAKE_ROOM_S = 10.0  # and how long it will claim nothing to become idle
+COOL_DOWN_S = 60.0
+
+
+class Fetcher:
+    """Claims for the worker. Owned by the event loop."""
+
+    def __init__(
+        self, state: State, broker: AsyncBroker, dispatcher: Dispatcher, *, on_call: Callable[[bool, str], None]
+    ) -> None:
+        self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
+        self._left: dict[PoolKind, bool] = dict.fromkeys(state.rooms, True)  # the queues may hold more for this pool
+        self._next_due_s: float | None = None
+        self._suspects_since: float | None = None
+        self._no_claims_until = 0.0
+        self._cool_until = 0.0
+        self._bell_wanted = asyncio.Event()
+        self._rung = asyncio.Event()
+        self.empty = asyncio.Event()  # the last round claimed nothing, and nothing is held: what --burst waits for
+        self.claiming = False
+
+    async def run(self) -> None:
+        """Claim until the worker is quiet."""
+        state = self._state
+        bell = asyncio.create_task(self._listen())
+        try:
+            while True:
+                state.wake.clear()
+                if state.phase is not Phase.RUNNING:
+                    await state.wake.wait()
+                    continue
+                rooms = self._rooms()
+                if not rooms:
+                    await self._wait_wake(POLL_S)
+                    continue
+                if not any(self._left[kind] for kind in rooms):
+                    await self._wait_bell()
+                    if state.phase is not Phase.RUNNING:
+                        continue
+                    rooms = self._rooms()
+                    if not rooms:
+                        continue
+                await self._round(rooms)
+        finally:
+            bell.cancel()
+
+    def _rooms(self) -> dict[PoolKind, int]:
+        """Return the room of each pool that is worth a claim now; empty when nothing may be claimed."""
+        state = self._state
+        now = time.monotonic()
+        if state.alone and not state.ledger.tasks:
+            state.alone = False
+        if state.alone or len(state.ledger.claims) >= MOST_CLAIMS:
+            return {}
+        if state.ledger.claims and state.lease.uncertain(now):
+            return {}  # it cannot renew what it holds: it takes nothing on top
+        if now < self._no_claims_until and state.ledger.tasks:
+            return {}
+        held = state.ledger.in_pool
+        return {k: room.room(held[k]) for k, room in state.rooms.items() if room.worth_a_claim(held[k])}
+
+    async def _round(self, rooms: dict[PoolKind, int]) -> None:
+        """Claim from each queue in turn until the rooms are full."""
+        state = self._state
+        took = 0
+        self._next_due_s = None
+        asked = dict(rooms)
+        self.claiming = True
+        try:
+            for queue in state.queues:
+                alone = not state.ledger.tasks
+                sent, window = await self._claim(queue, rooms, alone=alone)
+                if window is None:
+                    return
+                self._note(window, sent)
+                if not window.tasks:
+                    continue
+                took += len(window.tasks)
+                lone = alone and len(window.tasks) == 1 and window.tasks[0].record.losses >= 2
+                state.alone = lone
+                sizes = self._dispatcher.accept(window, sent, alone=lone)
+                if lone:
+                    return
+                for kind in list(rooms):
+                    rooms[kind] -= sizes.get(kind, 0)
+                    if rooms[kind] <= 0:
+                        del rooms[kind]
+                if not rooms:
+                    break
+        finally:
+            self.claiming = False
+        for kind in asked:
+            # A pool that was filled may find more next time; one that was not has emptied its lines.
+            self._left[kind] = kind not in rooms
+        if took == 0 and not state.ledger.tasks:
+            self.empty.set()
+
+    async def _claim(self, queue: str, rooms: dict[PoolKind, int], *, alone: bool) -> tuple[float, Window | None]:
+        """Claim until answered: the same claim id each time, so that a lost reply costs nothing."""
+        state, lease = self._state, self._state.lease
+        claim, pause = new_token(), 0.1
+        wanted: list[tuple[tuple[PoolNeed, ...], int]] = [(state.needs(kind), room) for kind, room in rooms.items()]
+        while state.phase is Phase.RUNNING:
+            sent = time.monotonic()
+            stalled = lease.stalled(sent)
+            lease.asked(sent)
+            try:
+                window = await self._broker.claim(
+                    queue,
+                    claim=claim,
+                    worker=state.id,
+                    rooms=wanted,
+                    lease_ms=int(lease.lease_s * 1000),
+                    alone=alone,
+                    max_bytes=MAX_BYTES,
+                    expected_ms=lease.expected_ms(sent),
+                    stalled=stalled,
+                )
+            except BrokerError as error:
+                self._on_call(False, str(error))
+                await self._wait_wake(pause * (0.5 + random.random()))
+                pause = min(pause * 2, 2.0)
+                continue
+            lease.answered(sent, time.monotonic(), window.now_ms)
+            self._on_call(True, "")
+            return sent, window
+        return 0.0, None
+
+    def _note(self, window: Window, sent: float) -> None:
+        """Learn from a reply: when the next scheduled task is due, whether suspects wait, whether Redis lost its state."""
+        state, now = self._state, time.monotonic()
+        if window.next_due_ms is not None:
+            due = now + max(0, window.next_due_ms - window.now_ms) / 1000
+            self._next_due_s = due if self._next_due_s is None else min(due, self._next_due_s)
+        if window.rescued:
+            state.counters["rescued"] += window.rescued
+            state.emit("tasks.rescued", level="warning", queue=window.queue, count=window.rescued,
+                       note="their worker's lease lapsed; they run again")  # fmt: skip
+        state.see_epoch(window.queue, window.epoch)
+        if not window.suspects:
+            self._suspects_since = None
+        elif self._suspects_since is None:
+            self._suspects_since = now
+        elif now - self._suspects_since > PATIENCE_S and now > self._cool_until and state.ledger.tasks:
+            # Nobody idle took them: make room here for a while, then serve the others again.
+            self._no_claims_until, self._cool_until = now + MAKE_ROOM_S, now + MAKE_ROOM_S + COOL_DOWN_S
+
+    async def _wait_bell(self) -> None:
+        """Wait for the bell, for room that opens in a pool whose lines may hold more, or for the next due task."""
+        timeout = POLL_S
+        if self._next_due_s is not None:
+            timeout = min(timeout, max(0.0, self._next_due_s - time.monotonic()))
+        self._rung.clear()
+        self._bell_wanted.set()
+        try:
+            wake = asyncio.ensure_future(self._state.wake.wait())
+            rung = asyncio.ensure_future(self._rung.wait())
+            deadline = time.monotonic() + timeout
+            while not rung.done() and (left := deadline - time.monotonic()) > 0:
+                await asyncio.wait({wake, rung}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if wake.done():
+                    if self._state.phase is not Phase.RUNNING or any(self._left[kind] for kind in self._rooms()):
+                        break
+                    self._state.wake.clear()
+                    wake = asyncio.ensure_future(self._state.wake.wait())
+        finally:
+            self._bell_wanted.clear()
+            wake.cancel()
+            rung.cancel()
+
+    async def _wait_wake(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._state.wake.wait()
+        except TimeoutError:
+            pass  # the claim decides again: time may have opened what no event announces
+
+    async def _listen(self) -> None:
+        """Read the bell while the fetcher waits for it. Whatever comes, it only means: look again."""
+        state = self._state
+        needs: tuple[PoolNeed, ...] = tuple(dict.fromkeys(need for kind in state.pools for need in state.needs(kind)))
+        while True:
+            await self._bell_wanted.wait()
+            try:
+                heard = await self._broker.wait_bell(state.queues, needs, timeout_s=POLL_S)
+            except BrokerError:
+                await asyncio.sleep(0.2)  # the claim reports it
+                continue
+            if heard is not None:
+                self._rung.set()

@@ -1,0 +1,140 @@
+"""Keep the leases: renew every claim in one call a second, and act on what the reply brings.
+
+    claims, started ──renew──► Redis ──► lost claims ──► kill, drop
+                                    └──► pending stops ──► dispatcher.stop()
+
+While renewals go unanswered, what runs goes on; nothing new starts after `lease.start_until` (each child's page holds
+that instant), and tasks can see `current.lease_uncertain`. The first confirmed loss kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from ..broker.aio import AsyncBroker
+from ..errors import BrokerError
+from ..model import StopOrder
+from .dispatch import Dispatcher
+from .ledger import Held, OpenClaim
+from .state import State
+
+RENEW_S = 1.0
+RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
+
+
+class Keeper:
+    """Renews the worker's claims. Owned by the event loop."""
+
+    def __init__(
+        self, state: State, broker: AsyncBroker, dispatcher: Dispatcher, *, on_call: Callable[[bool, str], None]
+    ) -> None:
+        self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
+        self._every_s = min(RENEW_S, state.lease.lease_s / 5)
+        self._uncertain = False
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew every open claim once."""
+        state = self._state
+        by_queue = state.ledger.claims_by_queue()
+        if not by_queue:
+            self._say_uncertain(False)
+            return
+        sent = time.monotonic()
+        marks = self._long_running()
+        answers = await asyncio.gather(
+            *(self._renew_queue(queue, claims, marks.get(queue, []), sent) for queue, claims in by_queue.items())
+        )
+        if all(answers):
+            state.lease.renewed(sent)
+            state.allow()
+        self._say_uncertain(state.lease.uncertain(time.monotonic()))
+
+    async def _renew_queue(self, queue: str, claims: list[OpenClaim], marks: list[Held], sent: float) -> bool:
+        state, lease = self._state, self._state.lease
+        stalled = lease.stalled(sent)
+        lease.asked(sent)
+        now = {task.number: task.ran_s for pool in state.pools.values() for task in pool.running()} if marks else {}
+        try:
+            # A renewal that hangs must not hold up the next one for long: each is safe to send twice.
+            renewal = await self._broker.renew(
+                queue,
+                worker=state.id,
+                claims=[claim.id for claim in claims],
+                started=[
+                    (held.claim.id, held.task.id, int(now.get(held.number, 0.0) * 1000),
+                     held.header.delivery == "at_most_once")
+                    for held in marks
+                ],
+                lease_ms=int(lease.lease_s * 1000),
+                expected_ms=lease.expected_ms(sent),
+                stalled=stalled,
+                timeout_s=max(0.5, lease.lease_s / 3),
+            )  # fmt: skip
+        except BrokerError as error:
+            self._on_call(False, str(error))
+            return False
+        lease.answered(sent, time.monotonic(), renewal.now_ms)
+        self._on_call(True, "")
+        state.see_epoch(queue, renewal.epoch)
+        for held in marks:
+            held.start_recorded = True
+        for claim_id in renewal.lost:
+            self._lose(claim_id)
+        self.stops(queue, renewal.stops)
+        return True
+
+    def stops(self, queue: str, stops: tuple[tuple[str, str, StopOrder], ...]) -> None:
+        """Pass on the stops that a reply brought."""
+        for claim, task_id, order in stops:
+            self._dispatcher.stop(queue, claim, task_id, order)
+
+    def _lose(self, claim_id: str) -> None:
+        """Let a lost claim go: whatever of it runs here is another worker's now, and is killed."""
+        state = self._state
+        claim = state.ledger.claims.get(claim_id)
+        if claim is None:
+            return  # settled while the renewal was under way
+        running = [number for number in claim.numbers if not state.ledger.tasks[number].ended]
+        # What has ended waits in the settler: its settle will be refused by the server, and said so.
+        if running:
+            ids = [state.ledger.tasks[number].full_id for number in running]
+            state.emit(
+                "claim.lost", level="error", claim=claim_id, queue=claim.queue, tasks=len(running), first=ids[0],
+                note="the lease lapsed and another worker has these tasks: what runs of them here is killed",
+            )  # fmt: skip
+            state.counters["fenced"] += len(running)
+            for kind, pool in state.pools.items():
+                pool.forget([number for number in running if state.ledger.tasks[number].kind == kind])
+            state.ledger.drop(running)
+        state.wake.set()
+
+    def _long_running(self) -> dict[str, list[Held]]:
+        """Return, by queue, what has run for a second and is not yet recorded as running."""
+        state = self._state
+        marks: dict[str, list[Held]] = {}
+        for pool in state.pools.values():
+            for task in pool.running():
+                held = state.ledger.tasks.get(task.number)
+                if held is not None and not held.start_recorded and task.ran_s >= RUNNING_AFTER_S:
+                    marks.setdefault(held.claim.queue, []).append(held)
+        return marks
+
+    def _say_uncertain(self, uncertain: bool) -> None:
+        if uncertain == self._uncertain:
+            return
+        self._uncertain = uncertain
+        if uncertain:
+            self._state.emit(
+                "lease.uncertain", level="error",
+                note="Redis has not answered a renewal: running tasks go on, nothing new starts until it does",
+            )  # fmt: skip
+        else:
+            self._state.emit("lease.certain", note="the claims are renewed again")

@@ -1,0 +1,65 @@
+"""What a worker may believe about its leases and about the server's clock: pure, fed with replies.
+
+No two hosts' clocks are compared. The server's time is followed through its replies and this process's monotonic
+clock; a reply that disagrees by more than half a lease means that the server's clock stepped, or that the server (or
+this worker) stood still. Either way expiry proves nothing for a while, and the next call says so: that is the witness
+that an amnesty needs.
+"""
+
+from __future__ import annotations
+
+MARGIN = 0.1  # of the lease: nothing starts in the last tenth, so that a start is over before the lease can lapse
+
+
+class Lease:
+    """The instant until which this worker's claims hold, as far as it can know. All times are monotonic seconds."""
+
+    def __init__(self, lease_s: float) -> None:
+        self.lease_s = lease_s
+        self.until = 0.0  # the claims hold until here at least: the lease counts from when the call was sent
+        self._server_ms: int | None = None
+        self._seen_at = 0.0
+        self._asked_at: float | None = None  # when the oldest unanswered call was sent
+        self._stalled = False
+
+    @property
+    def start_until(self) -> float:
+        """The instant after which no slot may start anything."""
+        return self.until - self.lease_s * MARGIN
+
+    def expected_ms(self, now: float) -> int | None:
+        """What the server's clock should say now, or None before the first reply."""
+        if self._server_ms is None:
+            return None
+        return self._server_ms + int((now - self._seen_at) * 1000)
+
+    def asked(self, now: float) -> None:
+        """A claim or a renewal is sent."""
+        if self._asked_at is None:
+            self._asked_at = now
+
+    def stalled(self, now: float) -> bool:
+        """Say whether a call of ours went unanswered for over half a lease, since the last call that said so."""
+        waiting = self._asked_at is not None and now - self._asked_at > self.lease_s / 2
+        return self._stalled or waiting
+
+    def answered(self, sent: float, now: float, server_ms: int) -> None:
+        """A reply arrived at `now` to a call sent at `sent`; `server_ms` is the server's time in it."""
+        # The reply that ends a stall does not carry the witness itself if it was sent before the stall: keep it.
+        self._stalled = now - sent > self.lease_s / 2
+        self._asked_at = None
+        self._server_ms, self._seen_at = server_ms, now
+
+    def opened(self, sent: float, *, alone: bool) -> None:
+        """A claim sent at `sent` was answered. `alone`: nothing else is held, so its lease is the only one."""
+        end = sent + self.lease_s
+        # With older claims held, theirs is the earlier end; the next renewal moves all of them together.
+        self.until = end if alone or self.until < sent else min(self.until, end)
+
+    def renewed(self, sent: float) -> None:
+        """A renewal of all claims, sent at `sent`, was answered."""
+        self.until = max(self.until, sent + self.lease_s)
+
+    def uncertain(self, now: float) -> bool:
+        """Say whether the lease may have lapsed."""
+        return now >= self.start_until

@@ -1,0 +1,103 @@
+"""What this worker holds: every claimed task that is not settled, and the claims that hold them.
+
+Owned by the event loop; no other thread touches it. A task enters when its window arrives and leaves when its settle
+was answered (or its claim was lost): until then its claim is renewed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..model import Claimed, Header, PoolKind, StopOrder
+
+
+@dataclass(slots=True)
+class OpenClaim:
+    """One claim and what it still holds."""
+
+    id: str
+    queue: str
+    fence: int
+    opened: float  # monotonic
+    alone: bool = False
+    numbers: set[int] = field(default_factory=set)
+    sizes: dict[PoolKind, int] = field(default_factory=dict)
+    running: int = 0  # how many of its tasks have not ended in their pool; the others only wait to be settled
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One claimed task."""
+
+    number: int
+    task: Claimed
+    claim: OpenClaim
+    header: Header
+    kind: PoolKind
+    full_id: str
+    deadline: float | None = None  # monotonic
+    start_recorded: bool = False
+    stop: StopOrder | None = None
+    ended: bool = False  # in its pool; its settle is on the way
+
+
+class Ledger:
+    """The tasks and claims that are open, found by number, by id, and by claim."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, Held] = {}
+        self.by_id: dict[tuple[str, str], Held] = {}  # (queue, local id)
+        self.claims: dict[str, OpenClaim] = {}
+        self.in_pool: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def next_number(self) -> int:
+        """Draw the next attempt number: ever growing in this worker, so that no flag can hit a successor."""
+        self._number += 1
+        return self._number
+
+    def open(self, claim: OpenClaim) -> None:
+        """Take a claim in."""
+        self.claims[claim.id] = claim
+
+    def add(self, held: Held) -> None:
+        """Take a task in, as not ended."""
+        self.tasks[held.number] = held
+        self.by_id[held.claim.queue, held.task.id] = held
+        held.claim.numbers.add(held.number)
+        held.claim.sizes[held.kind] = held.claim.sizes.get(held.kind, 0) + 1
+        held.claim.running += 1
+        self.in_pool[held.kind] += 1
+
+    def end(self, held: Held) -> None:
+        """Note that a task has ended in its pool: its room is free, its claim still held."""
+        if not held.ended:
+            held.ended = True
+            held.claim.running -= 1
+            self.in_pool[held.kind] -= 1
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Let tasks go: they are settled, or their claim was lost. A claim that holds nothing any more is closed."""
+        for number in numbers:
+            held = self.tasks.pop(number, None)
+            if held is None:
+                continue
+            self.end(held)
+            key = (held.claim.queue, held.task.id)
+            # The same id may already be here again under a newer claim (released and claimed back).
+            if self.by_id.get(key) is held:
+                del self.by_id[key]
+            held.claim.numbers.discard(number)
+            if not held.claim.numbers:
+                self.claims.pop(held.claim.id, None)
+
+    def claims_by_queue(self) -> dict[str, list[OpenClaim]]:
+        """Return the open claims of each queue."""
+        grouped: dict[str, list[OpenClaim]] = {}
+        for claim in self.claims.values():
+            grouped.setdefault(claim.queue, []).append(claim)
+        return grouped

@@ -1,0 +1,123 @@
+"""Watch the workers of this host: when one dies, its tasks are rescued at once, not after its lease.
+
+A worker's record says which process it is: boot id, pid namespace, pid and the process's start time. Where all agree
+with what is seen here, a pidfd tells of its death without polling; where the pid is gone or belongs to a younger
+process, it has died already. Workers of other hosts are left to their leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from ..broker.aio import AsyncBroker
+from ..errors import BrokerError
+from ..model import WorkerRecord
+from .state import State
+
+
+def boot_id() -> str:
+    """Return what names this boot of this machine; empty where the system does not say."""
+    return _read(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def pid_ns() -> str:
+    """Return what names this pid namespace; empty where the system does not say."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> int | None:
+    """Return a process's start time in clock ticks since boot, or None if there is no such process.
+
+    Field 22 of /proc/<pid>/stat (proc_pid_stat(5)); the command name before it may hold spaces and parentheses.
+    """
+    stat = _read(Path(f"/proc/{pid}/stat"))
+    if not stat:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    # A zombie has ended: it only waits for its parent to read its status.
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+class Neighbours:
+    """Watches the other workers of this host. Owned by the event loop."""
+
+    def __init__(self, state: State, broker: AsyncBroker) -> None:
+        self._state, self._broker = state, broker
+        self._watched: dict[str, int] = {}  # worker id -> pidfd
+        self._rescues: set[asyncio.Task[None]] = set()
+        self._boot, self._ns = boot_id(), pid_ns()
+
+    async def look(self) -> None:
+        """Find workers of this host that are new or have died."""
+        try:
+            records = await self._broker.workers()
+        except BrokerError:
+            return  # looked again with the next beat
+        for record in records:
+            if record.id == self._state.id or record.id in self._watched or not self._is_here(record):
+                continue
+            if start_time(record.pid) != record.start_time or not self._watch(record):
+                self._died(record)
+
+    def close(self) -> None:
+        """Stop watching."""
+        loop = asyncio.get_running_loop()
+        for fd in self._watched.values():
+            loop.remove_reader(fd)
+            os.close(fd)
+        self._watched.clear()
+
+    def _is_here(self, record: WorkerRecord) -> bool:
+        return bool(self._boot) and (record.boot_id, record.pid_ns) == (self._boot, self._ns)
+
+    def _watch(self, record: WorkerRecord) -> bool:
+        """Watch a living process; False if it died in between."""
+        try:
+            fd = os.pidfd_open(record.pid)
+        except (OSError, AttributeError):
+            return start_time(record.pid) == record.start_time
+        # Between reading the start time and opening the pidfd the pid may have gone to another process: look again.
+        if start_time(record.pid) != record.start_time:
+            os.close(fd)
+            return False
+        self._watched[record.id] = fd
+        asyncio.get_running_loop().add_reader(fd, self._on_exit, record)
+        return True
+
+    def _on_exit(self, record: WorkerRecord) -> None:
+        fd = self._watched.pop(record.id)
+        asyncio.get_running_loop().remove_reader(fd)
+        os.close(fd)
+        self._died(record)
+
+    def _died(self, record: WorkerRecord) -> None:
+        rescue = asyncio.get_running_loop().create_task(self._rescue(record))
+        self._rescues.add(rescue)
+        rescue.add_done_callback(self._rescues.discard)
+
+    async def _rescue(self, record: WorkerRecord) -> None:
+        """Put back what a dead worker held. Several neighbours may try: the first finds it, the others find nothing."""
+        try:
+            count = 0
+            for queue in record.queues:
+                count += await self._broker.rescue_worker(queue, record.id)
+            await self._broker.retire(record.id)
+        except BrokerError:
+            return  # its record stays, so the next look finds it again; at the latest its lease lapses
+        if count:
+            self._state.emit("worker.died", level="warning", worker=record.id, rescued=count,
+                             note="a worker of this host is gone; its tasks run again")  # fmt: skip
+            self._state.counters["rescued"] += count
+            self._state.wake.set()

@@ -1,0 +1,97 @@
+"""What the roles of one worker share: its settings, what it holds, its lease, its pools, and how it is doing.
+
+Owned by the event loop. Roles change only what their own file says they own; the rest they read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from ..config import Settings
+from ..model import Order, PoolKind, PoolNeed, Reason
+from ..pool.pool import Pool
+from .lease import Lease
+from .ledger import Ledger
+from .window import Room
+
+
+class Phase(StrEnum):
+    """What a worker is up to."""
+
+    RUNNING = "running"
+    QUIET = "quiet"
+    DRAINING = "draining"
+
+
+class Emit(Protocol):
+    """Write one event to the log."""
+
+    def __call__(self, name: str, /, *, level: str = "info", **fields: object) -> None: ...
+
+
+@dataclass(slots=True)
+class State:
+    """The shared state of one worker."""
+
+    id: str
+    settings: Settings
+    queues: tuple[str, ...]
+    names: frozenset[str]
+    emit: Emit
+    lease: Lease
+    ledger: Ledger = field(default_factory=Ledger)
+    pools: dict[PoolKind, Pool] = field(default_factory=dict)
+    rooms: dict[PoolKind, Room] = field(default_factory=dict)
+    phase: Phase = Phase.RUNNING
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  # something changed for the fetcher
+    counters: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)  # task names that nobody here knows
+    epochs: dict[str, str] = field(default_factory=dict)  # queue -> the life of its data, as its scripts tell
+    alone: bool = False  # a suspect runs, and nothing may be claimed beside it
+    killed: int = 0  # tasks whose code was killed by the shutdown
+
+    def needs(self, kind: PoolKind) -> tuple[PoolNeed, ...]:
+        """Return the pool needs that a pool of this kind serves: its own, and `default` in the worker's `--pool`."""
+        return (kind, "default") if kind == self.settings.pool else (kind,)
+
+    def kind_of(self, need: PoolNeed) -> PoolKind:
+        """Return the pool that serves a need."""
+        return self.settings.pool if need == "default" else need
+
+    def see_epoch(self, queue: str, epoch: str) -> None:
+        """Notice that the server lost a queue's data: its scripts then tell of another epoch."""
+        before = self.epochs.get(queue)
+        self.epochs[queue] = epoch
+        if before is not None and before != epoch:
+            self.emit(
+                "redis.state_lost", level="error", queue=queue,
+                note="the server lost this queue's data: what was queued or running there is gone; serving goes on",
+            )  # fmt: skip
+
+    def server_ms(self) -> int:
+        """Return the server's time as far as its replies tell; for display, never for a decision of Redis."""
+        expected = self.lease.expected_ms(time.monotonic())
+        return expected if expected is not None else int(time.time() * 1000)
+
+    def put(self, kind: PoolKind, orders: list[Order]) -> None:
+        """Hand orders to a pool, under the lease as it stands."""
+        pool = self.pools[kind]
+        pool.allow_until(int(self.lease.start_until * 1e9))
+        pool.put(orders)
+
+    def allow(self) -> None:
+        """Tell every pool until when it may start tasks."""
+        until = int(self.lease.start_until * 1e9)
+        for pool in self.pools.values():
+            pool.allow_until(until)
+
+    def ask(self, number: int, reason: Reason, grace_s: float | None = None) -> None:
+        """Ask a held task to end, wherever it is."""
+        held = self.ledger.tasks.get(number)
+        if held is not None and not held.ended:
+            self.pools[held.kind].ask(number, reason, grace_s)

@@ -1,0 +1,53 @@
+"""How much a worker claims: pure arithmetic, one object per pool.
+
+    room = target - held        target: between the pool's slots and its limit
+
+The target starts at twice the slots, doubles while a whole window drains within 20 ms (short tasks: round trips are
+what costs), and halves when tasks had to be recalled or a window took long (long tasks: what is claimed ahead only
+waits here while another worker may be free). At its floor a worker claims exactly what its free slots can start.
+"""
+
+from __future__ import annotations
+
+QUICK_S = 0.020  # a window that drains faster than this was too small
+SLOW_S = 0.5  # and one that takes longer than this was too large
+LIMIT = 1024  # a claim's script stays well under 2 ms, and a dead worker leaves no more than this
+
+
+class Room:
+    """How many more tasks one pool may be given. Owned by the fetcher.
+
+    `fixed` is `--window N`: then the target does not breathe, but the slots can always be filled.
+    """
+
+    def __init__(self, slots: int, *, fixed: int | None = None, limit: int = LIMIT) -> None:
+        if slots < 1:
+            raise ValueError(f"a pool has at least one slot, not {slots}")
+        self.floor = slots if fixed is None else min(slots, fixed)
+        self.limit = max(limit, slots) if fixed is None else fixed
+        self.fixed = fixed is not None
+        self.target = fixed if fixed is not None else min(2 * slots, self.limit)
+
+    def room(self, held: int) -> int:
+        """Return how many tasks may be claimed while `held` are claimed and not ended."""
+        return max(0, self.target - held)
+
+    def worth_a_claim(self, held: int) -> bool:
+        """Say whether a claim now is worth its round trip: half a window is free, or the slots would run dry."""
+        room = self.room(held)
+        return room > 0 and (room * 2 >= self.target or held <= self.floor)
+
+    def drained(self, size: int, took_s: float) -> None:
+        """Learn from a window of `size` tasks that all ended within `took_s` seconds of its claim."""
+        if self.fixed:
+            return
+        # A window smaller than half the target says nothing about a larger one: the queue ran dry.
+        if took_s <= QUICK_S and size * 2 >= self.target:
+            self.target = min(self.target * 2, self.limit)
+        elif took_s >= SLOW_S:
+            self.recalled()
+
+    def recalled(self) -> None:
+        """Learn that tasks had to be given back unstarted: the window was larger than the slots digest."""
+        if not self.fixed:
+            self.target = max(self.target // 2, self.floor)

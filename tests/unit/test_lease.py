@@ -1,0 +1,73 @@
+"""What a worker may believe about its lease and about the server's clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from qworker.worker.lease import Lease
+
+
+def test_a_claim_counts_from_when_it_was_sent_not_from_its_reply() -> None:
+    lease = Lease(10)
+
+    lease.opened(100.0, alone=True)
+
+    assert lease.until == 110.0
+    assert lease.start_until == pytest.approx(109.0)
+
+
+def test_a_younger_claim_does_not_lengthen_the_lease_of_older_ones() -> None:
+    lease = Lease(10)
+    lease.opened(100.0, alone=True)
+
+    lease.opened(105.0, alone=False)
+
+    assert lease.until == 110.0
+
+
+def test_a_renewal_moves_the_lease_of_all_claims() -> None:
+    lease = Lease(10)
+    lease.opened(100.0, alone=True)
+
+    lease.renewed(106.0)
+
+    assert lease.until == 116.0
+    assert not lease.uncertain(114.9)
+    assert lease.uncertain(115.0)
+
+
+def test_the_servers_time_is_followed_between_replies() -> None:
+    lease = Lease(10)
+    assert lease.expected_ms(1.0) is None
+
+    lease.answered(sent=5.0, now=5.1, server_ms=1_000_000)
+
+    assert lease.expected_ms(7.1) == 1_002_000
+
+
+def test_a_call_unanswered_for_half_a_lease_is_a_witness_of_a_stall() -> None:
+    lease = Lease(10)
+    lease.asked(100.0)
+
+    assert not lease.stalled(104.9)
+    assert lease.stalled(105.1)
+
+
+def test_a_late_reply_lets_the_next_call_carry_the_witness_once() -> None:
+    lease = Lease(10)
+    lease.asked(100.0)
+    lease.answered(sent=100.0, now=106.0, server_ms=1)
+
+    assert lease.stalled(106.1)
+
+    lease.asked(106.1)
+    lease.answered(sent=106.1, now=106.2, server_ms=2)
+    assert not lease.stalled(106.3)
+
+
+def test_silence_alone_is_no_witness() -> None:
+    lease = Lease(10)
+    lease.asked(100.0)
+    lease.answered(sent=100.0, now=100.1, server_ms=1)
+
+    assert not lease.stalled(1000.0)
