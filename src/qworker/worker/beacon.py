@@ -88,7 +88,7 @@ class Beacon:
             queues=state.queues,
             state=state.phase.value,
             started_ms=self._started_ms,
-            slots=dict(state.settings.concurrency),
+            slots={str(kind): slots for kind, slots in state.settings.concurrency.items()},
             running=tuple(running[:MOST_SHOWN]),
             survivors=tuple(survivors[:MOST_SHOWN]),
             unknown=dict(state.unknown),

@@ -136,9 +136,7 @@ def _on_asked(
     return RELEASE
 
 
-def _retry_or(
-    final: Verdict, record: Record, header: Header, remaining_ms: int | None, delay_ms: int
-) -> Verdict:
+def _retry_or(final: Verdict, record: Record, header: Header, remaining_ms: int | None, delay_ms: int) -> Verdict:
     """Return a retry if the task has one left and it fits into its deadline, else `final`."""
     failures = record.attempt - 1 - record.losses
     if failures >= header.retries or header.delivery == "at_most_once":

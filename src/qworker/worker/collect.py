@@ -31,7 +31,7 @@ class Collector:
         self._state = state
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
-        # While draining, a thread that would not stop still runs until its child is killed: such tasks go back after that.
+        # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
         self.after_close: list[tuple[Held, Ending]] = []
 
     # What a pool calls.

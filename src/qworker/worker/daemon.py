@@ -12,11 +12,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import log
 from ..broker.aio import AsyncBroker
+from ..broker.values import ServerFacts
 from ..config import Settings
 from ..durations import text
 from ..errors import BrokerUnavailable, ConfigError
@@ -103,7 +105,9 @@ class _Daemon:
         try:
             facts = await host.start(self._targets, Path.cwd())
             url, namespace = self._server(facts.url), self._settings.namespace or facts.namespace
-            broker = AsyncBroker(url, namespace, name=self._id)
+            # A call gives up well within a lease: whoever waits for it must still be able to act on the silence.
+            timeout_s = max(0.5, self._settings.lease_s / 3)
+            broker = AsyncBroker(url, namespace, timeout_s=timeout_s, instance=self._id)
             try:
                 await self._reach(broker)
                 return await self._work(host, broker, facts.names)
@@ -118,7 +122,8 @@ class _Daemon:
             return url
         from ..broker import embedded
 
-        server = embedded.ensure()
+        environ = dict(os.environ) if self._settings.embedded else {**os.environ, "QWORKER_EMBEDDED": "0"}
+        server = embedded.ensure(environ=environ)
         self._emit("server.embedded", note=server.line)
         return server.url
 
@@ -129,7 +134,7 @@ class _Daemon:
         pause = 0.2
         while True:
             try:
-                warnings = await broker.check_fit(allow_eviction=self._settings.allow_eviction)
+                facts = await broker.check_fit(allow_eviction=self._settings.allow_eviction)
                 break
             except BrokerUnavailable as error:
                 outage.call(False, str(error))
@@ -137,7 +142,7 @@ class _Daemon:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
         outage.call(True, "")
-        for warning in warnings or ():
+        for warning in _warnings(facts):
             self._emit("server.warning", level="warning", note=warning)
 
     async def _work(self, host: Host, broker: AsyncBroker, names: frozenset[str]) -> int:
@@ -232,8 +237,18 @@ class _Daemon:
         except (BrokerUnavailable, TimeoutError):
             pass  # the record lapses by itself
         health.remove()
-        ended = {key: count for key, count in state.counters.items() if "." not in key and count}
+        ended: dict[str, Any] = {key: count for key, count in state.counters.items() if "." not in key and count}
         self._emit("worker.stopped", worker=state.id, killed=state.killed, **ended)
+
+
+def _warnings(facts: ServerFacts) -> Iterator[str]:
+    """Say what makes a server less than it should be, though not unfit."""
+    if facts.eviction_policy is None:
+        yield "the server does not tell its eviction policy: make sure that it is noeviction"
+    elif facts.eviction_policy != "noeviction":
+        yield f"the server's eviction policy is {facts.eviction_policy}: results may go before their time"
+    if facts.append_only is False and not facts.snapshots:
+        yield "the server writes nothing to disk: when it restarts, queued tasks are gone (appendonly yes keeps them)"
 
 
 def _dump(state: State) -> None:

@@ -1,8 +1,8 @@
 """From a window to the pools: bury what must not run, put aside what nobody here knows, run the rest.
 
-    fetcher ──Window──► Dispatcher.accept() ──Order──► pool.put()
-                             ├── bury, park ──► settler
-                             └── suspects, at_most_once ── renew(started) ──► pool.put()
+fetcher ──Window──► Dispatcher.accept() ──Order──► pool.put()
+                         ├── bury, park ──► settler
+                         └── suspects, at_most_once ── renew(started) ──► pool.put()
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Dispatcher:
         self._starting: set[asyncio.Task[None]] = set()
 
     def accept(self, window: Window, sent: float, *, alone: bool) -> dict[PoolKind, int]:
-        """Take in a window whose claim was sent at `sent` (monotonic seconds); return how many tasks went to each pool."""
+        """Take in a window whose claim was sent at `sent` (monotonic); return how many tasks went to each pool."""
         state = self._state
         now = time.monotonic()
         state.lease.opened(sent, alone=not state.ledger.claims)
@@ -143,7 +143,7 @@ class Dispatcher:
         )
 
     async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]]) -> None:
-        """Record the start of suspects and of at_most_once tasks before they run: if this worker dies now, it counts."""
+        """Record the start of suspects and of at_most_once tasks before they run: a death then counts."""
         state = self._state
         started = [(claim.id, held.task.id, 0, held.header.delivery == "at_most_once") for held, _ in starts]
         while True:
@@ -170,8 +170,6 @@ class Dispatcher:
             held.start_recorded = True
             if held.stop is not None:
                 state.ledger.end(held)
-                self._settler.put(
-                    held, Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
-                )
+                self._settler.put(held, Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started"))
                 continue
             state.put(held.kind, [order])

@@ -100,12 +100,11 @@ class Fetcher:
                 sent, window = await self._claim(queue, rooms, alone=alone)
                 if window is None:
                     return
-                self._note(window, sent)
+                self._note(window)
                 if not window.tasks:
                     continue
                 took += len(window.tasks)
-                lone = alone and len(window.tasks) == 1 and window.tasks[0].record.losses >= 2
-                state.alone = lone
+                lone = state.alone = window.alone
                 sizes = self._dispatcher.accept(window, sent, alone=lone)
                 if lone:
                     return
@@ -154,8 +153,8 @@ class Fetcher:
             return sent, window
         return 0.0, None
 
-    def _note(self, window: Window, sent: float) -> None:
-        """Learn from a reply: when the next scheduled task is due, whether suspects wait, whether Redis lost its state."""
+    def _note(self, window: Window) -> None:
+        """Learn from a reply: when the next task is due, whether suspects wait, whether Redis lost its state."""
         state, now = self._state, time.monotonic()
         if window.next_due_ms is not None:
             due = now + max(0, window.next_due_ms - window.now_ms) / 1000

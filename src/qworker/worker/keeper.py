@@ -63,7 +63,6 @@ class Keeper:
         lease.asked(sent)
         now = {task.number: task.ran_s for pool in state.pools.values() for task in pool.running()} if marks else {}
         try:
-            # A renewal that hangs must not hold up the next one for long: each is safe to send twice.
             renewal = await self._broker.renew(
                 queue,
                 worker=state.id,
@@ -76,7 +75,6 @@ class Keeper:
                 lease_ms=int(lease.lease_s * 1000),
                 expected_ms=lease.expected_ms(sent),
                 stalled=stalled,
-                timeout_s=max(0.5, lease.lease_s / 3),
             )  # fmt: skip
         except BrokerError as error:
             self._on_call(False, str(error))

@@ -25,7 +25,7 @@ def boot_id() -> str:
 def pid_ns() -> str:
     """Return what names this pid namespace; empty where the system does not say."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 

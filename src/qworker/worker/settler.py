@@ -83,7 +83,7 @@ class Settler:
         while True:
             try:
                 reply = await self._broker.settle(
-                    queue, self._worker, [settle for _, settle, _, _ in entries], resend=resend
+                    queue, [settle for _, settle, _, _ in entries], worker=self._worker, resend=resend
                 )
             except BrokerError as error:
                 # Nothing is given up: the outcomes stay here, their claims are renewed as soon as Redis answers,
@@ -99,7 +99,9 @@ class Settler:
         for (held, _, ending, verdict), code in zip(entries, reply.codes, strict=True):
             if code == "stopped":
                 # A stop arrived before this way back: the task is cancelled instead, under the same claim.
-                how = verdict.how or (How.NEVER_STARTED if ending is None or ending.kind == "unstarted" else How.NOTICED)
+                how = verdict.how or (
+                    How.NEVER_STARTED if ending is None or ending.kind == "unstarted" else How.NOTICED
+                )
                 self.put(held, Verdict(State.CANCELLED, how, "stopped before its next attempt"), ending)
                 continue
             dropped.append(held.number)
@@ -116,9 +118,13 @@ class Settler:
     def _take(self, queue: str) -> list[Entry]:
         entries = self._pending[queue]
         size = count = 0
-        for count, (_, settle, _, _) in enumerate(entries, 1):
-            size += len(getattr(settle, "value", b""))
-            if count >= MOST_PER_CALL or size >= MOST_BYTES:
+        ids: set[str] = set()
+        for _, settle, _, _ in entries:
+            # After an outage an id may wait here twice: under a claim that was lost, and under the one that followed.
+            if settle.id in ids or count >= MOST_PER_CALL or size >= MOST_BYTES:
                 break
+            ids.add(settle.id)
+            size += len(getattr(settle, "value", b""))
+            count += 1
         taken, self._pending[queue] = entries[:count], entries[count:]
         return taken

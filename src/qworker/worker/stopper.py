@@ -5,11 +5,8 @@ The stop itself is a durable flag; each renewal and each settle brings it. So a 
 
 from __future__ import annotations
 
-import asyncio
-
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError
-from ..model import StopOrder
+from ..broker.values import StopHint
 from .dispatch import Dispatcher
 from .state import State
 
@@ -17,15 +14,7 @@ from .state import State
 async def listen(state: State, broker: AsyncBroker, dispatcher: Dispatcher) -> None:
     """Pass stop hints on until cancelled."""
 
-    def on_hint(queue: str, claim: str, task_id: str, order: StopOrder) -> None:
-        dispatcher.stop(queue, claim, task_id, order)
+    def on_hint(hint: StopHint) -> None:
+        dispatcher.stop(hint.queue, hint.claim, hint.id, hint.order)
 
-    pause = 0.1
-    while True:
-        try:
-            await broker.listen_stops(state.id, on_hint)
-            pause = 0.1
-        except BrokerError:
-            pass  # claims and renewals tell of the outage; meanwhile stops come with the renewals
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, 2.0)
+    await broker.listen_stops(state.id, on_hint)

@@ -1,0 +1,71 @@
+"""`qworker start`: run one worker until it is told to end.
+
+The flags are made from `Settings`, where each setting lives once; what is given here goes before variables and files.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from ..config import Settings
+
+_SWITCHES = frozenset({"burst", "embedded", "allow_eviction"})
+
+
+def _metavar(name: str, own: str | None) -> str:
+    return own or ("DURATION" if name.endswith("_s") else "VALUE")
+
+
+def _with_flags(command: Callable[..., int]) -> Callable[..., None]:
+    """Give a command one option for each setting; it receives those that were given, by name."""
+
+    def run(targets: list[str], **flags: Any) -> None:
+        raise typer.Exit(command(targets, {name: value for name, value in flags.items() if value is not None}))
+
+    target = Annotated[
+        list[str],
+        typer.Argument(metavar="MODULE[:APP]...", help="Where the apps are: tasks:app, or tasks for an app named app."),
+    ]
+    parameters = [inspect.Parameter("targets", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=target)]
+    for setting in fields(Settings):
+        kind: Any = bool if setting.name in _SWITCHES else str
+        option = typer.Option(
+            setting.metadata["flag"],
+            help=setting.metadata["help"],
+            metavar=None if setting.name in _SWITCHES else _metavar(setting.name, setting.metadata["metavar"]),
+            show_default=False,
+        )
+        parameters.append(
+            inspect.Parameter(
+                setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+@_with_flags
+def start(targets: list[str], flags: dict[str, Any]) -> int:
+    """Run a worker: claim tasks in windows, run them, stop them for real.
+
+    TERM and Ctrl-C drain: nothing more is claimed, what runs may finish. A second signal asks it to stop, a third
+    kills.
+
+    Exit codes: 0 done or drained, 1 error, 2 usage, 4 drained but work was killed, 128+n after a second signal.
+    """
+    settings = Settings.load(flags)
+    from .. import log
+    from ..worker.daemon import serve
+
+    log.setup(settings.log_format, settings.log_level)
+    try:
+        return serve(settings, targets)
+    finally:
+        log.close()

@@ -1,0 +1,168 @@
+"""kill -9 of everything, and a frozen worker: every task ends once, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from e2e.conftest import bound_tasks, executions, starts_by_id
+from qworker import TaskCrashed, call
+from support.daemon import alive, descendants
+from support.servers import start_server
+from support.waiting import wait_until
+
+LEASE_S = 2.0
+
+
+def test_a_killed_child_costs_one_attempt_of_its_own_task(start, tasks, execution_log) -> None:
+    start("-c", "2")
+    future = tasks.nap.submit(1.0, tag="victim")
+    line = wait_until(lambda: executions(execution_log), description="the task's start")[0]
+
+    os.kill(int(line[3]), signal.SIGKILL)
+
+    assert future.result(timeout=10) == "victim"
+    assert starts_by_id(execution_log)[future.id] == 2
+
+
+def test_a_killed_fork_server_is_replaced_and_charges_nobody(start, tasks, execution_log) -> None:
+    worker = start("-c", "2")
+    future = tasks.nap.submit(0.8, tag="innocent")
+    child = int(wait_until(lambda: executions(execution_log), description="the task's start")[0][3])
+    fork_server = next(pid for pid in descendants(worker.pid) if child in descendants(pid))
+
+    os.kill(fork_server, signal.SIGKILL)
+
+    assert future.result(timeout=15) == "innocent"
+    assert executions(execution_log)[-1][2] == "1", "the second start is still attempt 1: uncharged"
+    wait_until(lambda: not alive(child), description="the old child to be gone")
+
+
+def test_a_killed_worker_is_rescued_at_once_on_the_same_host(start, tasks, execution_log) -> None:
+    first = start("-c", "2")
+    futures = tasks.nap.submit_many([call(0.3, tag=str(n)) for n in range(20)])
+    wait_until(lambda: len(executions(execution_log)) >= 2, description="two starts")
+    wait_until(lambda: first.events("task.ended"), description="the first outcome")
+
+    below = descendants(first.pid)
+    first.kill()
+    killed = time.monotonic()
+    wait_until(lambda: not any(alive(pid) for pid in below), description="its children to be gone")
+    start("-c", "2")
+
+    begun = wait_until(
+        lambda: [line for line in executions(execution_log) if float(line[4]) > killed], timeout=5,
+        description="a start after the kill",
+    )  # fmt: skip
+    assert float(begun[0][4]) - killed < 4.0  # 2 s from the second start, which itself takes a moment here
+    assert [future.result(timeout=30) for future in futures] == [str(n) for n in range(20)]
+    # Ended once each; started twice at most where the kill hit them.
+    assert sorted(starts_by_id(execution_log).values())[:16] == [1] * 16
+
+
+def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, tasks, execution_log) -> None:
+    first = start("-c", "1", env={"QWORKER_LEASE": str(LEASE_S)})
+    future = tasks.nap.submit(1.5, tag="moved")
+    wait_until(lambda: executions(execution_log), description="the first start")
+    # The claim has been renewed at least once, so this is a worker that was alive and well.
+    first.wait_event("worker.started")
+
+    first.freeze()
+    frozen = time.monotonic()
+    second = start("-c", "1", env={"QWORKER_LEASE": str(LEASE_S)})
+    wait_until(lambda: len(executions(execution_log)) >= 2, timeout=LEASE_S + 6, description="a second start")
+    assert time.monotonic() - frozen < LEASE_S + 2 + 2  # + the second worker's own start-up
+
+    assert future.result(timeout=15) == "moved"
+    first.thaw()
+    wait_until(
+        lambda: first.events("outcome.refused") or first.events("claim.lost"), timeout=10,
+        description="the refusal of the late outcome",
+    )  # fmt: skip
+    assert len(second.events("task.ended", task=future.id)) == 1
+    assert not first.events("task.ended", task=future.id)
+
+
+def test_redis_killed_and_back_with_its_append_only_file_loses_nothing(
+    start, tmp_path, monkeypatch, execution_log
+) -> None:
+    server = start_server("redis", tmp_path / "own")
+    try:
+        for tasks in bound_tasks(server.url, monkeypatch):
+            worker = start("-c", "2", server_url=server.url)
+            futures = tasks.nap.submit_many([call(0.1, tag=str(n)) for n in range(40)])
+            wait_until(lambda: len(executions(execution_log, "end")) >= 5, description="five ends")
+
+            server.kill()
+            worker.wait_event("redis.unreachable")
+            server.restart()
+
+            assert [future.result(timeout=30) for future in futures] == [str(n) for n in range(40)]
+            assert set(starts_by_id(execution_log).values()) == {1}, "a restart of Redis costs no second start"
+    finally:
+        server.stop()
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it(start, tmp_path, monkeypatch) -> None:
+    server = start_server("redis", tmp_path / "own")
+    try:
+        server.kill()
+        from support.daemon import spawn_worker
+
+        worker = spawn_worker(server.url, "support.apps.basic:app", "-c", "1", log_dir=tmp_path)
+        try:
+            worker.wait_event("redis.unreachable")
+            server.restart()
+            worker.wait_event("worker.started")
+        finally:
+            worker.close()
+    finally:
+        server.stop()
+
+
+def test_a_task_that_kills_its_child_each_time_ends_as_crashed_after_three_starts(start, tasks, execution_log) -> None:
+    start("-c", "2")
+    innocent = tasks.add.submit_many([call(n, 0) for n in range(50)])
+    poison = tasks.kill_my_child.submit()
+
+    with pytest.raises(TaskCrashed, match="signal 9"):
+        poison.result(timeout=20)
+    assert starts_by_id(execution_log) == {poison.id: 3}
+    assert [future.result(timeout=10) for future in innocent] == list(range(50))
+
+
+def test_a_task_that_kills_its_worker_ends_as_crashed_and_no_innocent_does(
+    start, tasks, tmp_path, execution_log
+) -> None:
+    pid_file = tmp_path / "worker.pid"
+    poison = tasks.kill_my_worker.submit(str(pid_file))
+    innocent = tasks.nap.submit_many([call(0.05, tag=str(n)) for n in range(10)])
+    for _ in range(4):
+        worker = start("-c", "2", env={"QWORKER_LEASE": "2"})
+        pid_file.write_text(str(worker.pid))
+        if worker.process.poll() is None:
+            wait_until(
+                lambda w=worker: w.process.poll() is not None or poison.done(), timeout=20,
+                description="the worker to be killed by its task, or the task to have ended",
+            )  # fmt: skip
+        if poison.done():
+            break
+
+    with pytest.raises(TaskCrashed):
+        poison.result(timeout=20)
+    assert [future.result(timeout=20) for future in innocent] == [str(n) for n in range(10)]
+
+
+def test_at_most_once_never_starts_twice(start, tasks, execution_log) -> None:
+    start("-c", "1")
+    future = tasks.once.submit(30)
+    line = wait_until(lambda: executions(execution_log), description="its start")[0]
+
+    os.kill(int(line[3]), signal.SIGKILL)
+
+    with pytest.raises(TaskCrashed, match="at_most_once"):
+        future.result(timeout=10)
+    assert len(executions(execution_log)) == 1
