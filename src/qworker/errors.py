@@ -7,7 +7,7 @@
     │   ├── BadCall (TypeError)           the arguments do not bind to the task's signature
     │   ├── BadOption (ConfigError)       an option, queue name or id that cannot be used
     │   ├── NotEncodable (TypeError)      a value that msgpack and our extensions cannot carry
-    │   ├── TaskTooLarge                  larger than 1 MiB, or nested deeper than 100
+    │   ├── TaskTooLarge (ValueError)     larger than 1 MiB, or nested deeper than 100
     │   ├── Conflict                      the id is taken by a task with other content
     │   └── ServerFull                    the server is at its memory limit
     ├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe

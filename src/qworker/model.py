@@ -73,6 +73,21 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A task on its way to the server: checked and encoded, and nothing is sent yet."""
+
+    queue: str
+    local: str
+    given: bool  # the caller chose the id, so it may have been used before
+    name: str
+    line: Line
+    header: bytes  # packed
+    body: bytes  # packed
+    delay_ms: int = 0
+    deadline_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What Redis keeps of a task beside its blob, once it was claimed, delayed or flagged."""
 

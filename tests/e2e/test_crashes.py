@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from e2e.conftest import bound_tasks, executions, starts_by_id
+from e2e.conftest import BASIC, bound_tasks, executions, starts_by_id
 from qworker import TaskCrashed, call
-from support.daemon import alive, descendants
+from support.daemon import alive, descendants, spawn_worker
 from support.servers import start_server
 from support.waiting import wait_until
 
@@ -110,8 +110,6 @@ def test_a_worker_that_starts_before_redis_waits_for_it(start, tmp_path, monkeyp
     server = start_server("redis", tmp_path / "own")
     try:
         server.kill()
-        from support.daemon import spawn_worker
-
         worker = spawn_worker(server.url, "support.apps.basic:app", "-c", "1", log_dir=tmp_path)
         try:
             worker.wait_event("redis.unreachable")
@@ -135,21 +133,26 @@ def test_a_task_that_kills_its_child_each_time_ends_as_crashed_after_three_start
 
 
 def test_a_task_that_kills_its_worker_ends_as_crashed_and_no_innocent_does(
-    start, tasks, tmp_path, execution_log
+    start, tasks, tmp_path, execution_log, url
 ) -> None:
-    pid_file = tmp_path / "worker.pid"
-    poison = tasks.kill_my_worker.submit(str(pid_file))
+    poison = tasks.kill_my_worker.submit()
     innocent = tasks.nap.submit_many([call(0.05, tag=str(n)) for n in range(10)])
-    for _ in range(4):
-        worker = start("-c", "2", env={"QWORKER_LEASE": "2"})
-        pid_file.write_text(str(worker.pid))
-        if worker.process.poll() is None:
+    killed = 0
+    while not poison.done():
+        worker = spawn_worker(url, BASIC, "-c", "2", log_dir=tmp_path, env={"EXECUTION_LOG": str(execution_log)})
+        try:
             wait_until(
-                lambda w=worker: w.process.poll() is not None or poison.done(), timeout=20,
+                lambda w=worker: w.process.poll() is not None or poison.done(),
+                timeout=30,
                 description="the worker to be killed by its task, or the task to have ended",
-            )  # fmt: skip
-        if poison.done():
-            break
+            )
+            killed += worker.process.poll() is not None
+        finally:
+            worker.close()
+        assert killed <= 4
+    # The first death came before any renewal, so nobody could know of that start; three more counted.
+    assert starts_by_id(execution_log)[poison.id] <= 4
+    start("-c", "2")
 
     with pytest.raises(TaskCrashed):
         poison.result(timeout=20)

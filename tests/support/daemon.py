@@ -33,7 +33,7 @@ class Worker:
     def pid(self) -> int:
         return self.process.pid
 
-    def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+    def events(self, name: str | None = None, /, **fields: Any) -> list[dict[str, Any]]:
         """The events logged so far, of that name and with these fields."""
         found = []
         for line in self.log_path.read_text(errors="replace").splitlines():
@@ -45,7 +45,7 @@ class Worker:
                 found.append(event)
         return found
 
-    def wait_event(self, name: str, *, timeout: float = 15.0, **fields: Any) -> dict[str, Any]:
+    def wait_event(self, name: str, /, *, timeout: float = 15.0, **fields: Any) -> dict[str, Any]:
         """Wait for an event and return the first."""
 
         def look() -> list[dict[str, Any]]:

@@ -14,9 +14,7 @@ PLAIN = Header("t")
 
 
 def ended(kind, *, record=Record(attempt=1), header=PLAIN, remaining_ms=None, **ending):  # noqa: B008
-    return on_ending(
-        Ending(1, kind, **ending), record, header, remaining_ms=remaining_ms, jitter=lambda: 1.0
-    )
+    return on_ending(Ending(1, kind, **ending), record, header, remaining_ms=remaining_ms, jitter=lambda: 1.0)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ class Dispatcher:
             if held is None:
                 continue
             order = self._order(held, now)
-            if order.alone or held.header.delivery == "at_most_once":
+            if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > task.record.attempt:
+                # The last: it was handed out before and nobody knows whether it started. It may have killed that worker
+                # within its first second, before any renewal: from now on its deaths count.
                 carefully.append((held, order))
             else:
                 orders.setdefault(held.kind, []).append(order)
@@ -80,6 +82,7 @@ class Dispatcher:
         held.stop = order
         state.emit("task.stop", task=held.full_id, name=held.header.name)
         state.ask(held.number, "stop", None if order.grace_ms is None else order.grace_ms / 1000)
+        state.mark_soon.set()
 
     def _hold(self, task: Claimed, claim: OpenClaim, window: Window, now: float) -> Held | None:
         state = self._state

@@ -37,7 +37,12 @@ class Keeper:
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
-            await asyncio.sleep(self._every_s)
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._state.mark_soon.wait()
+            except TimeoutError:
+                pass  # the ordinary beat
+            self._state.mark_soon.clear()
             await self.renew()
 
     async def renew(self) -> None:
@@ -115,13 +120,16 @@ class Keeper:
         state.wake.set()
 
     def _long_running(self) -> dict[str, list[Held]]:
-        """Return, by queue, what has run for a second and is not yet recorded as running."""
+        """Return, by queue, what has run for a second (or was asked to stop) and is not yet recorded as running."""
         state = self._state
         marks: dict[str, list[Held]] = {}
         for pool in state.pools.values():
             for task in pool.running():
                 held = state.ledger.tasks.get(task.number)
-                if held is not None and not held.start_recorded and task.ran_s >= RUNNING_AFTER_S:
+                if held is None or held.start_recorded:
+                    continue
+                # Whoever asked for the stop wants to know whether it runs, and asks Redis.
+                if task.ran_s >= RUNNING_AFTER_S or held.stop is not None:
                     marks.setdefault(held.claim.queue, []).append(held)
         return marks
 

@@ -49,6 +49,7 @@ class State:
     rooms: dict[PoolKind, Room] = field(default_factory=dict)
     phase: Phase = Phase.RUNNING
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something changed for the fetcher
+    mark_soon: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits to know whether a task runs
     counters: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)  # task names that nobody here knows
     epochs: dict[str, str] = field(default_factory=dict)  # queue -> the life of its data, as its scripts tell

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from qworker import App, Retry, current
 
@@ -127,10 +128,11 @@ def kill_my_child() -> None:
 
 
 @app.task
-def kill_my_worker(worker_pid_file: str) -> None:
+def kill_my_worker() -> None:
+    """Kills the process that started the fork server that started this child."""
     note("start")
-    with open(worker_pid_file) as stream:  # noqa: PTH123
-        os.kill(int(stream.read()), signal.SIGKILL)
+    stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
     time.sleep(60)
 
 

@@ -1,0 +1,332 @@
+"""`App`: the tasks of a project, and its one way to the server.
+
+    App() ─► @app.task ─► Task ─► send ─┬─► broker.client.Client ─► the server     connected by the first use
+                                        └─► inline.Inline                          App(inline=True)
+    app.future(id) ─► Future
+
+Workers and their children import apps, too, for `tasks` and `child_start_hooks`; they never connect through them, so
+this module imports neither redis nor asyncio.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+
+from . import ids
+from .binding import Binder, name_of
+from .errors import ConfigError
+from .future import Future
+from .model import Draft
+from .options import Options, TaskOptions
+from .task import BoundTask, Call, CoroutineTask, Task
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from .broker.client import Client
+    from .inline import Inline
+
+__all__ = ["App"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+H = TypeVar("H", bound=Callable[[], object])
+
+
+class TaskDecorator(Protocol):
+    """What `app.task(…)` with options returns."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class App:
+    """The tasks of a project and the server that they go to.
+
+    Args:
+        url: the server, as `redis://host:6379/0`, `rediss://…` or `unix:///path`. Without it `QWORKER_URL`, else the
+            `[tool.qworker]` table of pyproject.toml, else an embedded server of this project is used.
+        namespace: keeps projects apart on one server; else `QWORKER_NAMESPACE`, else "default".
+        inline: for tests of your own code: `submit` runs the task here and now, and returns a finished future. There is
+            no server; arguments and values take the same way through encoding and decoding; retries happen at once,
+            without their pauses; delays, timeouts and deadlines are not enforced.
+        connect_timeout: how long a call may try to reach the server before it raises `BrokerUnavailable`, in seconds.
+        options: defaults for the tasks of this app; see `TaskOptions`.
+
+    An app connects when it is first used, and again in a forked child. `close` or leaving its `with` block lets go of
+    the connections; its tasks stay in the queue.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        inline: bool = False,
+        connect_timeout: float = 5.0,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.child_start_hooks: list[Callable[[], object]] = []
+        self.settings = Options().merged(options)
+        self.inline = inline
+        self._url = url
+        self._namespace = ids.check_namespace(namespace) if namespace is not None else None
+        self._connect_timeout_s = connect_timeout
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._inline: Inline | None = None
+        _apps.add(self)
+
+    @property
+    def url(self) -> str | None:
+        """The server's address as it was given or set; None: the embedded server."""
+        return self._url or self._configured("url")
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of this app's queues."""
+        return self._namespace or self._configured("namespace") or "default"
+
+    # Tasks
+
+    @overload
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, name: str | None = None, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+
+    # mypy cannot see that **options takes whatever the third signature unpacks.
+    def task(self, fn: Any = None, /, *, name: str | None = None, **options: Any) -> Any:  # type: ignore[misc]
+        """Make a function a task: `@app.task`, or `@app.task(timeout=30, retries=3)`.
+
+        Raises:
+            ConfigError: the name is taken, or an option cannot be used.
+        """
+        if fn is None:
+            settings = self.settings.merged(cast("TaskOptions", options))  # refused here, where the options stand
+            return lambda function: self._register(function, name, settings)
+        return self._register(fn, name, self.settings.merged(cast("TaskOptions", options)))
+
+    def on_child_start(self, hook: H) -> H:
+        """Call this function in each child process before its first task."""
+        self.child_start_hooks.append(hook)
+        return hook
+
+    def named(self, target: str | Callable[..., Any]) -> BoundTask[..., Any]:
+        """Return a task by its name, by its function or as it is.
+
+        A name that this process does not know is taken as it is: a worker that knows it will run it.
+        """
+        if isinstance(target, BoundTask):
+            return target
+        if isinstance(target, str):
+            known = self.tasks.get(target)
+            if known is not None:
+                return known
+            if not target or not target.isprintable():
+                raise ConfigError(f"{target!r} is not the name of a task: expected module.function")
+            return BoundTask(self, target, self.settings, binder=None, is_async=False)
+        for task in self.tasks.values():
+            if task.fn is target:
+                return task
+        name = name_of(target)
+        return BoundTask(self, name, self.settings, binder=Binder(target, name), is_async=False)
+
+    # Submitting
+
+    @overload
+    def submit(self, target: BoundTask[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    @overload
+    def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, target: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+
+    def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a task by its name, its function or itself; with options: `app.named(…).options(…).submit(…)`."""
+        return self.named(target).submit(*args, **kwargs)
+
+    def submit_many(self, calls: Iterable[Call[R]]) -> list[Future[R]]:
+        """Queue calls of any tasks (`task.call(…)`), some hundred per round trip; see `Task.submit_many`."""
+        return self.send([one.draft() for one in calls])
+
+    def future(self, id: str, /) -> Future[Any]:  # noqa: A002 - the public word
+        """Return a handle of a task that was submitted anywhere. Nothing is asked before the future is.
+
+        Raises:
+            ConfigError: it is not an id, `queue:local`.
+        """
+        ids.split_id(id)
+        if self.inline:
+            return self._runner().future(id)
+        future = Future[Any](id, link=self)
+        future.watch_when_awaited()
+        return future
+
+    # The way to the server
+
+    def send(self, drafts: list[Draft]) -> list[Future[Any]]:
+        """Send checked tasks; `Task` and `BoundTask` do."""
+        if self.inline:
+            return [self._runner().run(draft) for draft in drafts]
+        futures = [Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self) for draft in drafts]
+        if futures:
+            self.client().submit(drafts, futures)
+        return futures
+
+    async def asend(self, draft: Draft) -> Future[Any]:
+        """Send one checked task without blocking the event loop."""
+        if self.inline:
+            return self._runner().run(draft)
+        import asyncio  # a child that runs no coroutine never loads it
+
+        client = self.client() if self.connected else await asyncio.to_thread(self.client)
+        future = Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self)
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+
+        def resolve(error: BaseException | None) -> None:
+            if answered.done():
+                return  # whoever submitted was cancelled meanwhile
+            if error is None:
+                answered.set_result(None)
+            else:
+                answered.set_exception(error)
+
+        def answer(error: BaseException | None) -> None:
+            try:
+                loop.call_soon_threadsafe(resolve, error)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits for the answer
+
+        client.submit_soon(draft, future, answer)
+        await answered
+        return future
+
+    @property
+    def connected(self) -> bool:
+        """Whether this process has a client already, so that `client` does not block."""
+        return self._client is not None and self._client.usable
+
+    def client(self) -> Client:
+        """Return the client of this process and app, connecting if need be.
+
+        Raises:
+            BrokerUnavailable: the server could not be reached within `connect_timeout`.
+        """
+        client = self._client
+        if client is not None and client.usable:
+            return client
+        if self.inline:
+            raise RuntimeError("App(inline=True) has no server")
+        with self._lock:
+            if self._client is None or not self._client.usable:
+                self._client = self._connect()
+            return self._client
+
+    def close(self) -> None:
+        """Let go of the connections. Waiting calls raise; tasks stay where they are. The next use connects again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "inline" if self.inline else self._url or "url from the settings"
+        return f"<App {where}, {len(self.tasks)} tasks>"
+
+    # Inside
+
+    def leave_parent(self) -> None:
+        """In a forked child: forget the parent's client; the next use connects anew, under an id of its own."""
+        client, self._client = self._client, None
+        self._lock = threading.Lock()
+        if client is not None:
+            client.leave_parent()
+
+    def _register(self, fn: Any, name: str | None, settings: Options) -> Task[..., Any]:
+        if isinstance(fn, Task):
+            fn = fn.fn
+        if not callable(fn):
+            raise ConfigError(f"@app.task on {fn!r}: expected a function; options are given by keyword")
+        chosen = name or name_of(fn)
+        known = self.tasks.get(chosen)
+        if known is not None and not _same_source(known.fn, fn):
+            raise ConfigError(
+                f"two tasks are named {chosen!r}: {_place(known.fn)} and {_place(fn)}; "
+                "give one of them another name: @app.task(name='…')"
+            )
+        kind = CoroutineTask if inspect.iscoroutinefunction(fn) else Task
+        task: Task[..., Any] = kind(self, fn, chosen, settings)
+        self.tasks[chosen] = task
+        return task
+
+    def _runner(self) -> Inline:
+        if self._inline is None:
+            from .inline import Inline
+
+            self._inline = Inline(self.tasks)
+        return self._inline
+
+    def _connect(self) -> Client:
+        from .broker.client import Client
+
+        return Client(self._address, namespace=self.namespace, timeout_s=self._connect_timeout_s)
+
+    def _address(self) -> str:
+        """Return the server's URL. For the embedded server: see to it that it runs, each time it is asked."""
+        url = self.url
+        if url is not None:
+            return url
+        from .broker import embedded
+
+        return embedded.ensure().url
+
+    def _configured(self, name: str) -> str | None:
+        from .config import Settings
+
+        value = getattr(Settings.load({}), name)
+        return None if value is None else str(value)
+
+
+def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether both are the same lines of the same file: a module that was imported again."""
+    return one is other or (_place(one) == _place(other) and getattr(one, "__code__", None) is not None)
+
+
+def _place(fn: Callable[..., Any]) -> str:
+    code = getattr(fn, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(fn)
+
+
+_apps: weakref.WeakSet[App] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    # In the child: another thread may have held a lock when the fork happened, and the sockets are the parent's.
+    for app in _apps:
+        app.leave_parent()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)

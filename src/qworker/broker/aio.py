@@ -1,0 +1,227 @@
+"""The broker on asyncio: what the worker uses.
+
+    fetcher, settler, keeper ── await AsyncBroker.verb(queue, …) ─► Call or Flow ─► a connection of the pool each
+    doorbell ── wait_bell ─► BLPOP on a connection of its own      stopper ── listen_stops ─► one subscribed connection
+
+Calls that run at the same time use connections of their own, so a slow claim never holds up a renewal. Each verb has
+its signature and its docstring in calls.py or flows.py, without the first parameter. All ids are local parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import redis.asyncio
+
+from ..ids import new_token
+from ..model import PoolNeed, StopOrder
+from . import calls, flows
+from .calls import Call, Owner
+from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wire
+from .flows import Flow
+from .keys import Keyspace
+from .records import read_stop
+from .values import BellRing, StopHint
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _call(build: Callable[Concatenate[Owner, P], Call[T]]) -> Callable[Concatenate[AsyncBroker, P], Awaitable[T]]:
+    """A verb that is one call."""
+
+    @functools.wraps(build)
+    async def verb(broker: AsyncBroker, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await broker.run(build(broker.owner, *args, **kwargs))
+
+    return verb
+
+
+def _flow(build: Callable[Concatenate[Owner, P], Flow[T]]) -> Callable[Concatenate[AsyncBroker, P], Awaitable[T]]:
+    """A verb that takes several calls."""
+
+    @functools.wraps(build)
+    async def verb(broker: AsyncBroker, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await broker.drive(build(broker.owner, *args, **kwargs))
+
+    return verb
+
+
+class AsyncBroker:
+    """All verbs, awaitable. `timeout_s` is the total deadline of a call, retries included."""
+
+    # What workers do.
+    claim = _flow(flows.claim)
+    claim_ids = _call(calls.claim_ids)
+    settle = _call(calls.settle)
+    renew = _call(calls.renew)
+    rescue_worker = _flow(flows.rescue_worker)
+    beat = _flow(flows.beat)
+    retire = _flow(flows.retire)
+    check_fit = _flow(flows.check_fit)
+    # What producers do.
+    submit = _flow(flows.submit)
+    peek = _call(calls.peek)
+    stop = _call(calls.stop)
+    expire = _call(calls.expire)
+    # What people look at.
+    inspect = _flow(flows.inspect)
+    stats = _flow(flows.stats)
+    queues = _flow(flows.queues)
+    workers = _flow(flows.workers)
+    server_facts = _flow(flows.server_facts)
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str = "default",
+        *,
+        timeout_s: float = 10.0,
+        role: str = "worker",
+        instance: str = "",
+        client: redis.asyncio.Redis | None = None,
+    ) -> None:
+        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis; then `url` only names it."""
+        self.url = url
+        self.keyspace = Keyspace(namespace)
+        self.owner = Owner(self.keyspace)
+        self.timeout_s = timeout_s
+        self.instance = instance or new_token()
+        self._given = client
+        self._clients: dict[str, redis.asyncio.Redis] = {}
+        self.client = self._client(role)
+
+    def _client(self, role: str) -> redis.asyncio.Redis:
+        """The client of a role: its connections carry the role in their names, for operators and for chaos tests."""
+        if self._given is not None:
+            return self._given
+        client = self._clients.get(role)
+        if client is None:
+            client = self._clients[role] = connect_async(
+                self.url, name=f"qw:{role}:{self.instance}", timeout_s=attempt_s(self.timeout_s)
+            )
+        return client
+
+    async def run(self, call: Call[T]) -> T:
+        """Send one call until it is answered, or its deadline has passed."""
+        pool: Any = self.client.connection_pool
+        tries = Attempts(call, url=self.url, timeout_s=self.timeout_s)
+        while True:
+            sent = False
+            try:
+                async with asyncio.timeout(tries.attempt_s):
+                    connection = await pool.get_connection()
+                    try:
+                        if tries.load and call.script is not None:
+                            await connection.send_command("SCRIPT", "LOAD", call.script.text)
+                            await connection.read_response()
+                        sent = True
+                        await connection.send_command(*wire(tries.call))
+                        reply = await connection.read_response()
+                    except BaseException as exc:
+                        if not in_step(exc):
+                            await connection.disconnect(nowait=True)
+                        raise
+                    finally:
+                        await pool.release(connection)
+            except FAULTS as exc:  # asyncio.timeout raises TimeoutError, which is an OSError
+                pause_s = tries.failed(exc, sent=sent)
+                if tries.reconnect:
+                    await pool.disconnect(inuse_connections=False)
+                await asyncio.sleep(pause_s)
+            else:
+                return tries.call.parse(reply)
+
+    async def drive(self, flow: Flow[T]) -> T:
+        """Run a verb of several calls."""
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    reply = await self.run(call)
+                except Exception as exc:
+                    call = flow.throw(exc)
+                else:
+                    call = flow.send(reply)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def wait_bell(self, queues: Sequence[str], pools: Sequence[PoolNeed], timeout_s: float) -> BellRing | None:
+        """Wait until a doorbell rings, `timeout_s` at most. One waiter at a time.
+
+        Only a hint, so it raises nothing of the connection's: after any return, claim. A failed connection is dropped,
+        and costs a short pause, so that a server that is down is not asked in a tight loop.
+        """
+        bells: dict[bytes, BellRing] = {}
+        for queue in queues:
+            for pool in pools:
+                bells[self.keyspace.queue(queue).bell(pool)] = BellRing(queue, pool)
+        # 0 would mean for ever; what is below a millisecond is not worth a call.
+        block_s = max(timeout_s, 0.001)
+        connections: Any = self._client("bell").connection_pool
+        try:
+            async with asyncio.timeout(block_s + 2.0):
+                connection = await connections.get_connection()
+                try:
+                    await connection.send_command("BLPOP", *bells, f"{block_s:.3f}")
+                    reply = await connection.read_response()
+                except BaseException:
+                    # Also when the waiter is cancelled: the answer may still come, and must not meet the next command.
+                    await connection.disconnect(nowait=True)
+                    raise
+                finally:
+                    await connections.release(connection)
+        except FAULTS:
+            await asyncio.sleep(random.uniform(0.05, 0.25))
+            return None
+        return bells.get(reply[0]) if reply else None
+
+    async def listen_stops(self, worker: str, on_hint: Callable[[StopHint], None]) -> None:
+        """Call `on_hint` for each stop that is pushed to this worker, until cancelled; reconnects by itself.
+
+        Only hints: what is missed while the connection is down comes with the next renewal or settle.
+        """
+        client = self._client("stops")
+        while True:
+            pubsub: Any = client.pubsub()
+            try:
+                await pubsub.subscribe(self.keyspace.stops(worker))
+                while True:
+                    # A timeout, so that a connection that went silently dead is noticed by the ping that follows.
+                    message = await pubsub.get_message(timeout=15.0)
+                    if message is None:
+                        await pubsub.ping()
+                    elif message["type"] == "message":
+                        hint = _read_hint(message["data"])
+                        if hint is not None:
+                            on_hint(hint)
+            except FAULTS:
+                await asyncio.sleep(random.uniform(0.05, 0.5))
+            finally:
+                await pubsub.aclose()
+
+    async def close(self) -> None:
+        """Close all connections that this broker made."""
+        for client in self._clients.values():
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def __aenter__(self) -> AsyncBroker:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _read_hint(data: bytes) -> StopHint | None:
+    """Read a pushed stop; None for what qworker did not write: anybody may publish."""
+    try:
+        queue, claim, local, order = data.decode("ascii").split(" ")
+        return StopHint(queue, claim, local, read_stop(order) or StopOrder())
+    except ValueError:
+        return None

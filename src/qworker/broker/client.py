@@ -1,0 +1,389 @@
+"""The producer's client: one per process and app, with one I/O thread around one subscribed connection.
+
+    submit ──────────────────► Sending ─► Broker.submit     in the caller's thread, one connection of the pool
+    submit_soon ─► posts ─┐
+    watch, keep ─► registry
+                          ▼
+    I/O thread: wait for a push, a wake-up or the next question ─► settle futures
+                pushes:    outcomes, or ids of large ones, which are fetched
+                questions: `peek` at what is awaited, a bounded number every 2 s, all after a reconnect, and often at
+                           what is not pushed to this client; `expire` what is past its deadline and still waits
+
+A push is only a hint: whatever is lost on the way is found by asking. Nothing here decodes values or runs callbacks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import logging
+import os
+import random
+import selectors
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from .. import codec, ids
+from ..errors import BrokerError, BrokerUnavailable, DecodeError
+from ..lifecycle import How, State
+from ..model import Draft, Inspection, Outcome
+from .broker import Broker, Subscription
+from .connection import public_url
+from .registry import Awaited, Registry
+from .sending import Post, Sending
+from .values import StopAnswer
+
+if TYPE_CHECKING:
+    from ..model import Peeked, WorkerRecord
+
+__all__ = ["Client"]
+
+_log = logging.getLogger("qworker.client")
+
+ROUND_EVERY_S = 2.0
+PEEK_SIZE = 64  # ids a call; each may bring an outcome of 1 MiB
+FETCH_SIZE = 4  # of outcomes that are known to be large
+LOOK_TIMEOUT_S = 1.0  # for questions that must not hold up anybody
+EXIT_WAIT_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+class Client:
+    """What an app's futures are awaited by. Any thread may use it; the I/O thread owns the subscription."""
+
+    def __init__(self, address: Callable[[], str], *, namespace: str = "default", timeout_s: float = 5.0) -> None:
+        """Connect and subscribe. `address` gives the server's URL, and is asked again when the server is gone.
+
+        Raises:
+            BrokerUnavailable: no subscription was confirmed within `timeout_s`.
+        """
+        self.id = ids.new_token()
+        self._address = address
+        self._pid = os.getpid()
+        self._closing = False
+        self._url = address()
+        self._broker = Broker(self._url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
+        self._look = Broker(self._url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
+        self.registry = Registry()
+        self._sending = Sending(self.id, self._broker, self.registry)
+        self._posts: deque[Post] = deque()
+        self._fetch: set[str] = set()
+        self._round_at = 0.0
+        self._missed = False  # a push was lost, or a connection on which there may have been some: ask about everything
+        self._failures = 0
+        self._again_at = 0.0
+        self._subscription: Subscription | None = self._subscribe_within(timeout_s)
+        self._waker, self._waked = socket.socketpair()
+        self._waker.setblocking(False)
+        self._waked.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._waked, selectors.EVENT_READ)
+        self._selector.register(self._subscription.fileno(), selectors.EVENT_READ)
+        self._listening = self._subscription.fileno()
+        self._thread = threading.Thread(target=self._work, name="qworker-io", daemon=True)
+        self._thread.start()
+        _clients.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, and of this process: a forked child needs a client of its own."""
+        return not self._closing and self._pid == os.getpid()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, so that nothing will be settled any more."""
+        return self._closing
+
+    # For App and Future
+
+    def submit(self, drafts: Sequence[Draft], futures: Sequence[Awaited]) -> None:
+        """Queue tasks; returns when all are confirmed. See `Sending.submit` for what it raises."""
+        if self._sending.submit(drafts, futures):
+            self._wake()
+
+    def submit_soon(self, draft: Draft, future: Awaited, answer: Callable[[BaseException | None], None]) -> None:
+        """Queue a task from the I/O thread, together with others that wait; `answer` is called there."""
+        self._posts.append(Post(draft, future, answer))
+        self._wake()
+        if self._closing:
+            self._refuse_posts()  # the I/O thread may have looked for the last time just before the append
+
+    def watch(self, future: Awaited) -> None:
+        """See to it that the future is settled when its task ends, although it may have been submitted elsewhere."""
+        if not self.registry.knows(future):
+            self.registry.add((future,), own=False)
+            self.registry.hurry((future.id,))
+            self._wake()
+
+    def keep(self, future: Awaited) -> None:
+        """As `watch`, and hold the future until then."""
+        self.watch(future)
+        self.registry.keep(future)
+
+    def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002 - the public word
+        """Ask what a task is doing; with a timeout, for at most about so long."""
+        queue, local = ids.split_id(id)
+        broker = self._broker if timeout_s is None else self._look
+        found = broker.inspect(queue, local)
+        deadline_ms = found.record.deadline_ms if found.record else 0
+        if found.state in (State.QUEUED, State.SCHEDULED) and 0 < deadline_ms <= found.now_ms:
+            broker.expire(queue, (local,), value_of=self._never_started(queue, State.EXPIRED))
+            found = broker.inspect(queue, local)
+        return found
+
+    def stop(self, id: str, *, cancel_only: bool, grace_ms: int | None) -> StopAnswer:  # noqa: A002
+        """Cancel a task that was not handed out; unless `cancel_only`, ask for the end of one that was."""
+        queue, local = ids.split_id(id)
+        value_of = self._never_started(queue, State.CANCELLED)
+        mode = "cancel" if cancel_only else "stop"
+        answer = self._broker.stop(queue, (local,), mode=mode, grace_ms=grace_ms, value_of=value_of)[0]
+        if answer.code == "cancelled":
+            return dataclasses.replace(answer, outcome=value_of(local))
+        return answer
+
+    def worker(self, worker: str) -> WorkerRecord | None:
+        """Return what a worker told of itself lately; None if it did not, or nobody answers."""
+        try:
+            return next((record for record in self._look.workers() if record.id == worker), None)
+        except BrokerError:
+            return None
+
+    def close(self, *, wait_s: float = 1.0) -> None:
+        """End the I/O thread and the connections. Whoever waits for a future is woken; the tasks stay queued."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(wait_s)
+        self._refuse_posts()
+        for future in self.registry.all():
+            future.wake_waiters()
+        if not self._thread.is_alive():
+            self._waker.close()
+        self._broker.close()
+        self._look.close()
+
+    def leave_parent(self) -> None:
+        """In a forked child: let go of what is the parent's, without a word on its connections."""
+        self._closing = True
+        for future in self.registry.all():
+            future.forget_parent()
+        for end in (self._waker, self._waked):
+            end.close()
+
+    # The I/O thread
+
+    def _work(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    self._turn()
+                except BrokerError as error:
+                    self._lost(error)
+                except Exception:
+                    # Nobody else would settle futures: whatever it was, go on, but not in a tight loop.
+                    _log.exception("unexpected error in the I/O thread of a qworker client; going on")
+                    self._lost(None)
+        finally:
+            self._hang_up()
+            self._selector.close()
+            self._waked.close()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._subscription is None and now >= self._again_at:
+            self._reconnect()
+        if self._posts:
+            self._send_posts()
+        if now >= self._again_at:
+            self._ask(now)
+        self._wait()
+        if self._subscription is not None:
+            while (message := self._subscription.next(0)) is not None:
+                self._take_push(message)
+
+    def _wait(self) -> None:
+        due = self._round_at
+        if self._subscription is None:
+            due = self._again_at
+        else:
+            due = min(due, self.registry.next_hurried(), self.registry.next_deadline())
+            due = max(due, self._again_at)
+        left_s = max(0.0, due - time.monotonic())
+        if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._again_at):
+            left_s = 0.0
+        for key, _ in self._selector.select(left_s):
+            if key.fileobj is self._waked:
+                try:
+                    self._waked.recv(4096)
+                except BlockingIOError:
+                    pass
+
+    def _take_push(self, message: bytes) -> None:
+        try:
+            entries = codec.read_pushed(message)
+        except DecodeError as error:
+            _log.warning("a push that cannot be read was dropped, and what it told of is asked for: %s", error)
+            self._missed = True
+            return
+        for entry in entries:
+            if isinstance(entry, str):
+                self._fetch.add(entry)
+            else:
+                self._settle(entry.id, entry)
+
+    def _ask(self, now: float) -> None:
+        if self._fetch:
+            wanted = list(self._fetch)
+            self._peek(wanted, FETCH_SIZE)
+            self._fetch.difference_update(wanted)
+        self._peek(self.registry.hurried(now), PEEK_SIZE)
+        if self._missed or now >= self._round_at:
+            self._peek(self.registry.next_round(everything=self._missed), PEEK_SIZE)
+            self._missed = False
+            self._round_at = time.monotonic() + ROUND_EVERY_S
+        late = self.registry.past_deadline(now)
+        for queue, locals_ in _by_queue(late):
+            try:
+                self._expire(queue, locals_)
+            except BrokerError:
+                for local in locals_:
+                    self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
+                raise
+        self._failures = 0
+
+    def _peek(self, wanted: Sequence[str], size: int) -> None:
+        for queue, locals_ in _by_queue(wanted):
+            for start in range(0, len(locals_), size):
+                for found in self._look.peek(queue, locals_[start : start + size]):
+                    self._take_peek(queue, found)
+
+    def _take_peek(self, queue: str, found: Peeked) -> None:
+        full = ids.join_id(queue, found.id)
+        if found.outcome is not None:
+            try:
+                self._settle(full, codec.unpack_outcome(found.outcome))
+            except DecodeError as error:
+                _log.warning("the outcome of task %s cannot be read: %s", full, error)
+        elif not found.alive:
+            for future, own in self.registry.take_sent(full):
+                future.give_up(submitted_here=own)
+
+    def _expire(self, queue: str, locals_: Sequence[str]) -> None:
+        value_of = self._never_started(queue, State.EXPIRED)
+        for answer in self._look.expire(queue, locals_, value_of=value_of):
+            full = ids.join_id(queue, answer.id)
+            if answer.outcome is not None:
+                self._settle(full, codec.unpack_outcome(answer.outcome))
+            elif answer.code == "expired":
+                self._settle(full, codec.unpack_outcome(value_of(answer.id)))
+            elif answer.code == "waiting":  # its clock is behind ours
+                self.registry.set_deadline(full, time.monotonic() + 1.0)
+
+    def _settle(self, id: str, outcome: Outcome) -> None:  # noqa: A002 - the public word
+        for future, _ in self.registry.take(id):
+            future.settle(outcome)
+
+    def _send_posts(self) -> None:
+        posts: list[Post] = []
+        while self._posts and len(posts) < 1024:
+            posts.append(self._posts.popleft())
+        self._sending.post(posts)
+
+    def _refuse_posts(self) -> None:
+        while True:
+            try:
+                post = self._posts.popleft()
+            except IndexError:
+                return
+            self.registry.drop((post.future,))
+            post.answer(BrokerUnavailable("cannot submit: the app was closed meanwhile; nothing was queued"))
+
+    # The connection
+
+    def _subscribe_within(self, timeout_s: float) -> Subscription:
+        ends = time.monotonic() + timeout_s
+        pause_s = 0.01
+        while True:
+            try:
+                return self._broker.subscribe(self.id)
+            except BrokerUnavailable as error:
+                if time.monotonic() + pause_s >= ends:
+                    self._broker.close()
+                    raise BrokerUnavailable(
+                        f"cannot reach the server at {public_url(self._url)} within {timeout_s:g} s, so nothing was "
+                        f"sent; last: {error.__cause__ or error}. Check that it runs and that the URL is right"
+                    ) from error
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.5)
+
+    def _reconnect(self) -> None:
+        self._address()  # an embedded server is started again by this
+        self._subscription = self._broker.subscribe(self.id)
+        self._listening = self._subscription.fileno()
+        self._selector.register(self._listening, selectors.EVENT_READ)
+        self._missed = True
+        _log.info("connected to the server again; asking about what is awaited")
+
+    def _lost(self, error: BrokerError | None) -> None:
+        self._failures += 1
+        pause_s = min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(self._failures, 6))
+        self._again_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)
+        if self._failures == 1 and error is not None:
+            _log.warning("the server is gone; results are late until it is back: %s", error)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            try:
+                self._selector.unregister(self._listening)
+            except (KeyError, ValueError):
+                pass  # its socket is closed already, and so no longer registered
+            subscription.close()
+
+    def _wake(self) -> None:
+        try:
+            self._waker.send(b"w")
+        except OSError:
+            pass  # full: it is awake; or closed
+
+    def _never_started(self, queue: str, state: State) -> Callable[[str], bytes]:
+        now_ms = self._sending.now_ms()
+        # It may be waiting for its second attempt, so this does not say that it never ran.
+        what = "cancelled" if state is State.CANCELLED else "its deadline passed"
+
+        def value_of(local: str) -> bytes:
+            full = ids.join_id(queue, local)
+            return codec.pack_outcome(
+                Outcome(full, state, How.NEVER_STARTED, ended_ms=now_ms, reason=f"{what} while queued")
+            )
+
+        return value_of
+
+
+def _by_queue(full_ids: Iterable[str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for full in full_ids:
+        queue, _, local = full.partition(":")
+        groups.setdefault(queue, []).append(local)
+    return list(groups.items())
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _close_at_exit() -> None:
+    """Leave quickly and quietly: what is queued stays queued."""
+    for client in list(_clients):
+        if client.usable:
+            client.close(wait_s=EXIT_WAIT_S)
+
+
+atexit.register(_close_at_exit)

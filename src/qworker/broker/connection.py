@@ -1,0 +1,207 @@
+"""Connections to the server, and the one retry loop's rules: what an error means, and what to do about it.
+
+    Broker / AsyncBroker ── one attempt ──► error ──► Attempts.failed() ─► pause and send the same again
+                                                                      └─► the typed error that the caller sees
+
+redis-py's own retries are off: it would resend blindly, up to ten times, without a total deadline. Ours resends the
+same call (each script knows its repetition) with full jitter, and drops a connection after any error on it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.retry import Retry
+
+from ..errors import BrokerError, BrokerUnavailable, ConfigError, ServerFull, ServerUnfit
+from .calls import Call
+
+T = TypeVar("T")
+
+# What may go wrong while a call is under way, and be repaired by sending it again.
+FAULTS = (RedisError, OSError)
+
+_SCHEMES = ("redis", "rediss", "unix")
+_CODE = re.compile(r"^-?([A-Z][A-Z]+)\b|-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN) ")
+# The server is there, but cannot serve just now: the same call again, a little later.
+_PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
+# The other end is not (or no longer) the primary: connect anew, which asks for its address again.
+_MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN"})
+# The connection is in step after these: the answer was whole, and it says what is the matter.
+_IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM"})
+
+
+def check_url(url: str) -> str:
+    """Return a server's URL, or say why it cannot be one."""
+    if urlsplit(url).scheme not in _SCHEMES:
+        raise ConfigError(
+            f"url={public_url(url)!r}: expected redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket"
+        )
+    return url
+
+
+def public_url(url: str) -> str:
+    """A URL without its password, for messages and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user = parts.username or ""
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _options(url: str, name: str, read_s: float | None, connect_s: float, retry: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "client_name": name,
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_timeout": read_s,
+        "retry": retry,
+        "retry_on_timeout": False,
+        "health_check_interval": 0,
+        "max_connections": 10_000,
+    }
+    if urlsplit(url).scheme != "unix":
+        options |= {"socket_connect_timeout": connect_s, "socket_keepalive": True}
+    return options
+
+
+def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
+    """Make a client; nothing is sent yet. `name` is what CLIENT LIST shows."""
+    pool: Any = redis.ConnectionPool.from_url(
+        check_url(url), **_options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
+    )
+    return redis.Redis.from_pool(pool)
+
+
+def connect_async(url: str, *, name: str, timeout_s: float) -> redis.asyncio.Redis:
+    """Make an asyncio client; nothing is sent yet. Its reads have no timeout of their own: the driver bounds them."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    pool: Any = redis.asyncio.ConnectionPool.from_url(check_url(url), **_options(url, name, None, timeout_s, retry))
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def wire(call: Call[Any]) -> tuple[Any, ...]:
+    """The command that a call is."""
+    if call.script is None:
+        return tuple(call.args)
+    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+
+
+def code_of(exc: BaseException) -> str:
+    """The server's code for an error, upper case; empty when the error did not come from the server."""
+    if isinstance(exc, BusyLoadingError):
+        return "LOADING"
+    code = getattr(exc, "status_code", None)
+    if isinstance(code, str) and code:
+        return code
+    for kind, known in _CODE_OF_CLASS.items():
+        if isinstance(exc, kind):
+            return known
+    if isinstance(exc, ResponseError) and (match := _CODE.search(str(exc))):
+        return match[1] if match[1] not in (None, "ERR") else match[2] or "ERR"
+    return ""
+
+
+_CODE_OF_CLASS: dict[type[BaseException], str] = {
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.MovedError: "MOVED",
+    redis.exceptions.AskError: "ASK",
+    AuthenticationError: "NOAUTH",
+}
+
+
+class Attempts(Generic[T]):
+    """The tries of one call, from the first sending to its answer or its typed error.
+
+    Owned by one driver for one call: it says what to send next (`call`, after `load` if that is set), is told of each
+    failure, and answers with a pause or raises what the caller of the verb is to see.
+    """
+
+    def __init__(self, call: Call[T], *, url: str, timeout_s: float) -> None:
+        self.call = call
+        self.load = False
+        self.reconnect = False
+        self._url = url
+        self._timeout_s = timeout_s
+        self._begun = time.monotonic()
+        self._tries = 0
+        self._maybe_applied = False
+
+    @property
+    def attempt_s(self) -> float:
+        """How long one attempt may take: a third, so that a lost answer leaves time to ask again."""
+        return attempt_s(self._timeout_s)
+
+    def failed(self, exc: BaseException, *, sent: bool) -> float:
+        """Take note of a failed attempt. Returns how many seconds to wait before the next one, or raises."""
+        code = code_of(exc)
+        self._tries += 1
+        self.load = code == "NOSCRIPT"
+        self.reconnect = code in _MOVED_AWAY
+        if self.load and self._tries == 1:
+            return 0.0
+        if code and code != "NOSCRIPT" and code not in _PASSING | _MOVED_AWAY:
+            raise self._refusal(code, exc) from exc
+        if sent and not code:
+            # It may have reached the server. From now on the call says so, and takes its own work for done.
+            self._maybe_applied = True
+            if self.call.again is not None:
+                self.call = self.call.again()
+        pause = random.uniform(0.0, min(1.0, 0.02 * 2 ** min(self._tries, 6)))
+        if time.monotonic() - self._begun + pause + (0.0 if code or not sent else self.attempt_s) > self._timeout_s:
+            raise self._gave_up(exc) from exc
+        return pause
+
+    def _refusal(self, code: str, exc: BaseException) -> Exception:
+        verb, server = self.call.verb, public_url(self._url)
+        if code == "CONFLICT" and self.call.refused is not None:
+            return self.call.refused(str(exc).split(" ")[1])
+        if code == "OOM":
+            return ServerFull(
+                f"cannot {verb}: the server at {server} is at its memory limit and refused the call whole; nothing of"
+                " it was done. Wait until workers have drained it, or raise its maxmemory"
+            )
+        if code in ("MOVED", "ASK", "CROSSSLOT"):
+            return ServerUnfit(
+                f"cannot {verb}: the server at {server} is a node of a cluster ({exc}), which qworker does not speak"
+                " yet. Give the URL of a single server"
+            )
+        if code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+            return BrokerError(
+                f"cannot {verb}: the server at {server} does not allow it: {exc}. Check user, password and rights in"
+                " the URL"
+            )
+        return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
+
+    def _gave_up(self, exc: BaseException) -> Exception:
+        text = (
+            f"cannot {self.call.verb}: no usable answer from the server at {public_url(self._url)} within"
+            f" {self._timeout_s:g} s ({self._tries} attempts); last: {type(exc).__name__}: {exc}."
+        )
+        if self._maybe_applied and self.call.unanswered is not None:
+            return self.call.unanswered(text)
+        return BrokerUnavailable(f"{text} Check that it runs and that the URL is right")
+
+
+def attempt_s(timeout_s: float) -> float:
+    """How long one attempt of a call with this total deadline may take."""
+    return max(0.05, timeout_s / 3)
+
+
+def in_step(exc: BaseException) -> bool:
+    """Say whether the connection on which this error came can be used on."""
+    return code_of(exc) in _IN_STEP

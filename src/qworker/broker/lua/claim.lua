@@ -1,0 +1,215 @@
+-- Claim a window of tasks and lease it to a worker.
+--
+-- First what others left: claims whose lease lapsed are put back, and what is due comes into its line. Then suspects (one,
+-- and only for a worker that is `alone`), then the lines by priority. An id in a list is only a promise: it counts when
+-- its body is there, names this very line, and is queued; anything else is what a cancel or an earlier life left behind.
+-- `rooms` are two arguments each: the needs of a pool as digits, and how many tasks it has room for.
+-- Sent twice, the same claim id brings the same window and fence again.
+--
+-- transition: rescue, due, claim
+-- KEYS: bodies, tasks, later, leases, held, stops, suspects, meta, stats, lines, bells
+-- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, rooms...
+-- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, then id, blob, record of each task
+-- refuses: none
+-- cost: O(tasks handed out + tasks put back + entries passed over, at most 1,000 each)
+
+local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH = 1000, 1000, 1000, 128
+
+local now = begin()
+local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)
+local epoch, fence, hold = read_meta(now, lease)
+
+local known = call('HGET', K.held, claim)
+if known then
+  -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
+  call('ZADD', K.leases, int(now + lease), claim)
+  local words = {}
+  for text in string.gmatch(known, '%S+') do words[#words + 1] = text end
+  local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+  local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0, words[1], words[3] }
+  for i = 4, #words do
+    local text, blob = call('HGET', K.tasks, words[i]), call('HGET', K.bodies, words[i])
+    if blob and is_held_by(text, claim) then
+      reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = words[i], blob, text
+    end
+  end
+  return reply
+end
+
+-- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest.
+local rescued = 0
+local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
+if #lapsed > 0 and hold <= now then
+  local part, size = {}, 0
+  for i = 1, #lapsed do
+    part[i] = lapsed[i]
+    size = size + tonumber(call('HGET', K.held, lapsed[i] .. '#') or '0')
+    if size >= RESCUE_TASKS then break end
+  end
+  rescued = rescue(part)
+end
+
+-- What is due comes to the back of its line, in the order of its due times.
+local left = {} -- pools that may have work when we are done
+local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+if next_due[2] and tonumber(next_due[2]) <= now then
+  local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
+  local texts, records, by_line = fetch(K.tasks, due), {}, {}
+  for i = 1, #due do
+    local r = texts[i] and parse(texts[i])
+    if r and r.state == 's' then
+      r.state = 'q'
+      records[#records + 1], records[#records + 2] = due[i], text_of(r)
+      local list = by_line[r.line]
+      if not list then
+        list = {}
+        by_line[r.line] = list
+      end
+      list[#list + 1] = due[i]
+      left[pool_of(r.line)] = true
+    end
+  end
+  many('ZREM', K.later, due)
+  many('HSET', K.tasks, records)
+  for line, ids in pairs(by_line) do many('RPUSH', K.lines[line], ids) end
+  next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+end
+
+local ids, blobs, texts, pairs_to_write = {}, {}, {}, {}
+local taken, size, passed, seen = 0, 0, 0, {}
+local first_texts = {} -- per line, the record of a task that is claimed for the first time: one text for all
+
+local function take(id, blob, text)
+  taken = taken + 1
+  size = size + #blob
+  seen[id] = true
+  ids[taken], blobs[taken], texts[taken] = id, blob, text
+  pairs_to_write[2 * taken - 1], pairs_to_write[2 * taken] = id, text
+end
+
+-- The record that a queued task gets by being claimed; nil when it may not be handed out from here.
+local function claimed_text(id, line, text, suspect)
+  if not text then
+    local first = first_texts[line]
+    if not first then
+      first = 'c ' .. claim .. ' ' .. line .. ' - 1 1 1 0 0 0 0 0'
+      first_texts[line] = first
+    end
+    return first
+  end
+  local r = parse(text)
+  if not r or r.state ~= 'q' or r.line ~= line or (r.losses >= 2) ~= suspect then return nil end
+  r.state, r.claim, r.started, r.deliveries = 'c', claim, '0', r.deliveries + 1
+  if r.stop ~= '-' then call('ZADD', K.stops, 0, claim .. ' ' .. id) end
+  return text_of(r)
+end
+
+-- Take up to `room` tasks from one line. Returns how much room is left.
+local function drain(line, room)
+  local key, batch = K.lines[line], 32
+  while room > 0 do
+    if size >= max_bytes or passed >= PASS_OVER then
+      left[pool_of(line)] = true
+      return room
+    end
+    -- Bodies are fetched to be looked at, so a batch is kept to what the byte limit is likely to allow.
+    local ask = math.min(room, batch)
+    local popped = call('LPOP', key, ask)
+    if not popped then return room end
+    local found, records = fetch(K.bodies, popped), fetch(K.tasks, popped)
+    for i = 1, #popped do
+      local id, blob = popped[i], found[i]
+      local text = nil
+      if blob and not seen[id] and sub(blob, 9, 9) == line then
+        if taken > 0 and size + #blob > max_bytes then
+          local rest = {}
+          for j = i, #popped do rest[#rest + 1] = popped[j] end
+          push_front(key, rest)
+          size, left[pool_of(line)] = max_bytes, true
+          break
+        end
+        text = claimed_text(id, line, records[i], false)
+      end
+      if text then
+        take(id, blob, text)
+        room = room - 1
+      else
+        passed = passed + 1
+      end
+    end
+    if #popped < ask then return room end
+    batch = taken > 0 and math.max(1, math.min(BATCH, math.floor((max_bytes - size) * taken / (size + 1)) + 1)) or BATCH
+  end
+  left[pool_of(line)] = true
+  return room
+end
+
+-- One suspect, whose pool this worker has room for, and nothing beside it.
+local alone = '0'
+if A.alone == '1' then
+  local serves = {}
+  for i = REST, #ARGV, 2 do
+    for digit in string.gmatch(ARGV[i], '%d') do serves[tonumber(digit)] = true end
+  end
+  local waiting = call('LRANGE', K.suspects, 0, 99)
+  for i = 1, #waiting do
+    local id = waiting[i]
+    local blob, record = call('HGET', K.bodies, id), call('HGET', K.tasks, id)
+    local line = blob and sub(blob, 9, 9)
+    if not blob or not record then
+      call('LREM', K.suspects, 1, id)
+    elseif K.lines[line] and serves[pool_of(line)] then
+      local text = claimed_text(id, line, record, true)
+      call('LREM', K.suspects, 1, id)
+      if text then
+        take(id, blob, text)
+        alone = '1'
+        break
+      end
+    end
+  end
+end
+
+if taken == 0 then
+  for priority = 0, 2 do
+    for i = REST, #ARGV, 2 do
+      local needs, room = ARGV[i], tonumber(ARGV[i + 1])
+      -- The lists of one pool take turns at being first, so that none of them can starve another.
+      for n = 0, #needs - 1 do
+        local turn = (n + fence) % #needs + 1
+        room = drain(string.char(97 + tonumber(sub(needs, turn, turn)) * 3 + priority), room)
+      end
+      ARGV[i + 1] = int(room)
+    end
+  end
+end
+
+if taken > 0 then
+  fence = call('HINCRBY', K.meta, 'fence', 1)
+  many('HSET', K.tasks, pairs_to_write)
+  local about = int(fence) .. ' ' .. A.worker .. ' ' .. alone .. ' ' .. table.concat(ids, ' ')
+  call('HSET', K.held, claim, about, claim .. '#', int(taken))
+  call('ZADD', K.leases, int(now + lease), claim)
+  call('HINCRBY', K.stats, 'claimed', taken)
+else
+  fence = 0
+end
+
+-- Ring again for what stays: a push rings once, whatever the number of its tasks.
+for pool in pairs(left) do
+  local first = 97 + pool * 3
+  for n = first, first + 2 do
+    if call('LLEN', K.lines[string.char(n)]) > 0 then
+      ring(pool)
+      break
+    end
+  end
+end
+
+local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), rescued, int(fence), alone }
+local at = 7
+for i = 1, taken do
+  reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], blobs[i], texts[i]
+  at = at + 3
+end
+return reply

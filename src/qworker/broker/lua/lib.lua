@@ -1,0 +1,269 @@
+-- What the scripts share; scripts.py puts it in front of each of them, after K (keys), A (arguments), RESULTS and REST.
+--
+-- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once` (records.py
+-- describes it); no record stands for a task that was queued and never touched. `held` has three fields per claim:
+--   <claim>   fence worker alone id id …   as it was handed out
+--   <claim>#  how many of them it still holds; the claim goes with the last one
+--   <claim>+  there once it was renewed or settled: its worker has seen it
+
+local call, sub, byte = redis.call, string.sub, string.byte
+local CHUNK = 1000 -- values per variadic call: unpack ends near 7,000. Even, so that pairs stay together.
+local NO_CLAIM = '------------'
+local DEAD_MAX, DEAD_MS = 10000, 7 * 24 * 3600 * 1000
+
+local OUTCOMES = {
+  S = 'succeeded', F = 'failed', T = 'timed_out', X = 'cancelled', K = 'crashed', E = 'expired',
+}
+-- These keep their body in the dead set, for a retry as run + 1.
+local KEPT = { F = true, T = true, K = true, E = true }
+
+-- A number as it is stored and replied: tostring would turn large ones into 1.7e+12.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+-- The server's time in ms; tests give another.
+local function clock()
+  if A.now_ms ~= '' then return tonumber(A.now_ms) end
+  local time = call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Start a script that must work on a full server: Redis checks its memory before the first write of a script that may
+-- grow, and lets all later ones pass once any write ran. This one never changes anything. Returns the time in ms.
+local function begin()
+  call('HDEL', K.tasks, '')
+  return clock()
+end
+
+local function many(command, key, values)
+  local last = #values
+  for first = 1, last, CHUNK do
+    call(command, key, unpack(values, first, math.min(first + CHUNK - 1, last)))
+  end
+end
+
+-- HMGET of any number of fields.
+local function fetch(key, fields)
+  local last = #fields
+  if last == 0 then return {} end
+  if last <= CHUNK then return call('HMGET', key, unpack(fields)) end
+  local found = {}
+  for first = 1, last, CHUNK do
+    local part = call('HMGET', key, unpack(fields, first, math.min(first + CHUNK - 1, last)))
+    for i = 1, #part do found[first + i - 1] = part[i] end
+  end
+  return found
+end
+
+local RECORD = '^(%a) (............) (%l) (%S+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d)$'
+
+-- Take a record apart; nil for text that is none.
+local function parse(text)
+  local state, claim, line, stop, run, attempt, deliveries, losses, exact, started, deadline, once =
+    string.match(text, RECORD)
+  if not state then return nil end
+  return {
+    state = state, claim = claim, line = line, stop = stop, run = run, attempt = tonumber(attempt),
+    deliveries = tonumber(deliveries), losses = tonumber(losses), exact = exact, started = started,
+    deadline = deadline, once = once,
+  }
+end
+
+local function text_of(r)
+  return table.concat({
+    r.state, r.claim, r.line, r.stop, r.run, int(r.attempt), int(r.deliveries), int(r.losses), r.exact, r.started,
+    r.deadline, r.once,
+  }, ' ')
+end
+
+local function fresh(line)
+  return {
+    state = 'q', claim = NO_CLAIM, line = line, stop = '-', run = '1', attempt = 1, deliveries = 0, losses = 0,
+    exact = '0', started = '0', deadline = '0', once = '0',
+  }
+end
+
+-- Whether a record (as text) says that this claim holds the task. Every write of a worker asks this first.
+local function is_held_by(text, claim)
+  if not text or sub(text, 3, 14) ~= claim then return false end
+  local state = byte(text, 1)
+  return state == 99 or state == 114 -- c, r
+end
+
+local function pool_of(line)
+  return math.floor((byte(line) - 97) / 3)
+end
+
+-- Ring for one worker. One token is enough: who wakes claims, and rings again if it leaves work.
+local function ring(pool)
+  local bell = K.bells[pool]
+  if call('LLEN', bell) == 0 then call('LPUSH', bell, '1') end
+end
+
+local function ring_all(pools)
+  for pool in pairs(pools) do ring(pool) end
+end
+
+-- Put ids back to the front of a list, the first of them foremost.
+local function push_front(key, ids)
+  local reversed, last = {}, #ids
+  for i = 1, last do reversed[i] = ids[last + 1 - i] end
+  many('LPUSH', key, reversed)
+end
+
+-- What is put back in one call, gathered first so that its order is kept: the front of each line, and the suspects.
+local function new_returns()
+  return { front = {}, suspects = {}, records = {}, pools = {} }
+end
+
+-- A task that was lost twice waits to be run alone in a worker, the others go to the front of their line.
+local function give_back(returns, id, r)
+  r.state, r.started = 'q', '0'
+  local list = returns.suspects
+  if r.losses < 2 then
+    list = returns.front[r.line]
+    if not list then
+      list = {}
+      returns.front[r.line] = list
+    end
+  end
+  list[#list + 1] = id
+  returns.pools[pool_of(r.line)] = true
+  local records = returns.records
+  records[#records + 1] = id
+  records[#records + 1] = text_of(r)
+end
+
+-- It was there when something died: one loss and one attempt more. `exact`: nobody else can be to blame.
+local function charge(r, exact)
+  r.losses, r.attempt, r.deliveries = r.losses + 1, r.attempt + 1, 0
+  r.exact = exact and '1' or '0'
+end
+
+local function write_returns(returns)
+  many('HSET', K.tasks, returns.records)
+  for line, ids in pairs(returns.front) do push_front(K.lines[line], ids) end
+  many('RPUSH', K.suspects, returns.suspects)
+  ring_all(returns.pools)
+end
+
+local function drop_claim(claim)
+  call('HDEL', K.held, claim, claim .. '#', claim .. '+')
+  call('ZREM', K.leases, claim)
+end
+
+-- Put back what these claims hold. A claim that its worker never renewed nor settled was not delivered: nobody is
+-- charged. A stop that waits stays on its task, and the next claim's worker buries it. Returns how many tasks.
+local function rescue(claims)
+  local returns, count = new_returns(), 0
+  for i = 1, #claims do
+    local claim = claims[i]
+    local about = call('HMGET', K.held, claim, claim .. '+')
+    local alone, ids, word = false, {}, 0
+    for text in string.gmatch(about[1] or '', '%S+') do
+      word = word + 1
+      if word == 3 then alone = text == '1' elseif word > 3 then ids[word - 3] = text end
+    end
+    local records = fetch(K.tasks, ids)
+    for j = 1, #ids do
+      local r = is_held_by(records[j], claim) and parse(records[j])
+      if r then
+        if r.stop ~= '-' then call('ZREM', K.stops, claim .. ' ' .. ids[j]) end
+        if about[2] then charge(r, alone) end
+        r.claim = NO_CLAIM -- so that a late settle of this claim is refused, not taken for a repetition
+        give_back(returns, ids[j], r)
+        count = count + 1
+      end
+    end
+    drop_claim(claim)
+  end
+  if count > 0 then
+    write_returns(returns)
+    call('HINCRBY', K.stats, 'rescued', count)
+  end
+  return count
+end
+
+-- Read what claims and renewals go by, and see to the leases when the clock or the server has misbehaved.
+--
+-- A worker that saw the server stand still, or its clock step, is a witness that leases lapsed for no fault of their
+-- holders: then nothing is rescued for one lease. Without a witness silence proves nothing, and lapsed is lapsed.
+local function read_meta(now, lease)
+  local meta = call('HMGET', K.meta, 'epoch', 'fence', 'hold', 'longest')
+  local epoch, hold, longest = meta[1], tonumber(meta[3] or '0'), tonumber(meta[4] or '0')
+  if not epoch then
+    epoch = A.epoch
+    call('HSET', K.meta, 'epoch', epoch)
+  end
+  if lease > longest then
+    longest = lease
+    call('HSET', K.meta, 'longest', int(lease))
+  end
+  -- After a backward step no lease may end further away than any lease is long.
+  local far = call('ZRANGEBYSCORE', K.leases, '(' .. int(now + longest), '+inf', 'LIMIT', 0, CHUNK)
+  for i = 1, #far do call('ZADD', K.leases, int(now + lease), far[i]) end
+  local expected = tonumber(A.expected_ms or '')
+  if A.stalled == '1' or (expected and math.abs(now - expected) > lease / 2) or hold > now + longest then
+    hold = now + lease
+    call('HSET', K.meta, 'hold', int(hold))
+    call('HINCRBY', K.stats, 'amnesties', 1)
+  end
+  return epoch, tonumber(meta[2] or '0'), hold
+end
+
+-- The stops that wait for tasks of these claims (ARGV from `first` to `last`), appended to the reply as claim, id, order.
+local function add_stops(reply, first, last)
+  if call('ZCARD', K.stops) == 0 then return end
+  for i = first, last do
+    local claim = ARGV[i]
+    local waiting = call('ZRANGEBYLEX', K.stops, '[' .. claim .. ' ', '(' .. claim .. '!')
+    for j = 1, #waiting do
+      local id = sub(waiting[j], 14)
+      local text = call('HGET', K.tasks, id)
+      local r = is_held_by(text, claim) and parse(text)
+      if r then
+        reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = claim, id, r.stop
+      end
+    end
+  end
+end
+
+-- Keep what ended badly, with its run, for `retry`: at most so many, and not for ever.
+local function bury(id, blob, run, now)
+  call('HSET', K.dead_bodies, id, run .. ' ' .. blob)
+  call('ZADD', K.dead, int(now), id)
+end
+
+local function trim_dead(now)
+  local old = call('ZRANGEBYSCORE', K.dead, '-inf', int(now - DEAD_MS), 'LIMIT', 0, CHUNK)
+  local over = call('ZCARD', K.dead) - #old - DEAD_MAX
+  if over > 0 then
+    local more = call('ZRANGE', K.dead, #old, #old + math.min(over, CHUNK) - 1)
+    for i = 1, #more do old[#old + 1] = more[i] end
+  end
+  if #old > 0 then
+    many('ZREM', K.dead, old)
+    many('HDEL', K.dead_bodies, old)
+  end
+end
+
+-- End a task that no worker has: record the outcome that the caller packed (with the digest of this task's blob put in)
+-- and tell the client that waits.
+local function finish(id, blob, record, code, value, result_key, now)
+  local outcome = sub(value, 1, 3) .. sub(blob, 1, 8) .. sub(value, 12)
+  call('SET', result_key, outcome, 'PX', A.ttl_ms)
+  call('HDEL', K.bodies, id)
+  if record then
+    call('HDEL', K.tasks, id)
+    if record.state == 's' then call('ZREM', K.later, id) end
+    if record.losses >= 2 then call('LREM', K.suspects, 0, id) end
+  end
+  if KEPT[code] then
+    bury(id, blob, record and record.run or '1', now)
+    trim_dead(now)
+  end
+  call('HINCRBY', K.stats, OUTCOMES[code], 1)
+  local client = sub(blob, 10, 21)
+  if client ~= '            ' then call('PUBLISH', A.inbox .. client, outcome) end
+end

@@ -1,0 +1,149 @@
+-- Record outcomes, retries, losses and releases of tasks, each only if its claim still holds the task.
+--
+-- `items` are `groups` groups of ends (claim, outcome's letter, ttl_ms, client, how many, and of each id, value, hint),
+-- then `moves` moves (A again, R release, P park, L lose; id, claim, delay_ms or exact), then the claims whose stops are
+-- wanted. The result keys are those of the ends, in their order.
+-- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
+-- counted as refused. A stop that waits goes before any move: the worker then settles the task as cancelled.
+--
+-- transition: end, release, park, lose, retry
+-- KEYS: bodies, tasks, later, leases, held, stops, suspects, dead, dead_bodies, stats, lines, bells, results...
+-- ARGV: now_ms, worker, resend, inbox, groups, moves, items...
+-- reply: now_ms, one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim,
+--   id, order of each stop that waits
+-- refuses: none
+-- cost: O(items)
+
+local now = begin()
+local letters, count, refused, at = {}, 0, 0, REST
+local settled = {} -- claim -> how many of its tasks it no longer holds
+local messages = {} -- client -> what its inbox is told
+local gone, result = {}, RESULTS
+local dead = false
+
+for _ = 1, tonumber(A.groups) do
+  local claim, code, ttl, client, size = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local ids, from, done = {}, at + 5, 0
+  for i = 1, size do ids[i] = ARGV[from + (i - 1) * 3] end
+  local records = fetch(K.tasks, ids)
+  local message
+  if client ~= '' then
+    message = messages[client]
+    if not message then
+      message = {}
+      messages[client] = message
+    end
+  end
+  for i = 1, size do
+    local id, record, letter = ids[i], records[i], 'l'
+    if is_held_by(record, claim) then
+      local value, hint = ARGV[from + i * 3 - 2], ARGV[from + i * 3 - 1]
+      call('SET', KEYS[result], value, 'PX', ttl)
+      if KEPT[code] then
+        local blob, r = call('HGET', K.bodies, id), parse(record)
+        if blob then bury(id, blob, r and r.run or '1', now) end
+        dead = true
+      end
+      if sub(record, 18, 18) ~= '-' then call('ZREM', K.stops, claim .. ' ' .. id) end
+      if message then message[#message + 1] = hint ~= '' and hint or value end
+      gone[#gone + 1] = id
+      done = done + 1
+      letter = 'o'
+    elseif call('GETRANGE', KEYS[result], 12, 23) == claim then
+      letter = 'a'
+    elseif A.resend ~= '1' then
+      refused = refused + 1
+    end
+    count = count + 1
+    letters[count] = letter
+    result = result + 1
+  end
+  if done > 0 then
+    settled[claim] = (settled[claim] or 0) + done
+    call('HINCRBY', K.stats, OUTCOMES[code], done)
+  end
+  at = from + size * 3
+end
+many('HDEL', K.bodies, gone)
+many('HDEL', K.tasks, gone)
+
+local moves = tonumber(A.moves)
+if moves > 0 then
+  local ids = {}
+  for i = 1, moves do ids[i] = ARGV[at + (i - 1) * 4 + 1] end
+  local records = fetch(K.tasks, ids)
+  local returns, back, counts, last_pools = new_returns(), {}, {}, {}
+  for i = 1, moves do
+    local kind, id, claim, x = ARGV[at], ids[i], ARGV[at + 2], ARGV[at + 3]
+    local text, letter = records[i], 'l'
+    local r = text and sub(text, 3, 14) == claim and parse(text)
+    if not r then
+      if A.resend ~= '1' then refused = refused + 1 end
+    elseif r.state ~= 'c' and r.state ~= 'r' then
+      letter = 'a' -- put back by this very claim, and not taken since
+    elseif r.stop ~= '-' then
+      letter = 's'
+    else
+      letter = 'o'
+      settled[claim] = (settled[claim] or 0) + 1
+      local word, later = 'released', false
+      if kind == 'R' then
+        -- As if it had not been handed out: what is released often must not look undeliverable.
+        r.deliveries, r.once = math.max(0, r.deliveries - 1), '0'
+        give_back(returns, id, r)
+      elseif kind == 'L' then
+        word = 'lost'
+        charge(r, x == '1')
+        give_back(returns, id, r)
+      elseif kind == 'P' then
+        word, later = 'parked', true
+        r.deliveries = math.max(0, r.deliveries - 1)
+      else
+        word, later = 'retried', tonumber(x) > 0
+        r.attempt, r.deliveries = r.attempt + 1, 0
+        if not later then
+          local list = back[r.line]
+          if not list then
+            list = {}
+            back[r.line] = list
+          end
+          list[#list + 1] = id
+          last_pools[pool_of(r.line)] = true
+          r.state, r.started = 'q', '0'
+          call('HSET', K.tasks, id, text_of(r))
+        end
+      end
+      if later then
+        r.state, r.started = 's', '0'
+        call('HSET', K.tasks, id, text_of(r))
+        call('ZADD', K.later, int(now + tonumber(x)), id)
+      end
+      counts[word] = (counts[word] or 0) + 1
+    end
+    count = count + 1
+    letters[count] = letter
+    at = at + 4
+  end
+  write_returns(returns)
+  for line, list in pairs(back) do many('RPUSH', K.lines[line], list) end
+  ring_all(last_pools)
+  for word, n in pairs(counts) do call('HINCRBY', K.stats, word, n) end
+end
+
+for claim, n in pairs(settled) do
+  if call('HINCRBY', K.held, claim .. '#', -n) <= 0 then
+    drop_claim(claim)
+  else
+    call('HSET', K.held, claim .. '+', '1')
+  end
+end
+if refused > 0 then call('HINCRBY', K.stats, 'refused_late', refused) end
+if dead then trim_dead(now) end
+-- One message per client, after all is written. Only a hint: a client that misses it peeks.
+for client, message in pairs(messages) do
+  if #message > 0 then call('PUBLISH', A.inbox .. client, table.concat(message)) end
+end
+
+local reply = { int(now), table.concat(letters) }
+add_stops(reply, at, #ARGV)
+return reply

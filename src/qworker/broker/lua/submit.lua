@@ -1,0 +1,89 @@
+-- Queue tasks on one line, all or none.
+--
+-- Sent twice, it finds its own tasks and says `same`. With result keys (ids that were given by a caller, and everything
+-- that is sent again) it also finds those that have ended meanwhile: without them a second run would start.
+-- `items` are `step` arguments each: id, blob (2), or id, blob, delay_ms, deadline_ms (4).
+--
+-- transition: submit
+-- KEYS: bodies, tasks, later, stats, meta, lines, bells, results...
+-- ARGV: now_ms, epoch, line, step, items...
+-- reply: now_ms, epoch, one letter per item: o (queued), s (the same is there), e (the same has ended)
+-- refuses: CONFLICT
+-- cost: O(items)
+
+local now = clock()
+
+local step, line = tonumber(A.step), A.line
+local ids, count = {}, 0
+for i = REST, #ARGV, step do
+  count = count + 1
+  ids[count] = ARGV[i]
+end
+
+-- Everything is checked before the first write: a script that fails half-way keeps what it wrote.
+local present = fetch(K.bodies, ids)
+local skip, letters, checked = {}, nil, #KEYS >= RESULTS
+for n = 1, count do
+  local digest = present[n] and sub(present[n], 1, 8)
+  local letter = 's'
+  if not digest and checked then
+    local head = call('GETRANGE', KEYS[RESULTS + n - 1], 3, 10)
+    if head ~= '' then digest, letter = head, 'e' end
+  end
+  if digest then
+    if digest ~= sub(ARGV[REST + (n - 1) * step + 1], 1, 8) then
+      return redis.error_reply('CONFLICT ' .. ids[n])
+    end
+    skip[n], letters = letter, true
+  end
+end
+
+local epoch = call('HGET', K.meta, 'epoch')
+local ready, queued, delayed = ids, count, false
+if step == 2 and not letters then
+  local last = #ARGV
+  for first = REST, last, CHUNK do
+    call('HSET', K.bodies, unpack(ARGV, first, math.min(first + CHUNK - 1, last)))
+  end
+else
+  local blobs, records, due = {}, {}, {}
+  ready, queued = {}, 0
+  for n = 1, count do
+    if not skip[n] then
+      local at, id = REST + (n - 1) * step, ids[n]
+      queued = queued + 1
+      blobs[#blobs + 1], blobs[#blobs + 2] = id, ARGV[at + 1]
+      local delay = step == 4 and tonumber(ARGV[at + 2]) or 0
+      local deadline = step == 4 and tonumber(ARGV[at + 3]) or 0
+      if delay > 0 or deadline > 0 then
+        local r = fresh(line)
+        if deadline > 0 then r.deadline = int(now + deadline) end
+        if delay > 0 then
+          r.state, delayed = 's', true
+          due[#due + 1], due[#due + 2] = int(now + delay), id
+        end
+        records[#records + 1], records[#records + 2] = id, text_of(r)
+      end
+      if delay <= 0 then ready[#ready + 1] = id end
+    end
+  end
+  -- The first write grows, so that a full server refuses the call before anything is done.
+  many('HSET', K.bodies, blobs)
+  many('HSET', K.tasks, records)
+  many('ZADD', K.later, due)
+end
+
+if queued > 0 then
+  many('RPUSH', K.lines[line], ready)
+  call('HINCRBY', K.stats, 'submitted', queued)
+  -- For delayed tasks, too: one may be due before the moment until which idle workers sleep.
+  if #ready > 0 or delayed then ring(pool_of(line)) end
+end
+if not epoch then
+  epoch = A.epoch
+  call('HSET', K.meta, 'epoch', epoch)
+end
+
+local answer = {}
+for n = 1, count do answer[n] = skip[n] or 'o' end
+return { int(now), epoch, table.concat(answer) }

@@ -1,0 +1,217 @@
+"""Which futures are awaited, by id; held weakly, so that a future nobody holds costs nothing.
+
+    submit, watch ─► add ─► _entries ─► take ─► settle
+    callbacks     ─► keep     │
+                              └─► round, hurried, expiring: what the I/O thread should ask the server about
+
+Any thread may call anything here. The lock is never held while foreign code runs: dead references are put aside by the
+garbage collector (which may run anywhere, with the lock held) and swept later.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from ..model import Outcome
+
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 1.0
+ROUND_SIZE = 4096
+_SWEEP_AT = 256
+
+
+class Awaited(Protocol):
+    """A future, as far as the client knows it."""
+
+    id: str
+
+    def settle(self, outcome: Outcome) -> None: ...
+    def give_up(self, *, submitted_here: bool) -> None: ...
+    def wake_waiters(self) -> None: ...
+    def forget_parent(self) -> None: ...
+
+
+class _Entry(weakref.ref[Awaited]):
+    """A weak reference to one future, and what is known of it."""
+
+    __slots__ = ("id", "kept", "own", "sent")
+
+    id: str
+    own: bool  # submitted here, so its outcome is pushed to this client
+    sent: bool  # False while the submit is under way: a peek would find nothing, and prove nothing
+    kept: Awaited | None
+
+
+def _entry(future: Awaited, put_aside: Callable[[Any], None], own: bool) -> _Entry:
+    entry = _Entry(future, put_aside)
+    entry.id = future.id
+    entry.own = own
+    entry.sent = not own
+    entry.kept = None
+    return entry
+
+
+class Registry:
+    """The awaited futures of one client."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[str, list[_Entry]] = {}
+        self._dead: deque[_Entry] = deque()
+        self._hurried: dict[str, tuple[float, float]] = {}  # id -> (when to ask next, the pause after that)
+        self._asking: list[tuple[float, str]] = []  # a heap of the same; an entry with another time than there is old
+        self._deadlines: list[tuple[float, str]] = []
+        self._round: list[str] = []
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._sweep()
+            return len(self._entries)
+
+    def add(self, futures: Iterable[Awaited], *, own: bool) -> None:
+        """Await these. For own ones `confirm` or `drop` must follow."""
+        put_aside = self._dead.append
+        fresh = [_entry(future, put_aside, own) for future in futures]
+        with self._lock:
+            for entry in fresh:
+                known = self._entries.get(entry.id)
+                if known is None:
+                    self._entries[entry.id] = [entry]
+                else:
+                    known.append(entry)
+            # Afterwards: what is swept before it is entered would stay for ever.
+            if len(self._dead) > _SWEEP_AT:
+                self._sweep()
+
+    def confirm(self, ids: Iterable[str]) -> None:
+        """They are queued: from now on a peek that finds nothing means that they are gone."""
+        with self._lock:
+            for id in ids:  # noqa: A001 - the public word
+                for entry in self._entries.get(id, ()):
+                    entry.sent = True
+
+    def drop(self, futures: Sequence[Awaited]) -> None:
+        """Await them no longer: they were not queued."""
+        with self._lock:
+            for future in futures:
+                left = [entry for entry in self._entries.get(future.id, ()) if entry() is not future]
+                self._replace(future.id, left)
+
+    def knows(self, future: Awaited) -> bool:
+        """Whether this future is awaited."""
+        with self._lock:
+            return any(entry() is future for entry in self._entries.get(future.id, ()))
+
+    def keep(self, future: Awaited) -> bool:
+        """Hold a future until its task has ended. False if it is not awaited."""
+        with self._lock:
+            for entry in self._entries.get(future.id, ()):
+                if entry() is future:
+                    entry.kept = future
+                    return True
+        return False
+
+    def take(self, id: str) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
+        """Return the futures of an id, each with whether it was submitted here, and await them no longer."""
+        with self._lock:
+            entries = self._entries.pop(id, ())
+            self._hurried.pop(id, None)
+        return [(future, entry.own) for entry in entries if (future := entry()) is not None]
+
+    def take_sent(self, id: str) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
+        """As `take`, but leave those whose submit is under way: of them, not being found says nothing."""
+        with self._lock:
+            entries = self._entries.get(id, ())
+            self._replace(id, [entry for entry in entries if not entry.sent])
+        return [(future, entry.own) for entry in entries if entry.sent and (future := entry()) is not None]
+
+    def all(self) -> list[Awaited]:
+        """Return all awaited futures that somebody holds."""
+        with self._lock:
+            entries = [entry for known in self._entries.values() for entry in known]
+        return [future for entry in entries if (future := entry()) is not None]
+
+    # What to ask about
+
+    def hurry(self, ids: Iterable[str]) -> None:
+        """Ask about these at once, and again in growing intervals: no push is to be expected for them."""
+        now = time.monotonic()
+        with self._lock:
+            for id in ids:  # noqa: A001 - the public word
+                self._hurried[id] = (now, FIRST_PAUSE_S)
+                heapq.heappush(self._asking, (now, id))
+
+    def hurried(self, now: float) -> list[str]:
+        """Return the hurried ids that are due, and set when they are due again."""
+        with self._lock:
+            if not self._asking or self._asking[0][0] > now:
+                return []
+            self._sweep()
+            # Thousands of handles share a second or more, so that they are no load.
+            longest = LONGEST_PAUSE_S + len(self._hurried) / ROUND_SIZE
+            due = []
+            while self._asking and self._asking[0][0] <= now:
+                when, id = heapq.heappop(self._asking)  # noqa: A001 - the public word
+                planned, pause = self._hurried.get(id, (None, 0.0))
+                if planned == when:
+                    due.append(id)
+                    self._hurried[id] = (now + pause, min(pause * 1.5, longest))
+                    heapq.heappush(self._asking, (now + pause, id))
+            return due
+
+    def next_hurried(self) -> float:
+        """Return when the next hurried id is due; infinity for none."""
+        with self._lock:
+            return self._asking[0][0] if self._asking else float("inf")
+
+    def next_round(self, *, everything: bool = False) -> list[str]:
+        """Return the next awaited ids in turn, a bounded number: each comes up again after all the others."""
+        with self._lock:
+            self._sweep()
+            if everything or not self._round:
+                self._round = [id for id, known in self._entries.items() if any(entry.sent for entry in known)]  # noqa: A001
+            size = len(self._round) if everything else ROUND_SIZE
+            chosen, self._round = self._round[:size], self._round[size:]
+            return [id for id in chosen if id in self._entries]  # noqa: A001
+
+    def set_deadline(self, id: str, when: float) -> None:  # noqa: A002 - the public word
+        """Have `past_deadline` return the id from then on, if it is still awaited."""
+        with self._lock:
+            heapq.heappush(self._deadlines, (when, id))
+
+    def past_deadline(self, now: float) -> list[str]:
+        """Return the awaited ids whose deadlines have passed; each only once."""
+        found = []
+        with self._lock:
+            while self._deadlines and self._deadlines[0][0] <= now:
+                id = heapq.heappop(self._deadlines)[1]  # noqa: A001 - the public word
+                if id in self._entries:
+                    found.append(id)
+        return found
+
+    def next_deadline(self) -> float:
+        """Return when the next deadline passes; infinity for none."""
+        with self._lock:
+            return self._deadlines[0][0] if self._deadlines else float("inf")
+
+    # With the lock held
+
+    def _sweep(self) -> None:
+        while self._dead:
+            dead = self._dead.popleft()
+            known = self._entries.get(dead.id)
+            if known is not None:
+                self._replace(dead.id, [entry for entry in known if entry is not dead])
+
+    def _replace(self, id: str, left: list[_Entry]) -> None:  # noqa: A002 - the public word
+        if left:
+            self._entries[id] = left
+        else:
+            self._entries.pop(id, None)
+            self._hurried.pop(id, None)

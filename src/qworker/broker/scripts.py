@@ -1,0 +1,144 @@
+"""Load the Lua scripts, read their headers, and turn each into a call by name.
+
+    lua/claim.lua ── header ──► Script(keys, args, …) ── keys and arguments by name ──► EVALSHA sha …
+    lua/lib.lua ───────────────► put in front of each script, after locals K and A made from its header
+
+A header line `KEYS: bodies, tasks, lines` becomes `K.bodies`, `K.tasks`, `K.lines.a` … in the script; `ARGV: now_ms,
+claim, rooms...` becomes `A.now_ms`, `A.claim`, and `REST`, the index in ARGV at which the variadic `rooms` begin
+(`RESULTS` is the same for variadic keys). So no position is written down twice, in Python or in Lua.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from ..model import POOL_NEEDS
+from .keys import LINE_CODES
+
+Arg = bytes | str | int
+
+_HEADER = re.compile(r"^-- (transition|KEYS|ARGV|reply|refuses|cost): *(.*)$")
+_FIELDS = ("transition", "KEYS", "ARGV", "reply", "refuses", "cost")
+
+
+@dataclass(frozen=True)
+class Script:
+    """One Lua script: its text as it is sent, and what its header says."""
+
+    name: str
+    text: bytes
+    sha: str
+    keys: tuple[str, ...]  # without the variadic ones
+    args: tuple[str, ...]
+    results: bool  # takes the result keys of its tasks, after the fixed keys
+    rest: str  # the name of the variadic arguments; empty: none
+    transitions: tuple[str, ...]
+    refuses: tuple[str, ...]
+    reply: str
+    cost: str
+
+    def arguments(self, rest: Sequence[Arg] = (), /, **named: Arg) -> list[Arg]:
+        """Put arguments given by name into the script's order; `rest` follows them.
+
+        Raises:
+            TypeError: A name is missing or unknown, or `rest` is given to a script that takes none.
+        """
+        try:
+            arguments: list[Arg] = [named[name] for name in self.args]
+        except KeyError as exc:
+            raise TypeError(f"script {self.name}: missing argument {exc.args[0]}") from None
+        if len(named) != len(self.args):
+            unknown = ", ".join(sorted(set(named) - set(self.args)))
+            raise TypeError(f"script {self.name}: unknown argument {unknown}")
+        if rest:
+            if not self.rest:
+                raise TypeError(f"script {self.name}: takes no variadic arguments")
+            arguments.extend(rest)
+        return arguments
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip() and part.strip() != "none"]
+
+
+def _read_header(name: str, text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    last = ""
+    for line in text.splitlines():
+        if not line.startswith("--"):
+            break
+        if match := _HEADER.match(line):
+            last = match[1]
+            fields[last] = match[2]
+        elif last and line.startswith("--   "):
+            fields[last] += " " + line[2:].strip()
+        else:
+            last = ""
+    missing = [field for field in _FIELDS if field not in fields]
+    if missing:
+        raise ValueError(f"script {name}: its header lacks {', '.join(missing)}")
+    return fields
+
+
+def _locals(keys: Sequence[str], args: Sequence[str]) -> str:
+    """Write the Lua that gives a script its keys and arguments by name."""
+    position = 0
+    fields: list[str] = []
+    for key in keys:
+        if key == "lines":
+            parts = [f"{code} = KEYS[{position + n}]" for n, code in enumerate(LINE_CODES, 1)]
+            fields.append(f"lines = {{ {', '.join(parts)} }}")
+            position += len(LINE_CODES)
+        elif key == "bells":
+            parts = [f"[{n}] = KEYS[{position + n + 1}]" for n in range(len(POOL_NEEDS))]
+            fields.append(f"bells = {{ {', '.join(parts)} }}")
+            position += len(POOL_NEEDS)
+        else:
+            position += 1
+            fields.append(f"{key} = KEYS[{position}]")
+    named = ", ".join(f"{arg} = ARGV[{n}]" for n, arg in enumerate(args, 1))
+    return (
+        f"local K = {{ {', '.join(fields)} }}\nlocal A = {{ {named} }}\n"
+        f"local RESULTS, REST = {position + 1}, {len(args) + 1}\n"
+    )
+
+
+@cache
+def _library() -> str:
+    return resources.files(__package__).joinpath("lua", "lib.lua").read_text("utf-8")
+
+
+@cache
+def load(name: str) -> Script:
+    """Return a script by the name of its file; read once per process."""
+    source = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+    header = _read_header(name, source)
+    keys, args = _split(header["KEYS"]), _split(header["ARGV"])
+    results = bool(keys) and keys[-1] == "results..."
+    rest = args[-1].removesuffix("...") if args and args[-1].endswith("...") else ""
+    fixed_keys, fixed_args = keys[: len(keys) - results], args[: len(args) - bool(rest)]
+    text = (_locals(fixed_keys, fixed_args) + _library() + source).encode()
+    return Script(
+        name=name,
+        text=text,
+        sha=hashlib.sha1(text, usedforsecurity=False).hexdigest(),
+        keys=tuple(fixed_keys),
+        args=tuple(fixed_args),
+        results=results,
+        rest=rest,
+        transitions=tuple(_split(header["transition"])),
+        refuses=tuple(_split(header["refuses"])),
+        reply=header["reply"],
+        cost=header["cost"],
+    )
+
+
+def names() -> tuple[str, ...]:
+    """The names of all scripts."""
+    files = resources.files(__package__).joinpath("lua").iterdir()
+    return tuple(sorted(f.name.removesuffix(".lua") for f in files if f.name.endswith(".lua") and f.name != "lib.lua"))

@@ -1,0 +1,171 @@
+"""The command `qworker`: a table of verbs, and the one place where an error becomes a line and an exit code.
+
+    main ─► run(argv) ─► VERBS[verb] ─► its module, imported now ─► typer parses the rest ─► the verb
+
+One file per family of verbs; each verb is a function that typer reads, and raises QWorkerErrors. Nothing is imported
+for a verb that is not run, so `qworker --help` needs neither typer nor redis.
+
+Exit codes: 0 done, 1 error, 2 usage or configuration, 3 unhealthy, 4 drained but work was killed, 128+n ended by
+signal n.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+from ..errors import ConfigError, QWorkerError
+
+__all__ = ["EXIT_ERROR", "EXIT_UNHEALTHY", "EXIT_USAGE", "VERBS", "Verb", "main", "run"]
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_UNHEALTHY = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_PIPE = 128 + signal.SIGPIPE
+
+
+class Verb(NamedTuple):
+    """Where a verb is (`module:function`, or `module:app` for a typer app with verbs of its own), and what it does."""
+
+    target: str
+    does: str
+    family: str
+
+
+VERBS: dict[str, Verb] = {
+    # Workers and servers.
+    "start": Verb("start:start", "Run a worker.", "Run"),
+    "demo": Verb("demo:demo", "See it work on real input: hang, stop, kill, and the ledger.", "Run"),
+    "embedded": Verb("embedded:app", "Look at, or stop, this project's embedded server.", "Run"),
+    # Single tasks.
+    "submit": Verb("client:submit", "Queue a task by its name.", "Tasks"),
+    "result": Verb("client:result", "Wait for a task and print its value.", "Tasks"),
+    "show": Verb("client:show", "Show everything that is known of a task.", "Tasks"),
+    "cancel": Verb("client:cancel", "See to it that tasks never start; leave running ones alone.", "Tasks"),
+    "stop": Verb("client:stop", "End tasks wherever they are, and tell what came of it.", "Tasks"),
+    # The whole.
+    "status": Verb("status:status", "Show queues, workers, and what runs since when.", "Look"),
+    "dessert": Verb("status:dessert", "List code that still runs after its outcome was recorded.", "Look"),
+    "check": Verb("check:check", "Say whether this host's workers are live or ready.", "Look"),
+    "doctor": Verb("doctor:doctor", "Examine the server and this host, and say what to do.", "Look"),
+}
+_FAMILIES = {"Run": "Run", "Tasks": "Single tasks", "Look": "Look"}
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and exit."""
+    raise SystemExit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit code. A user's mistake is one line on stderr, never a traceback."""
+    verb = argv[0] if argv else ""
+    try:
+        try:
+            return _dispatch(verb, argv[1:])
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is still handled
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return EXIT_PIPE
+    except QWorkerError as error:
+        _say(verb, error)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR
+
+
+def _dispatch(verb: str, rest: Sequence[str]) -> int:
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"qworker {_version()}")
+        return 0
+    if not verb:
+        print(_help(), file=sys.stderr)
+        return EXIT_USAGE
+    if verb not in VERBS:
+        raise ConfigError(_unknown(verb))
+    return _invoke(verb, list(rest))
+
+
+def _invoke(verb: str, rest: list[str]) -> int:
+    """Have typer parse the rest of the command line and call the verb."""
+    module, _, name = VERBS[verb].target.partition(":")
+    target = getattr(import_module(f"{__name__}.{module}"), name)
+
+    import typer
+
+    if not isinstance(target, typer.Typer):
+        only = typer.Typer(add_completion=False, rich_markup_mode=None)
+        only.command(name=verb, context_settings={"help_option_names": ["-h", "--help"]})(target)
+        target = only
+    command: Any = typer.main.get_command(target)
+    try:
+        code = command.main(rest, prog_name=f"qworker {verb}", standalone_mode=False)
+    except typer.Abort:  # what typer makes of Ctrl-C
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        # Wrong flags and arguments, by whichever click typer brings: old ones depend on it, new ones carry their own.
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        text = error.format_message()
+        if not text:  # a group of verbs without a verb: its help was printed
+            return EXIT_USAGE
+        raise ConfigError(f"{text.rstrip('.')}. See: qworker {verb} --help") from None
+    return code if isinstance(code, int) else 0
+
+
+def _say(verb: str, error: QWorkerError) -> None:
+    from ..log import escape  # what a task raised, or what it is named, may be anybody's text
+
+    text = " ".join(str(error).split("\n"))
+    print(escape(f"qworker {verb}: {text}" if verb in VERBS else f"qworker: {text}"), file=sys.stderr)
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(verb, VERBS, 1)
+    meant = f"did you mean {close[0]}?" if close else "qworker --help lists them"
+    return f"there is no verb {verb!a}: {meant}"
+
+
+def _help() -> str:
+    lines = [
+        "Usage: qworker VERB [OPTIONS]",
+        "",
+        "A task queue that never says a task has stopped when it has not.",
+        "",
+    ]
+    for family, title in _FAMILIES.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<10}{verb.does}" for name, verb in VERBS.items() if verb.family == family]
+        lines.append("")
+    lines.append("qworker VERB --help says more; qworker --version says which this is.")
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("qworker-redis")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _drop_stdout() -> None:
+    # Whoever read our output is gone: what the interpreter still flushes at its end goes nowhere, and quietly.
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass  # stdout is no file

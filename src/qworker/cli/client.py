@@ -1,0 +1,281 @@
+"""Verbs on single tasks: submit, result, show, cancel, stop.
+
+Thin: they turn words into a call of `App`, `Future` or `Broker`, and what comes of it into lines or JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import durations, ids
+from ..errors import ConfigError
+from . import EXIT_ERROR
+from .shared import Json, Namespace, Url, escape_lines, open_app, open_broker, print_json, print_rows, said
+
+if TYPE_CHECKING:
+    from ..future import Future
+    from ..model import StopReceipt
+
+_AT_ONCE = 16  # stops that are awaited side by side
+
+Duration = str  # as durations.seconds reads it
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The id of a task: queue:local.", show_default=False)]
+TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks: queue:local.", show_default=False)]
+
+
+def _option(text: str, metavar: str | None = None, *flags: str) -> Any:
+    return typer.Option(*flags, help=text, metavar=metavar, show_default=False)
+
+
+def submit(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The task's name: module.function.", show_default=False)],
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARG]...", help="Its arguments, as JSON; what is no JSON is text.", show_default=False),
+    ] = None,
+    kwargs: Annotated[str, _option("Its named arguments, as one JSON object.", "JSON")] = "{}",
+    queue: Annotated[str | None, _option("Its queue.", "NAME", "--queue", "-q")] = None,
+    timeout: Annotated[Duration | None, _option("Run time of one attempt, or none.", "DURATION")] = None,
+    grace: Annotated[Duration | None, _option("From being asked to end to being forced.", "DURATION")] = None,
+    deadline: Annotated[str | None, _option("Until when it must have ended.", "DURATION|TIME")] = None,
+    retries: Annotated[int | None, _option("How often it is run again after it failed.", "N")] = None,
+    backoff: Annotated[Duration | None, _option("The pause before the first retry.", "DURATION")] = None,
+    jitter: Annotated[bool | None, _option("Spread the pauses at random.", None, "--jitter/--no-jitter")] = None,
+    delay: Annotated[str | None, _option("Do not start it before that.", "DURATION|TIME")] = None,
+    priority: Annotated[str | None, _option("high, normal or low.", "WORD")] = None,
+    pool: Annotated[str | None, _option("The kind of slot it needs: process, thread, async.", "WORD")] = None,
+    local_id: Annotated[str | None, _option("The local part of its id.", "ID", "--id")] = None,
+    result_ttl: Annotated[Duration | None, _option("How long its outcome is kept.", "DURATION")] = None,
+    delivery: Annotated[str | None, _option("at_least_once or at_most_once.", "WORD")] = None,
+    max_crashes: Annotated[int | None, _option("How many deaths of its process it may cause.", "N")] = None,
+    wait: Annotated[Duration | None, _option("Wait so long for its end, and print its value.", "DURATION")] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a task by its name, and print its id.
+
+    The task's module is not imported here, so its arguments are not checked against its signature, and options that
+    are not given are qworker's defaults, not those of its @app.task. Arguments that begin with a dash go behind --.
+    """
+    given = {
+        "queue": queue,
+        "timeout": timeout,
+        "grace": grace,
+        "deadline": _moment(deadline),
+        "retries": retries,
+        "backoff": backoff,
+        "jitter": jitter,
+        "delay": _moment(delay),
+        "priority": priority,
+        "pool": pool,
+        "id": local_id,
+        "result_ttl": result_ttl,
+        "delivery": delivery,
+        "max_crashes": max_crashes,
+    }
+    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    if timeout is not None and timeout.strip().lower() == "none":
+        options["timeout"] = None
+    wait_s = None if wait is None else _seconds("--wait", wait)
+    named = _named_arguments(kwargs)
+    with open_app(url, namespace) as app:
+        future = app.named(name).options(**options).submit(*map(_argument, args or ()), **named)
+        if wait_s is None:
+            if as_json:
+                print_json({"id": future.id})
+            else:
+                print(future.id)
+            return
+        _print_result(future, wait_s, as_json=as_json)
+
+
+def result(
+    task: TaskId,
+    timeout: Annotated[Duration | None, _option("Wait at most so long; else until it ends.", "DURATION")] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Wait for a task and print its value as JSON. Exits 1 when it ended in another way, and says how."""
+    timeout_s = None if timeout is None else _seconds("--timeout", timeout)
+    with open_app(url, namespace) as app:
+        _print_result(app.future(task), timeout_s, as_json=as_json)
+
+
+def show(task: TaskId, url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """Show everything that is known of a task. Exits 1 when nothing is."""
+    from .details import facts_of, rows_of
+
+    queue, local = ids.split_id(task)
+    with open_broker(url, namespace) as broker:
+        facts = facts_of(task, broker.inspect(queue, local), broker.workers)
+    if as_json:
+        print_json(facts)
+    else:
+        print_rows(rows_of(facts))
+    if facts["state"] is None:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def cancel(tasks: TaskIds, url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """See to it that tasks never start; running ones are left alone (see stop).
+
+    Exits 1 when one of them may run, has run, or is unknown.
+    """
+    _check_ids(tasks)
+    answers: list[dict[str, Any]] = []
+    with open_app(url, namespace) as app:
+        for task in tasks:
+            future = app.future(task)
+            cancelled = future.cancel()
+            answers.append({"id": task, "cancelled": cancelled, "note": "" if cancelled else str(future.status())})
+    if as_json:
+        print_json(answers)
+    else:
+        for answer in answers:
+            said_of = "cancelled: it never starts" if answer["cancelled"] else f"left alone: {answer['note']}"
+            print_rows([(answer["id"], said_of)])
+    if not all(answer["cancelled"] for answer in answers):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def stop(
+    tasks: TaskIds,
+    wait: Annotated[Duration, _option("Wait so long for each to end (2s).", "DURATION")] = "2s",
+    grace: Annotated[Duration | None, _option("From being asked to being forced; else its own.", "DURATION")] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """End tasks wherever they are, and print a receipt for each: its outcome, and whether its code still runs.
+
+    Exits 1 unless the code of all of them is known not to run.
+    """
+    _check_ids(tasks)
+    wait_s = _seconds("--wait", wait)
+    grace_s = None if grace is None else _seconds("--grace", grace)
+    with open_app(url, namespace) as app:
+        if len(tasks) > 1:
+            app.client()  # connected once, not by each thread
+        with ThreadPoolExecutor(min(_AT_ONCE, len(tasks))) as pool:
+            receipts = list(pool.map(lambda task: app.future(task).stop(wait_s, grace_s), tasks))
+    if as_json:
+        print_json([_receipt_facts(receipt) for receipt in receipts])
+    else:
+        for receipt in receipts:
+            print_rows([(receipt.id, _receipt_text(receipt))])
+    if not all(receipts):
+        raise typer.Exit(EXIT_ERROR)
+
+
+# ── words into values ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _argument(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def _named_arguments(text: str) -> dict[str, Any]:
+    try:
+        named = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--kwargs {text}: not JSON: {error}") from None
+    if not isinstance(named, dict):
+        raise ConfigError(f"--kwargs {text}: expected one JSON object, such as '{{\"size\": 64}}'")
+    return named
+
+
+def _moment(text: str | None) -> str | datetime | None:
+    """Return a duration as it is, and a time as one; which of them it was, `Options` decides."""
+    if text is None or not (text[:4].isdigit() and "-" in text):
+        return text
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return text
+
+
+def _seconds(flag: str, text: str) -> float:
+    try:
+        return durations.seconds(text)
+    except ConfigError as error:
+        raise ConfigError(f"{flag} {text}: {error}") from None
+
+
+def _check_ids(tasks: Sequence[str]) -> None:
+    for task in tasks:
+        ids.split_id(task)
+
+
+# ── values into words ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print_result(future: Future[Any], timeout_s: float | None, *, as_json: bool) -> None:
+    try:
+        value = future.result(timeout_s)
+    except Exception:
+        if future.outcome is None:
+            raise  # the waiter's trouble: its time is up, no such task, no server
+        _print_failure(future, as_json=as_json)
+        raise typer.Exit(EXIT_ERROR) from None
+    if as_json:
+        print_json({"id": future.id, "state": "succeeded", "value": value})
+    else:
+        print(said(value))
+
+
+def _print_failure(future: Future[Any], *, as_json: bool) -> None:
+    from ..status import describe_outcome
+    from .details import error_facts
+
+    outcome = future.outcome
+    assert outcome is not None
+    error = error_facts(outcome.error)
+    if as_json:
+        print_json(
+            {"id": future.id, "state": outcome.state, "how": outcome.how, "reason": outcome.reason, "error": error}
+        )
+        return
+    lines = [f"task {future.id} {describe_outcome(outcome)}"]
+    if error is not None:
+        lines.append(error["traceback"].rstrip() or f"{error['kind']}: {error['text']}")
+    print(escape_lines("\n".join(lines)), file=sys.stderr)
+
+
+_RUNS: dict[bool | None, str] = {
+    True: "its code still runs",
+    False: "its code does not run",
+    None: "whether its code runs is not known",
+}
+
+
+def _receipt_text(receipt: StopReceipt) -> str:
+    head = receipt.outcome or receipt.state or "unknown"
+    how = f" ({receipt.how.replace('_', ' ')})" if receipt.how else ""
+    took = f"after {durations.text(receipt.took)}"
+    return f"{head.replace('_', ' ')}{how}; {_RUNS[receipt.still_running]}, {took}" + (
+        f"\n{receipt.note}" if receipt.note else ""
+    )
+
+
+def _receipt_facts(receipt: StopReceipt) -> dict[str, Any]:
+    return {
+        "id": receipt.id,
+        "outcome": receipt.outcome,
+        "how": receipt.how,
+        "still_running": receipt.still_running,
+        "took_s": round(receipt.took, 4),
+        "state": receipt.state,
+        "note": receipt.note,
+    }

@@ -1,0 +1,142 @@
+"""What the verbs share: how they find the server, and how values and tables are shown.
+
+Everything that is printed may be anybody's text: ids, names, errors and values come from whoever can write to the
+server. So control characters are escaped before they reach a terminal, and no text is read as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import Settings
+from ..log import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..app import App
+    from ..broker.broker import Broker
+
+__all__ = [
+    "Json",
+    "Namespace",
+    "Url",
+    "escape_lines",
+    "open_app",
+    "open_broker",
+    "plain",
+    "print_json",
+    "print_rows",
+    "print_table",
+    "said",
+    "table",
+    "when",
+]
+
+TIMEOUT_S = 5.0
+
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The server; else QWORKER_URL, else the embedded one.")
+]
+Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="The project's part of the server.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object for machines.")]
+
+
+def open_app(url: str | None, namespace: str | None) -> App:
+    """Return an app of no tasks, by which single ones are submitted, awaited and stopped."""
+    from ..app import App
+
+    return App(url, namespace=namespace, connect_timeout=TIMEOUT_S)
+
+
+def open_broker(url: str | None, namespace: str | None) -> Broker:
+    """Return a broker to look at queues and workers with."""
+    from ..broker.broker import Broker
+
+    settings = Settings.load({"url": url, "namespace": namespace})
+    address = settings.url
+    if address is None:
+        from ..broker import embedded
+
+        address = embedded.ensure().url
+    return Broker(address, settings.namespace or "default", timeout_s=TIMEOUT_S, role="cli")
+
+
+def plain(value: object) -> Any:
+    """Return a task's value as JSON can say it: bytes as base64, times as ISO 8601, sets sorted by what they show."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else said(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item) for item in value), key=repr)
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+def said(value: object) -> str:
+    """Return a task's value as one line of JSON, safe to print."""
+    return escape(json.dumps(plain(value), ensure_ascii=False))
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object for machines."""
+    print(json.dumps(plain(value)))
+
+
+def escape_lines(text: str) -> str:
+    """Return text of several lines, safe to print."""
+    return "\n".join(escape(line) for line in text.splitlines())
+
+
+def when(unix_ms: int) -> str:
+    """Return a moment as people read it, in their own zone."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone().isoformat(" ", "milliseconds")
+
+
+def print_rows(rows: Iterable[tuple[str, str]], *, file: Any = None) -> None:
+    """Print names and what they are, one a line, aligned; continued lines are indented."""
+    shown = [(name, escape_lines(text)) for name, text in rows if text]
+    width = max((len(name) for name, _ in shown), default=0) + 2
+    for name, text in shown:
+        print(f"{name:<{width}}" + text.replace("\n", "\n" + " " * width), file=file or sys.stdout)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table in which columns whose names begin with `>` are numbers, aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(escape(cell)) for cell in row))
+    return made
+
+
+def print_table(*parts: Any) -> None:
+    """Print tables and lines with rich; as wide as the terminal, or as they need where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    for part in parts:
+        console.print(part)

@@ -1,0 +1,304 @@
+"""`qworker status` and `qworker dessert`: queues, workers, what runs, what waits, and what will not go.
+
+broker.stats, .workers ─► Snapshot ─┬─► --json
+                                    └─► tables, once or again every second
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import durations
+from ..errors import BrokerError
+from ..ids import check_queue
+from ..lifecycle import OUTCOMES
+from ..log import escape
+from ..model import QueueStats, WorkerRecord
+from .shared import Json, Namespace, Url, open_broker, plain, print_json, print_table, table
+
+if TYPE_CHECKING:
+    from ..broker.broker import Broker
+
+_SAMPLE_S = 0.5  # between the two looks that make a rate
+_EVERY_S = 1.0
+_ENDED = tuple(state.value for state in OUTCOMES)
+_SILENT_S = 15.0  # an idle worker tells of itself every 10 s
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the server told at one moment. `taken` is this process's monotonic clock."""
+
+    taken: float
+    queues: tuple[QueueStats, ...]
+    workers: tuple[WorkerRecord, ...]
+
+    @property
+    def now_ms(self) -> int:
+        """The server's time, as far as it told."""
+        return max((queue.now_ms for queue in self.queues), default=0)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything moves, so that there is a rate to be measured."""
+        return any(queue.claimed or queue.ready for queue in self.queues)
+
+
+def status(
+    queue: Annotated[
+        str | None, typer.Option("--queue", "-q", metavar="NAME", help="This queue only.", show_default=False)
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")] = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Show queues (what is ready, claimed, scheduled; the oldest wait; the rate), workers, and what runs since when.
+
+    Rates are ended tasks per second, measured over half a second. With --watch --json: one object a line.
+    """
+    with open_broker(url, namespace) as broker:
+        only = None if queue is None else check_queue(queue)
+        if watch:
+            _watch(broker, only, as_json=as_json)
+            return
+        seen = _look(broker, only)
+        if as_json:
+            print_json(_facts(seen, {}))
+            return
+        rates: dict[str, float] = {}
+        if seen.busy:
+            time.sleep(_SAMPLE_S)
+            before, seen = seen, _look(broker, only)
+            rates = _rates(before, seen)
+        print_table(*_parts(seen, rates))
+
+
+def dessert(url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
+    """List code that still runs although its task's outcome is recorded: on which worker, and for how long.
+
+    As the workers told it last. Nothing is listed when nothing lingers.
+    """
+    with open_broker(url, namespace) as broker:
+        survivors = [{"worker": worker.id, **left} for worker in broker.workers() for left in worker.survivors]
+    if as_json:
+        print_json(survivors)
+    elif not survivors:
+        print("nothing lingers: no code runs after its outcome was recorded")
+    else:
+        print_table(
+            table(
+                "Dessert: code that runs after its outcome was recorded",
+                ("task", "name", "outcome", ">since", ">running for", "worker", ">child", ">slot"),
+                (
+                    (
+                        _word(left, "id"),
+                        _word(left, "name"),
+                        _word(left, "outcome").replace("_", " "),
+                        _span(left, "since_s"),
+                        _span(left, "ran_s"),
+                        _word(left, "worker"),
+                        _word(left, "child"),
+                        _word(left, "slot"),
+                    )
+                    for left in survivors
+                ),
+            )
+        )
+
+
+# ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _look(broker: Broker, only: str | None) -> Snapshot:
+    names = broker.queues() if only is None else (only,)
+    return Snapshot(
+        taken=time.monotonic(),
+        queues=tuple(broker.stats(name) for name in names),
+        workers=tuple(worker for worker in broker.workers() if only is None or only in worker.queues),
+    )
+
+
+def _watch(broker: Broker, only: str | None, *, as_json: bool) -> None:
+    """Show it again and again; while the server does not answer, say so and go on."""
+    before = _look(broker, only)
+    if as_json:
+        for seen in _looks(broker, only):
+            print_json({"error": str(seen)} if isinstance(seen, BrokerError) else _facts(seen, _rates(before, seen)))
+            before = before if isinstance(seen, BrokerError) else seen
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(Group(*_parts(before, {})), auto_refresh=False) as live:
+        for seen in _looks(broker, only):
+            if isinstance(seen, BrokerError):
+                live.update(Text(escape(str(seen)), style="red"), refresh=True)
+            else:
+                live.update(Group(*_parts(seen, _rates(before, seen))), refresh=True)
+                before = seen
+
+
+def _looks(broker: Broker, only: str | None) -> Iterator[Snapshot | BrokerError]:
+    while True:
+        time.sleep(_EVERY_S)
+        try:
+            yield _look(broker, only)
+        except BrokerError as error:
+            yield error
+
+
+def _rates(before: Snapshot, after: Snapshot) -> dict[str, float]:
+    """Return ended tasks per second for each queue."""
+    ended = {queue.queue: _ended(queue) for queue in before.queues}
+    span = max(0.001, after.taken - before.taken)
+    return {queue.queue: max(0, _ended(queue) - ended.get(queue.queue, _ended(queue))) / span for queue in after.queues}
+
+
+def _ended(queue: QueueStats) -> int:
+    return sum(queue.counters.get(state, 0) for state in _ENDED)
+
+
+# ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _facts(seen: Snapshot, rates: Mapping[str, float]) -> dict[str, Any]:
+    queues = [
+        {
+            "queue": queue.queue,
+            "ready": queue.ready,
+            "claimed": queue.claimed,
+            "scheduled": queue.scheduled,
+            "suspects": queue.suspects,
+            "oldest_wait_s": queue.oldest_wait_s,
+            "rate": round(rates[queue.queue], 2) if queue.queue in rates else None,
+            "lines": dict(queue.lines),
+            "counters": dict(queue.counters),
+        }
+        for queue in seen.queues
+    ]
+    workers = [
+        {
+            "id": worker.id,
+            "host": worker.host,
+            "pid": worker.pid,
+            "state": worker.state,
+            "queues": worker.queues,
+            "slots": dict(worker.slots),
+            "running": worker.running,
+            "survivors": worker.survivors,
+            "unknown": dict(worker.unknown),
+            "started_ms": worker.started_ms,
+            "told_s_ago": _told_s_ago(seen, worker),
+        }
+        for worker in seen.workers
+    ]
+    found: dict[str, Any] = plain({"now_ms": seen.now_ms, "queues": queues, "workers": workers})
+    return found
+
+
+def _parts(seen: Snapshot, rates: Mapping[str, float]) -> list[Any]:
+    if not seen.queues and not seen.workers:
+        return ["no queue was ever used in this namespace, and no worker runs"]
+    parts: list[Any] = [_queue_table(seen, rates)]
+    if seen.workers:
+        parts.append(_worker_table(seen))
+        if any(worker.running for worker in seen.workers):
+            parts.append(_running_table(seen))
+    else:
+        parts.append("no worker runs: start one with `qworker start MODULE:APP`")
+    unknown: Counter[str] = Counter()
+    for worker in seen.workers:
+        unknown.update(worker.unknown)
+    if unknown:
+        rows = ((name, str(count)) for name, count in unknown.most_common())
+        parts.append(table("Waiting: names that a worker does not know", ("name", ">seen"), rows))
+    lingering = sum(len(worker.survivors) for worker in seen.workers)
+    if lingering:
+        parts.append(f"{lingering} survivor(s) of ended tasks still run: see `qworker dessert`")
+    return parts
+
+
+def _queue_table(seen: Snapshot, rates: Mapping[str, float]) -> Any:
+    served = {name for worker in seen.workers for name in worker.queues}
+    rows = []
+    for queue in seen.queues:
+        succeeded = queue.counters.get("succeeded", 0)
+        rows.append(
+            (
+                queue.queue,
+                f"{queue.ready:,}",
+                f"{queue.claimed:,}",
+                f"{queue.scheduled:,}",
+                "" if queue.oldest_wait_s is None else durations.text(queue.oldest_wait_s),
+                f"{rates.get(queue.queue, 0.0):,.1f}/s",
+                f"{succeeded:,}",
+                f"{_ended(queue) - succeeded:,}",
+                _remarks(queue, served=queue.queue in served),
+            )
+        )
+    columns = ("queue", ">ready", ">claimed", ">later", ">oldest wait", ">rate", ">succeeded", ">ended badly", "")
+    return table("Queues", columns, rows)
+
+
+def _remarks(queue: QueueStats, *, served: bool) -> str:
+    words = []
+    if not served and (queue.ready or queue.scheduled or queue.suspects):
+        words.append("no worker serves it")
+    if queue.suspects:
+        words.append(f"{queue.suspects} suspect(s) wait to run alone")
+    return "; ".join(words)
+
+
+def _worker_table(seen: Snapshot) -> Any:
+    rows = []
+    for worker in seen.workers:
+        told = _told_s_ago(seen, worker)
+        state = (
+            worker.state if told is None or told < _SILENT_S else f"{worker.state}, silent for {durations.text(told)}"
+        )
+        up = "" if not seen.now_ms else durations.text(max(0.0, (seen.now_ms - worker.started_ms) / 1000))
+        slots = " ".join(f"{kind}={count}" for kind, count in worker.slots.items())
+        rows.append((worker.id, state, ",".join(worker.queues), slots, str(len(worker.running)), up))
+    return table("Workers", ("worker", "state", "queues", "slots", ">run > 1 s", ">up for"), rows)
+
+
+def _running_table(seen: Snapshot) -> Any:
+    rows = []
+    for worker in seen.workers:
+        for shown in worker.running:
+            asked = shown.get("asked")
+            rows.append(
+                (
+                    _word(shown, "id"),
+                    _word(shown, "name"),
+                    _span(shown, "ran_s"),
+                    f"asked to end: {asked}" if asked else "",
+                    worker.id,
+                    _word(shown, "child"),
+                    _word(shown, "slot"),
+                )
+            )
+    return table("Running", ("task", "name", ">for", "", "worker", ">child", ">slot"), rows)
+
+
+def _told_s_ago(seen: Snapshot, worker: WorkerRecord) -> float | None:
+    if not seen.now_ms or not worker.beat_ms:
+        return None
+    return max(0.0, round((seen.now_ms - worker.beat_ms) / 1000, 3))
+
+
+def _word(shown: Mapping[str, Any], key: str) -> str:
+    value = shown.get(key)
+    return "" if value is None else str(value)
+
+
+def _span(shown: Mapping[str, Any], key: str) -> str:
+    value = shown.get(key)
+    return durations.text(value) if isinstance(value, (int, float)) else ""

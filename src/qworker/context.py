@@ -1,0 +1,249 @@
+"""`current`: what a task can know of itself, and how it notices that it was asked to end.
+
+    child: enter(run) ──► the task's code: current.check() ──► run.slot (shared memory) ◄── worker: asked to end
+           leave(token)
+
+Found through a context variable, so it follows coroutines and `contextvars.copy_context()`. A thread that a task
+starts does not inherit it: in a child with one slot `current` falls back to that slot's task, elsewhere the thread
+must be given `current.bind(fn)`. In a plain call, outside any worker, everything here is inert.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar
+
+from .errors import TaskInterrupt
+
+__all__ = ["Run", "Slot", "TaskLog", "current", "enter", "leave", "running", "set_fallback"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Slot(Protocol):
+    """The place in which a task runs, as far as the task may see it. Bound to one attempt, never to its successor."""
+
+    def asked(self) -> bool:
+        """Say whether the task was asked to end; reads memory, makes no system call."""
+
+    def reason(self) -> str:
+        """Return why it was asked: one of `model.Reason`."""
+
+    def lease_uncertain(self) -> bool:
+        """Say whether the worker could not renew its lease lately."""
+
+    def progress(self, done: float, total: float | None, text: str) -> None:
+        """Show how far the task is."""
+
+    def wait_asked(self, timeout_s: float) -> bool:
+        """Wait until the task is asked to end (True) or the time is up (False)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at a task, as its own code sees it."""
+
+    id: str
+    name: str
+    run: int
+    attempt: int
+    fence: int
+    retries: int
+    slot: Slot
+    ends: float | None = None  # monotonic clock: when its timeout or deadline asks it to end; None: never
+
+
+class _Nowhere:
+    """The slot of a plain call: nobody can ask it to end."""
+
+    def asked(self) -> bool:
+        return False
+
+    def reason(self) -> str:
+        return ""
+
+    def lease_uncertain(self) -> bool:
+        return False
+
+    def progress(self, done: float, total: float | None, text: str) -> None:
+        pass
+
+    def wait_asked(self, timeout_s: float) -> bool:
+        time.sleep(timeout_s)
+        return False
+
+
+_PLAIN = Run(id="", name="", run=1, attempt=1, fence=0, retries=0, slot=_Nowhere())
+_run: ContextVar[Run | None] = ContextVar("qworker.current", default=None)
+_fallback: Run | None = None  # what threads without a context belong to, in a child with one slot
+_in_child = False
+
+
+def enter(run: Run) -> Token[Run | None]:
+    """Make `run` the current one of this thread or coroutine. Called by the child before a task's code."""
+    global _in_child
+    _in_child = True
+    return _run.set(run)
+
+
+def leave(token: Token[Run | None]) -> None:
+    """Undo `enter`, with what it returned, in the same context."""
+    _run.reset(token)
+
+
+def set_fallback(run: Run | None) -> None:
+    """Name the run that all threads of this process belong to; None when it has ended. For children with one slot."""
+    global _fallback, _in_child
+    _in_child = True
+    _fallback = run
+
+
+def running() -> Run | None:
+    """Return the run that this code belongs to; None: a plain call, or a thread that belongs to no task."""
+    return _run.get() or _fallback
+
+
+def _find() -> Run:
+    run = _run.get() or _fallback
+    if run is not None:
+        return run
+    if _in_child:
+        raise RuntimeError(
+            "`current` was used in a thread that belongs to no task: start it with target=current.bind(function), "
+            "called in the task itself, or run the task in a process slot"
+        )
+    return _PLAIN
+
+
+class TaskLog:
+    """Log lines with fields, through the standard `logging` logger `qworker.task`.
+
+    In a worker they become `task.output` events that carry the task's id.
+    """
+
+    def debug(self, text: str, **fields: object) -> None:
+        """Log at level debug."""
+        self._log(10, text, fields)
+
+    def info(self, text: str, **fields: object) -> None:
+        """Log at level info."""
+        self._log(20, text, fields)
+
+    def warning(self, text: str, **fields: object) -> None:
+        """Log at level warning."""
+        self._log(30, text, fields)
+
+    def error(self, text: str, **fields: object) -> None:
+        """Log at level error."""
+        self._log(40, text, fields)
+
+    def _log(self, level: int, text: str, fields: dict[str, object]) -> None:
+        import logging  # a child that logs nothing does not pay for it
+
+        logging.getLogger("qworker.task").log(level, "%s", text, extra={"fields": fields}, stacklevel=3)
+
+
+class Current:
+    """The task that this code runs in. There is one object of this class: `qworker.current`."""
+
+    log = TaskLog()
+
+    @property
+    def id(self) -> str:
+        """Its full id; empty in a plain call."""
+        return _find().id
+
+    @property
+    def name(self) -> str:
+        """Its task's name; empty in a plain call."""
+        return _find().name
+
+    @property
+    def run(self) -> int:
+        """Which life of its id this is: 1, and one more for each `retry` from the dead set."""
+        return _find().run
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its run this is, from 1."""
+        return _find().attempt
+
+    @property
+    def retries(self) -> int:
+        """How many attempts it may have beyond the first."""
+        return _find().retries
+
+    @property
+    def fence(self) -> int:
+        """An integer that only ever grows in its queue: let your database refuse a write with a smaller one."""
+        return _find().fence
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to end. Reads shared memory: cheap enough for an inner loop."""
+        return _find().slot.asked()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was asked to end (`timeout`, `deadline`, `stop`, `drain`, `fenced`, `recycle`); None: it was not."""
+        slot = _find().slot
+        return slot.reason() if slot.asked() else None
+
+    @property
+    def lease_uncertain(self) -> bool:
+        """Whether its worker cannot reach Redis just now, so that another worker may come to run it, too."""
+        return _find().slot.lease_uncertain()
+
+    def remaining(self) -> float | None:
+        """Return the seconds until its timeout or deadline asks it to end, at least 0; None: there is no limit."""
+        ends = _find().ends
+        return None if ends is None else max(0.0, ends - time.monotonic())
+
+    def check(self) -> None:
+        """Raise TaskInterrupt if it was asked to end."""
+        slot = _find().slot
+        if slot.asked():
+            raise TaskInterrupt(slot.reason())
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep like `time.sleep`, but raise TaskInterrupt as soon as it is asked to end."""
+        if seconds < 0:
+            raise ValueError("sleep length must be non-negative")
+        slot = _find().slot
+        ends = time.monotonic() + seconds
+        left = seconds
+        while not slot.asked():
+            if left <= 0:
+                return
+            if slot.wait_asked(left):
+                break
+            left = ends - time.monotonic()
+        raise TaskInterrupt(slot.reason())
+
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Show how far it is, for `qworker show` and `status()`."""
+        _find().slot.progress(done, total, text)
+
+    def bind(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Return `fn` so that `current` is this task in it, whatever thread it runs in."""
+        run = _find()
+        if run is _PLAIN:
+            return fn
+
+        @wraps(fn)
+        def bound(*args: P.args, **kwargs: P.kwargs) -> R:
+            token = _run.set(run)
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                _run.reset(token)
+
+        return bound
+
+
+current = Current()

@@ -1,0 +1,150 @@
+"""The ledger as people see it, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from ..durations import text
+from ..lifecycle import How
+from .facts import Facts, Forced
+from .ledger import Ledger
+
+__all__ = ["print_ledger"]
+
+WIDTH = 80
+_LABEL = 13
+_HOW: Mapping[How, str] = {
+    How.RETURNED: "returned a value",
+    How.RAISED: "raised an exception, on purpose",
+    How.NOTICED: "were asked to end, and did",
+    How.INTERRUPTED: "were interrupted",
+    How.KILLED: "did not end when asked: process killed",
+    How.LEFT_RUNNING: "did not end when asked, in a thread: a survivor",
+    How.NEVER_STARTED: "never started",
+    How.HOST_DIED: "died with what ran them",
+}
+
+
+def print_ledger(console: Console, ledger: Ledger) -> None:
+    """Print the whole ledger and the verdict."""
+    console.print(_render(ledger), width=min(WIDTH, console.width), highlight=False)
+
+
+def _render(ledger: Ledger) -> RenderableType:
+    facts = ledger.facts
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=_LABEL, style="bold")
+    table.add_column()
+    for label, rows in (
+        ("Outcomes", _outcomes(ledger)),
+        ("Ended", _ended(facts)),
+        ("Survivors", _survivors(facts)),
+        ("Killed -9", _killed(facts)),
+        ("Started again", _again(ledger)),
+        ("Real work", _work(ledger)),
+    ):
+        table.add_row(label, Group(*rows))
+        table.add_row("", "")
+    for label, count, what in (
+        ("Lost", len(ledger.lost), f"of {len(facts.seen):,} tasks have no outcome"),
+        ("Left running", len(facts.left_behind), "processes, looked for in /proc"),
+        ("Wrong", len(ledger.problems), "things that are not as they should be"),
+    ):
+        table.add_row(label, Text(f"{count:>6,}  {what}", style="green" if count == 0 else "bold red"))
+    parts: list[RenderableType] = [Rule("the ledger", style="dim"), table, Text()]
+    parts += [Text(f"  WRONG: {problem}", style="bold red") for problem in ledger.problems]
+    parts.append(_verdict(ledger))
+    return Group(*parts)
+
+
+def _outcomes(ledger: Ledger) -> Iterator[Text]:
+    for row in ledger.outcomes:
+        yield Text(f"{row.tasks:>6,}  {row.state.replace('_', ' '):<10} {_HOW[row.how]}")
+
+
+def _ended(facts: Facts) -> Iterator[RenderableType]:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=22)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_row(
+        Text("what it does", style="dim"), Text("asked after", style="dim"), Text("ask to end", style="dim"),
+        Text("", style="dim"),
+    )  # fmt: skip
+    for forced in facts.forced:
+        table.add_row(forced.what, _seconds(forced.asked_after_s), _seconds(forced.took_s), _end_of(forced))
+    yield table
+
+
+def _end_of(forced: Forced) -> Text:
+    if forced.gone_after_s is None:
+        return Text("still there", style="bold red")
+    words = {How.KILLED: "killed", How.LEFT_RUNNING: "left running", How.NOTICED: "ended itself"}
+    return Text(words.get(forced.how, forced.how.value))
+
+
+def _survivors(facts: Facts) -> Iterator[Text]:
+    left = sum(1 for survived in facts.survived if survived.for_s is None)
+    yield Text(f"{len(facts.survived):>6,}  ran on after the outcome was told: nobody can kill a thread")
+    for survived in facts.survived:
+        if survived.for_s is not None:
+            yield Text(f"        gone {text(survived.for_s)} later, with its child, which was recycled", style="dim")
+    yield Text(f"{left:>6,}  left now", style="green" if left == 0 else "bold red")
+
+
+def _killed(facts: Facts) -> Iterator[Text]:
+    rescue = facts.rescue
+    yield Text("     1  child, in the middle of a task")
+    yield Text("     1  worker, in the middle of everything:")
+    held = "its window" if rescue.held is None else f"{rescue.held:,} tasks in its window"
+    yield Text(f"        {held}, {rescue.running:,} of them running", style="dim")
+    if rescue.first_s is not None and rescue.last_s is not None:
+        yield Text(
+            f"        started again elsewhere after {text(rescue.first_s)}, the last after {text(rescue.last_s)}",
+            style="dim",
+        )
+
+
+def _again(ledger: Ledger) -> Iterator[Text]:
+    for reason, count in sorted(ledger.again.items(), key=lambda item: -item[1]):
+        yield Text(f"{count:>6,}  because {reason}" if reason else "")
+    starts = sum(1 for note in ledger.facts.notes if note.what == "start")
+    yield Text(f"        of {starts:,} starts, as the tasks wrote them down themselves", style="dim")
+
+
+def _work(ledger: Ledger) -> Iterator[Text]:
+    facts, sums = ledger.facts, ledger.facts.sums
+    queue = sums.queue
+    yield Text(
+        f"{facts.files:>6,}  files of Python {facts.python}: {queue.get('lines', 0):,} lines, "
+        f"{queue.get('functions', 0):,} functions,"
+    )
+    yield Text(f"        {queue.get('classes', 0):,} classes, {queue.get('bytes', 0) / 1e6:.1f} MB copied and hashed")
+    same = not sums.differing and dict(sums.queue) == dict(sums.loop)
+    verdict = "finds the same, file by file" if same else "finds something else"
+    yield Text(f"        a plain loop {verdict}", style="green" if same else "bold red")
+    yield Text(
+        f"        {text(sums.loop_s)} in the loop; {text(sums.queue_s)} in the queue, with all that went wrong",
+        style="dim",
+    )
+
+
+def _verdict(ledger: Ledger) -> Text:
+    seconds = f"{ledger.facts.seconds:.0f} s"
+    if ledger.ok:
+        return Text(f"Every task has its outcome, and what hung is gone. {seconds} in all.\n", style="bold green")
+    problems = _many(len(ledger.problems), "problem")
+    return Text(f"Not as promised: {problems}, see above. {seconds} in all.\n", style="bold red")
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f} s"

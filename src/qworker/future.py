@@ -1,0 +1,356 @@
+"""`Future`: the handle of one task, a `concurrent.futures.Future` in all that the standard library asks of one.
+
+    inbox, peek ─► settle(outcome) ─► waiters, `await`      at once, on the I/O thread
+                                   └► done-callbacks        on the callbacks' thread
+    result() ─► waits ─► verdict: decodes the value or rebuilds the exception, in the caller's thread
+
+What the future knows by itself is what it was told (`done`, `cancelled`); what it asks the server for says so
+(`running`, `cancel`, `stop`, `status`, and a `result` whose time is up). It is created by `App` and `Task`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from . import callbacks, codec, stopping, verdict
+from .errors import BrokerError, TaskError
+from .lifecycle import HELD, State
+from .status import Status, describe, describe_outcome, wait_timeout
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .model import Inspection, Outcome, StopReceipt, WorkerRecord
+    from .options import Duration
+    from .stopping import Answer
+
+__all__ = ["Channel", "Future", "Link"]
+
+R = TypeVar("R")
+# Stored with the standard library's state; what `exception()` returns is decoded when it is asked for.
+_ENDED_BADLY = TaskError("see Future.exception()")
+
+
+class Channel(Protocol):
+    """What a future needs of the client that it is awaited by. `broker.client.Client` is one."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it will settle nothing any more."""
+
+    def watch(self, future: Any) -> None:
+        """See to it that the future is settled when its task ends."""
+
+    def keep(self, future: Any) -> None:
+        """Hold the future until then, although nobody else may."""
+
+    def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002
+        """Ask what the task is doing."""
+
+    def stop(self, id: str, *, cancel_only: bool, grace_ms: int | None) -> Answer:  # noqa: A002
+        """Cancel the task, or ask for its end wherever it is."""
+
+    def worker(self, worker: str) -> WorkerRecord | None:
+        """Return what a worker told of itself lately."""
+
+
+class Link(Protocol):
+    """How a future finds its client, which is another one after a fork. `App` is one."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def client(self) -> Channel:
+        """Return the client of this process; the first call connects."""
+
+
+class Future(concurrent.futures.Future[R]):
+    """The result of a task that runs elsewhere.
+
+    `id` is the task's id, `queue:local`; `name` its name, empty when only the id is known. It works with
+    `concurrent.futures.wait` and `as_completed`, with `asyncio.wrap_future`, and `await fut`. Giving up the wait, by
+    timeout or by cancelling what awaits it, leaves the task alone.
+    """
+
+    def __init__(self, id: str, *, name: str = "", link: Link | None = None) -> None:  # noqa: A002
+        super().__init__()
+        self.id = id
+        self.name = name
+        self._link = link
+        self._outcome: Outcome | None = None
+        self._missing: TaskError | None = None
+        self._decoded: tuple[Any, Exception | None] | None = None
+        self._wakers: list[Callable[[], None]] = []
+
+    # What the standard library's future has, meaning the same.
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return what the task returned, or raise what it raised, as soon as it has ended.
+
+        Raises:
+            WaitTimeout: it had not ended within `timeout` seconds; the text says what it is doing. It goes on.
+            TaskFailed, TaskTimedOut, TaskCancelled, TaskCrashed, TaskExpired: it ended without a value.
+            ResultExpired, TaskNotFound: there is no outcome to be had.
+            BrokerUnavailable: the server could not be reached for the first question.
+        """
+        self._wait(timeout)
+        value, error = self._decode()
+        if error is None:
+            return value  # type: ignore[no-any-return]
+        try:
+            raise error
+        finally:
+            del self, error  # break the cycle of the exception, its traceback and this frame
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Return what `result` would raise of the task, None if the task succeeded.
+
+        Raises:
+            WaitTimeout: as `result`.
+            TaskCancelled: it was cancelled; raised, not returned, as in the standard library.
+        """
+        self._wait(timeout)
+        error = self._decode()[1]
+        if error is not None and self.cancelled():
+            raise error
+        return error
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not started. True if it will never run; a running task is left alone: see `stop`.
+
+        Asks the server, once.
+        """
+        if not self.done():
+            answer = self.client().stop(self.id, cancel_only=True, grace_ms=None)
+            if answer.outcome is not None:
+                self.settle(codec.unpack_outcome(answer.outcome))
+        return self._outcome is not None and stopping.never_started(self._outcome)
+
+    def running(self) -> bool:
+        """Whether a worker holds the task, so that `cancel` would be refused. Asks the server, once."""
+        return not self.done() and self.status().state in HELD
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
+        """Call `fn(future)` when the task has ended, on a thread of its own kind: it may block, wait and submit.
+
+        It is called even if nobody holds the future. If the task has ended already, it is called here, at once.
+        """
+        super().add_done_callback(fn)
+        if not self.done():
+            self.client().keep(self)
+
+    # What is qworker's own.
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the task has ended, at most so many seconds. True if it has, whichever way."""
+        if not self.done():
+            client = self.client()
+            client.watch(self)
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self.done() or client.closed, None if timeout is None else max(0.0, timeout)
+                )
+            self._refuse_closed(client)
+        return self.done()
+
+    def stop(self, wait: Duration = 2.0, grace: Duration | None = None) -> StopReceipt:
+        """End the task wherever it is, wait at most so long for it, and tell truthfully what came of it.
+
+        A queued task never starts. A running one is asked to end, and after its grace (`grace` if given) ended by
+        force. The receipt is true in a boolean sense exactly when the task's code is known not to run.
+        """
+        return stopping.stop(self, wait, grace)
+
+    def status(self) -> Status:
+        """Ask the server what the task is doing. Without asking, once it has ended."""
+        outcome = self._outcome
+        if outcome is not None:
+            return describe_outcome(outcome, name=self.name)
+        return self._found(self.client().inspect(self.id))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The outcome as it was recorded, None until it is known here."""
+        return self._outcome
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait without blocking the loop. Raises what `result` raises; a remote cancel is TaskCancelled."""
+        return self._arrive().__await__()
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        if self._outcome is not None:
+            return f"<Future {self.id}{name} {self._outcome.state}>"
+        return f"<Future {self.id}{name} {'missing' if self._missing else 'not known to have ended'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a future cannot be sent anywhere; send its id, {self.id!r}, and use app.future(id) there")
+
+    @property
+    def shown(self) -> str:
+        """The task as messages call it."""
+        return f"task {self.id} ({self.name})" if self.name else f"task {self.id}"
+
+    def client(self) -> Channel:
+        """Return the client that awaits this future."""
+        if self._link is None:
+            raise RuntimeError(f"{self!r} has no app: only App and Task make futures")
+        return self._link.client()
+
+    # For the client: all of these may be called from any thread.
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take the outcome. The first one counts: a push and a peek may bring the same one."""
+        with self._condition:
+            if self._outcome is not None or self._missing is not None:
+                return
+            self._outcome = outcome
+        if outcome.state is State.CANCELLED:
+            super().cancel()
+            self.set_running_or_notify_cancel()  # the second half of a cancellation: tells `wait` and `as_completed`
+        elif outcome.state is State.SUCCEEDED:
+            self.set_result(None)  # type: ignore[arg-type] # decoded when it is asked for
+        else:
+            self.set_exception(_ENDED_BADLY)
+        self._wake()
+
+    def give_up(self, *, submitted_here: bool) -> None:
+        """There is neither a task nor an outcome of this id."""
+        with self._condition:
+            if self._outcome is not None or self._missing is not None:
+                return
+            make = verdict.result_expired if submitted_here else verdict.not_found
+            self._missing = make(self.id, shown=self.shown)
+        self.set_exception(self._missing)
+        self._wake()
+
+    def run_callbacks(self) -> None:
+        """Call the done-callbacks; the callbacks' thread does."""
+        super()._invoke_callbacks()  # type: ignore[misc]
+
+    def wake_waiters(self) -> None:
+        """The client is closed: whoever waits is to look again."""
+        with self._condition:
+            self._condition.notify_all()
+        self._wake()
+
+    def watch_when_awaited(self) -> None:
+        """Nobody watches this one yet: see to it as soon as `concurrent.futures.wait` or `as_completed` takes it."""
+        self._waiters: list[Any] = _Waiters(self)
+
+    def forget_parent(self) -> None:
+        """After a fork, in the child: another thread may have held the lock, and callbacks belong to the parent."""
+        self._condition = threading.Condition()
+        self._done_callbacks: list[Any] = []
+        self._wakers = []
+        self.watch_when_awaited()
+
+    # Inside.
+
+    def _invoke_callbacks(self) -> None:
+        # The standard library calls this in the thread that settles: here the I/O thread, which must never block.
+        if self._done_callbacks:
+            callbacks.run(self)
+
+    def _wait(self, timeout: float | None) -> None:
+        began = time.monotonic()
+        if self.wait(timeout):
+            return
+        # The push may be late or lost: ask before saying that it has not ended.
+        try:
+            status = self._found(self.client().inspect(self.id, timeout_s=1.0))
+        except BrokerError as error:
+            raise self._late(None, began, trouble=f"what it is doing is not known, because {error}") from None
+        if not self.done():
+            raise self._late(status, began)
+
+    def _late(self, status: Status | None, began: float, *, trouble: str = "") -> Exception:
+        return wait_timeout(status, shown=self.shown, waited_s=time.monotonic() - began, trouble=trouble)
+
+    def _found(self, inspection: Inspection) -> Status:
+        if inspection.outcome is not None:
+            self.settle(codec.unpack_outcome(inspection.outcome))
+        return describe(self.id, inspection, name=self.name)
+
+    def _decode(self) -> tuple[Any, Exception | None]:
+        # Two threads may both decode; both results are right, and one of them stays.
+        if self._decoded is None:
+            if self._outcome is None:
+                assert self._missing is not None
+                self._decoded = (None, self._missing)
+            else:
+                error = verdict.error_of(self._outcome, shown=self.shown)
+                value = None if error is not None else verdict.value_of(self._outcome, shown=self.shown)
+                self._decoded = (value, error)
+        return self._decoded
+
+    async def _arrive(self) -> R:
+        import asyncio  # a child that runs no coroutine never loads it
+
+        if self._link is not None and not self._link.connected:
+            await asyncio.to_thread(self.client)
+        if not self.done():
+            client = self.client()
+            client.watch(self)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            wake = _waker(waiter)
+            with self._condition:
+                # Settling takes the same lock before it wakes, so either it sees this waker or we see that it is done.
+                waits = not self.done() and not client.closed
+                if waits:
+                    self._wakers.append(wake)
+            if waits:
+                try:
+                    await waiter
+                finally:
+                    with self._condition:
+                        if wake in self._wakers:
+                            self._wakers.remove(wake)
+            self._refuse_closed(client)
+        return self.result()
+
+    def _refuse_closed(self, client: Channel) -> None:
+        if not self.done() and client.closed:
+            raise RuntimeError(f"the app was closed while {self.shown} was awaited; the task itself is left alone")
+
+    def _wake(self) -> None:
+        with self._condition:
+            wakers, self._wakers = self._wakers, []
+        for waker in wakers:
+            waker()
+
+
+class _Waiters(list[Any]):
+    """What the standard library's `wait` and `as_completed` append themselves to, on a future that may be unwatched."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        super().__init__()
+        self._future = weakref.ref(future)
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        future = self._future()
+        if future is not None:
+            future.client().watch(future)
+
+
+def _waker(waiter: asyncio.Future[None]) -> Callable[[], None]:
+    """Return what wakes a coroutine from another thread, and does nothing if it has gone."""
+    loop = waiter.get_loop()
+
+    def release() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(release)
+        except RuntimeError:
+            pass  # its loop is closed: nobody waits any more
+
+    return wake

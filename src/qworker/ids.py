@@ -1,0 +1,84 @@
+"""Names that identify things: ids of tasks, tokens of clients and claims, names of queues and namespaces.
+
+A full id is `queue:local`, so that an id alone finds its keys. Generated local parts are ULIDs: 48 bits of time and
+80 random ones in 26 characters that sort by age. Called by whoever names something; every check is made here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from .errors import ConfigError
+
+__all__ = ["check_local", "check_namespace", "check_queue", "join_id", "new_local_id", "new_token", "split_id"]
+
+_LOCAL = re.compile(r"[A-Za-z0-9_.=@+-]{1,64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)  # ten bits at a time
+_TOKEN_PAIRS = tuple(first + second for first in _BASE32 for second in _BASE32)
+_SHIFTS = range(120, -1, -10)  # 13 pairs hold 130 bits, two more than a ULID has
+
+
+def new_local_id() -> str:
+    """Return a new local id: a ULID, which sorts by the millisecond in which it was made."""
+    # Never from `random`: a user's random.seed(0) or a fork would make ids twice.
+    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+
+
+def new_token() -> str:
+    """Return 12 random characters of `a-z2-7`: the id of a client or a claim."""
+    number = int.from_bytes(os.urandom(8))
+    return "".join([_TOKEN_PAIRS[number >> shift & 1023] for shift in range(0, 60, 10)])
+
+
+def join_id(queue: str, local: str) -> str:
+    """Return the full id of a task."""
+    return f"{queue}:{local}"
+
+
+def split_id(full: str) -> tuple[str, str]:
+    """Split a full id into its queue and its local part.
+
+    Raises:
+        ConfigError: it is not a task id.
+    """
+    queue, colon, local = full.partition(":")
+    if not colon or _NAME.fullmatch(queue) is None or _LOCAL.fullmatch(local) is None:
+        raise ConfigError(f"{_quoted(full)} is not a task id: expected queue:local, such as default:01JC2M6Q")
+    return queue, local
+
+
+def check_local(local: str) -> str:
+    """Return a given id, or say why it cannot be one."""
+    if not isinstance(local, str) or _LOCAL.fullmatch(local) is None:
+        raise ConfigError(f"id={_quoted(local)}: an id has 1 to 64 characters out of A-Z a-z 0-9 _ . = @ + -")
+    return local
+
+
+def check_queue(queue: str) -> str:
+    """Return a queue's name, or say why it cannot be one."""
+    return _check_name("queue", queue)
+
+
+def check_namespace(namespace: str) -> str:
+    """Return a namespace, or say why it cannot be one."""
+    return _check_name("namespace", namespace)
+
+
+def _check_name(what: str, name: str) -> str:
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"{what} {_quoted(name)}: a {what} has 1 to 48 characters out of a-z 0-9 _ . - and begins with "
+            "a letter or digit"
+        )
+    return name
+
+
+def _quoted(name: object) -> str:
+    text = ascii(name)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,118 @@
+"""A child: the process that runs user code.
+
+    fork server ── fork ──► enter() ──► own session, hooks, READY ──► ProcessLoop or ThreadLoop
+                └─ exec ──► main()  ──► import the app ─┘              (when the import left threads)
+
+Nothing imported here brings in redis, and asyncio comes with the first coroutine. The process ends by `os._exit`:
+when the worker closes the stream (it is idle then), when the worker is gone, or by KILL.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import NoReturn
+
+import setproctitle
+
+from ..errors import AppImportError
+from . import apps as apps_
+from . import frames, linux, output
+from .inbox import Inbox
+from .outbox import Outbox
+from .page import Page
+from .slots import ProcessLoop, Runner
+from .threads import ThreadLoop
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a child is to be, as the worker orders it."""
+
+    slots: int
+    cells: int  # slots of its page: some more, for those that replace survivors' slots
+    threads: bool  # slots are threads; else the one slot is the main thread
+    title: str
+
+
+def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], fds: tuple[int, int, int]) -> NoReturn:
+    """Become a child; the process is a fresh copy of the fork server, or a fresh interpreter (`apps` None)."""
+    stream_fd, token_fd, page_fd = fds
+    try:
+        os.setsid()
+        linux.become_subreaper()
+        linux.volunteer_for_oom()
+        _heed_no_signals()
+        setproctitle.setproctitle(f"qworker: {plan.title}")
+        random.seed()
+        stream = socket.socket(fileno=stream_fd)
+        outbox = Outbox(stream)
+        captured, undo_capture = output.install(outbox)
+        try:
+            apps = apps or apps_.load(*targets)
+            for hook in apps.hooks:
+                hook()
+        except AppImportError as error:
+            _fail(outbox, str(error))
+        except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            _fail(outbox, f"start hook: {type(error).__qualname__}: {error} ({last.filename}, line {last.lineno})")
+        captured.finish(0)
+        page = Page(page_fd, plan.cells)
+        runner = Runner(apps.tasks, page, captured)
+        inbox = Inbox(stream, token_fd, page, outbox)
+
+        def forked_by_user_code() -> None:
+            # A copy that a task made of this process must neither speak for it nor shrug off signals as it does.
+            runner.forked = outbox.closed = True
+            undo_capture()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        os.register_at_fork(after_in_child=forked_by_user_code)
+        outbox.send(frames.pack_frame(frames.READY))
+        if plan.threads:
+            ThreadLoop(plan.slots, inbox, runner, outbox.send, page, stream_fd).serve()
+        else:
+            ProcessLoop(inbox, runner, outbox.send, stream_fd).serve()
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    os._exit(70)  # the loops end the process themselves: whatever came here is a fault of ours
+
+
+def _fail(outbox: Outbox, text: str) -> NoReturn:
+    outbox.send(frames.pack_frame(frames.FAILED, text))
+    os._exit(1)
+
+
+def _heed_no_signals() -> None:
+    """Let TERM and INT pass: a supervisor may send them to everybody, and draining is the worker's business.
+
+    A handler rather than SIG_IGN: a program that a task starts must get its default behaviour back.
+    """
+
+    def ignore(_number: int, _frame: object) -> None:
+        pass
+
+    signal.signal(signal.SIGTERM, ignore)
+    signal.signal(signal.SIGINT, ignore)
+
+
+def main() -> NoReturn:
+    """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd targets…`."""
+    parent, stream_fd, token_fd, page_fd, slots, cells, threads = map(int, sys.argv[1:8])
+    title, cwd, *targets = sys.argv[8:]
+    linux.die_with_parent(parent)
+    for fd in (stream_fd, token_fd, page_fd):
+        os.set_inheritable(fd, False)
+    plan = Plan(slots, cells, bool(threads), title)
+    enter(plan, None, (targets, cwd), (stream_fd, token_fd, page_fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The values and the one interface that the pool shares with the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..model import Ending, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class AppFacts:
+    """What the fork server found when it imported the targets."""
+
+    url: str | None  # of the apps; None: nobody named one
+    namespace: str
+    names: frozenset[str]  # every task that children can run
+    async_names: frozenset[str] = frozenset()  # those that are coroutines
+    spawn: bool = False  # the import left threads: children are started as fresh interpreters
+    warning: str = ""  # one line for the log, when `spawn`
+    pid: int = 0  # of the fork server
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """One order that a slot is running now, as the shared page shows it."""
+
+    number: int
+    id: str
+    name: str
+    child: int  # pid
+    slot: int
+    ran_s: float
+    asked: Reason | None = None
+    progress: tuple[float, float | None, str] | None = None  # done, total, text
+
+
+class Events(Protocol):
+    """What a pool tells its worker. Every method is called on the worker's event loop and must not block.
+
+    A method may call back into the pool (`put`, `ask`, …) at once.
+    """
+
+    def endings(self, endings: list[Ending]) -> None:
+        """Orders ended; each order that was put ends here exactly once, unless `recall` returned its number."""
+
+    def started(self, numbers: list[int]) -> None:
+        """These orders were seen to run. Not told of every short task: only of what a scan of the page met."""
+
+    def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
+        """A line that a task printed (`stdout`, `stderr`) or logged (`log`, with `fields`). Number 0: no task's."""
+
+    def event(self, name: str, level: str, **fields: Any) -> None:
+        """Something for the log: child.started, child.died, child.failed, child.killed, child.wedged, …."""

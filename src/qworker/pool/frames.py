@@ -1,0 +1,101 @@
+"""What travels on the stream socket between a worker and a child: msgpack arrays, one after the other.
+
+    worker ──► [ORDER, number, id, …, blob]  [MOVE, …]                        ──► child
+    worker ◄── [OUTCOME, number, kind, …]  [OUTPUT, …]  [READY]  [GONE, …]    ◄── child
+
+A frame ends where its array ends, so any number of them goes through one send. The worker trusts none of it: user
+code shares the child's file descriptors, and what cannot be read makes that child a dead one, nothing more.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgpack
+
+from ..model import EndingKind, Order
+
+# worker → child
+ORDER: Final = 0
+MOVE: Final = 1  # [MOVE, number, fresh slot]: the attempt is a survivor; open the fresh slot (None: none) in its stead
+
+# child → worker
+OUTCOME: Final = 0
+READY: Final = 1  # [READY]: hooks done, slots wait
+FAILED: Final = 2  # [FAILED, text]: a start hook or the import failed
+OUTPUT: Final = 3  # [OUTPUT, number, stream, text, fields]
+GONE: Final = 4  # [GONE, number]: a survivor's code has ended
+
+# Order of the kinds on the wire; only a child tells these.
+KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted")
+RETURNED, RAISED, RETRY, INTERRUPTED, REFUSED, UNSTARTED = range(6)
+
+# A body and a value may have 1 MiB each; names, ids and error texts come on top.
+_LARGEST: Final = 4 * 1024 * 1024
+_CHUNK: Final = 256 * 1024
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+class BrokenStream(Exception):  # noqa: N818 - a fact about a child, not an error of ours
+    """What came is not what the other side writes."""
+
+
+def pack_order(order: Order) -> bytes:
+    """Pack an order for a child: what it runs, and what `current` shows of it."""
+    return _pack(  # type: ignore[no-any-return]
+        (
+            ORDER,
+            order.number,
+            order.id,
+            order.run,
+            order.attempt,
+            order.fence,
+            order.retries,
+            order.timeout_s,
+            None if order.deadline_s is None else order.handed + order.deadline_s,
+            order.blob,
+        )
+    )
+
+
+def pack_frame(*fields: object) -> bytes:
+    """Pack any other frame."""
+    return _pack(fields)  # type: ignore[no-any-return]
+
+
+class Frames:
+    """The receiving side of one stream: bytes in, whole frames out."""
+
+    def __init__(self) -> None:
+        # Twice the largest, because the buffer may hold one whole frame and the beginning of the next.
+        self._unpacker = msgpack.Unpacker(
+            max_buffer_size=2 * _LARGEST + _CHUNK, max_bin_len=_LARGEST, max_str_len=_LARGEST, strict_map_key=False
+        )
+
+    def feed(self, data: bytes) -> Iterator[list[Any]]:
+        """Yield the frames that `data` completes.
+
+        Raises:
+            BrokenStream: it holds something else.
+        """
+        try:
+            self._unpacker.feed(data)
+            for frame in self._unpacker:
+                if type(frame) is not list or not frame:
+                    raise BrokenStream(f"expected a frame, got {type(frame).__name__}")
+                yield frame
+        except (ValueError, msgpack.BufferFull, RecursionError) as error:
+            raise BrokenStream(f"not a frame: {type(error).__name__}: {error}") from error
+
+
+def receive(stream: socket.socket) -> bytes | None:
+    """Read what is there; None when nothing is, b"" at the end of the stream."""
+    try:
+        return stream.recv(_CHUNK)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:  # reset: the other side died with unread bytes
+        return b""

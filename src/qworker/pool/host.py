@@ -1,0 +1,360 @@
+"""The worker's handle on the fork server: start it, have children made, hear of their ends, start it again.
+
+    Pool ── launch(plan, fds, parent) ──► Host ── control socket ──► fork server ──► child
+    Pool ◄─ parent.born / parent.ended ── Host ◄─ BORN + pidfd, EXIT ── fork server
+
+Owned by the worker's event loop; sockets and pidfds are watched with `add_reader`. A child is signalled through its
+pidfd, which never names another process. When the server itself dies, its children are killed by the kernel with it:
+each is told as ended with `host_died`, and a new server is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from ..errors import AppImportError
+from . import forkserver, linux
+from .child import Plan
+from .facts import AppFacts
+
+# The exit is told a moment after the pidfd says that the process is gone; a server that is stuck must not hide it.
+_EXIT_LATE_S: Final = 1.5
+_CLOSE_S: Final = 6.0
+_BACKOFF_S: Final = (0.1, 30.0)
+_SWEEP_S: Final = 2.0
+_MARK: Final = "QWORKER_FORK_SERVER"
+
+
+class Parent(Protocol):
+    """Who asked for a child hears of it."""
+
+    def born(self, pid: int) -> None:
+        """The process exists; it says READY itself."""
+
+    def ended(self, detail: str, *, host_died: bool) -> None:
+        """The process, and what its tasks left behind, is gone. `detail`: "signal 9", "exit status 1"."""
+
+
+class Process:
+    """One child, as the Host knows it."""
+
+    def __init__(self, id_: int, parent: Parent, plan: Plan, fds: tuple[int, ...]) -> None:
+        self.id = id_
+        self.parent = parent
+        self.fds = fds  # its ends, until they are sent
+        self.order = msgpack.packb([forkserver.CHILD, id_, plan.slots, plan.cells, plan.threads, plan.title])
+        self.server = 0  # which fork server it was ordered from; 0: none yet
+        self.pid = 0
+        self.pidfd: int | None = None
+        self.kill_asked = False
+        self.ended = False
+
+    def close_fds(self) -> None:
+        """Close this process's copies of the child's ends."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
+class Host:
+    """One fork server: started once, shared by all pools of a worker; restarted by itself when it dies.
+
+    `on_event(name, level, fields)` hears of forkserver.started, forkserver.died and forkserver.failed.
+    """
+
+    def __init__(self, on_event: Callable[[str, str, dict[str, Any]], None] | None = None) -> None:
+        self.facts: AppFacts | None = None
+        self._on_event = on_event or (lambda _name, _level, _fields: None)
+        self._targets: tuple[Sequence[str], str] = ((), "")
+        self._control: socket.socket | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._generation = 0
+        self._answer: asyncio.Future[AppFacts] | None = None
+        self._names: tuple[set[str], set[str]] = (set(), set())
+        self._processes: dict[int, Process] = {}
+        self._last_id = 0
+        self._orders: list[Process] = []  # for the next server
+        self._restart: asyncio.Task[None] | None = None
+        self._mark = ""
+        self._sessions: set[int] = set()  # of children of the servers that died
+        self._closing = False
+
+    async def start(
+        self, targets: Sequence[str], cwd: str | Path | None = None, *, timeout_s: float = 60.0
+    ) -> AppFacts:
+        """Start the fork server, let it import `targets` (`module:attr`, attr `app` by default) from `cwd`.
+
+        Raises:
+            AppImportError: one clear line: what could not be imported, why, what to do.
+        """
+        linux.check_platform()
+        # When the server is killed, what its children left comes to this process, which ends it.
+        linux.become_subreaper()
+        self._targets = (list(targets), str(cwd if cwd is not None else Path.cwd()))
+        try:
+            return await self._begin(timeout_s)
+        except BaseException:
+            await self.close()
+            raise
+
+    def launch(self, plan: Plan, fds: tuple[int, int, int], parent: Parent) -> Process:
+        """Have a child made. `fds` (stream, token pipe, page) are its ends; they are closed here once they are sent."""
+        self._last_id += 1
+        process = self._processes[self._last_id] = Process(self._last_id, parent, plan, fds)
+        self._order(process)
+        return process
+
+    def kill(self, process: Process) -> None:
+        """KILL a child. One that is not born yet is killed when it is."""
+        process.kill_asked = True
+        if not process.server:
+            asyncio.get_running_loop().call_soon(self._end, process, "ended before its start")
+        if process.pidfd is not None:
+            try:
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it is dead already; its end is on the way
+
+    async def close(self) -> None:
+        """End the server and everything below it. Close the pools first. Idempotent."""
+        self._closing = True
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        self._orders.clear()
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()  # its end: it kills what is below it and exits
+            self._control = None
+        if self._server is not None:
+            server, self._server = self._server, None
+            await _gone(server)
+        for process in list(self._processes.values()):
+            self._end(process, "the worker ended", True)
+
+    # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _begin(self, timeout_s: float) -> AppFacts:
+        loop = asyncio.get_running_loop()
+        self._generation += 1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._mark = f"{_MARK}={secrets.token_hex(8)}"
+        name, _, value = self._mark.partition("=")
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "qworker.pool.forkserver", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, name: value},
+                start_new_session=True,  # Ctrl-C in a terminal is the worker's to hear
+            )
+        ours.setblocking(False)
+        self._control = ours
+        self._names = (set(), set())
+        self._answer = loop.create_future()
+        loop.add_reader(ours, self._read, ours)
+        targets, cwd = self._targets
+        ours.send(msgpack.packb([forkserver.IMPORT, list(targets), cwd]))
+        try:
+            async with asyncio.timeout(timeout_s):
+                facts = await self._answer
+        except TimeoutError:
+            raise AppImportError(
+                f"cannot import {' '.join(targets)}: it takes longer than {timeout_s:.0f} s; "
+                "move slow work out of the module, for example into @app.on_child_start"
+            ) from None
+        finally:
+            self._answer = None
+        self.facts = facts
+        orders, self._orders = self._orders, []
+        for process in orders:
+            self._order(process)
+        return facts
+
+    def _read(self, control: socket.socket) -> None:
+        while control is self._control:
+            try:
+                data, fds, _, _ = socket.recv_fds(control, forkserver.MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, fds = b"", []
+            if not data:
+                self._server_died()
+                return
+            self._heed(msgpack.unpackb(data), fds)
+
+    def _heed(self, message: list[Any], fds: list[int]) -> None:
+        kind = message[0]
+        if kind == forkserver.BORN:
+            self._born(message[1], message[2], fds[0])
+        elif kind == forkserver.EXIT:
+            process = self._processes.get(message[1])
+            if process is not None:
+                self._end(process, _words(message[2]), False)
+        elif kind == forkserver.NAMES:
+            self._names[0].update(message[1])
+            self._names[1].update(message[2])
+        elif self._answer is not None and not self._answer.done():
+            if kind == forkserver.FACTS:
+                _, url, namespace, spawn, warning = message
+                names, async_names = map(frozenset, self._names)
+                assert self._server is not None
+                facts = AppFacts(url, namespace, names, async_names, spawn, warning, self._server.pid)
+                self._answer.set_result(facts)
+            else:
+                self._answer.set_exception(AppImportError(message[1]))
+
+    def _order(self, process: Process) -> None:
+        if process.ended:
+            return
+        if self._control is None or self._answer is not None:
+            self._orders.append(process)
+            return
+        try:
+            socket.send_fds(self._control, [process.order], list(process.fds))
+        except BlockingIOError:
+            # It answers slowly (a large app, many forks): a later turn of the loop tries again.
+            asyncio.get_running_loop().call_later(0.005, self._order, process)
+            return
+        except OSError:
+            pass  # it died; the next read of this socket says so, and ends the process that was asked for
+        process.server = self._generation
+        process.close_fds()
+
+    def _server_died(self) -> None:
+        control, server = self._control, self._server
+        assert control is not None
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(control)
+        control.close()
+        self._control = None
+        self._server = None
+        try:
+            status = server.wait(timeout=1.0)  # it closed its socket by ending: there is nothing to wait for
+        except subprocess.TimeoutExpired:
+            server.kill()
+            status = server.wait()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(
+                AppImportError(
+                    f"cannot import {' '.join(self._targets[0])}: the process that imports it ended: {_words(status)}"
+                )
+            )
+        self._sessions.update(process.pid for process in self._processes.values() if process.pid)
+        # The kernel kills its children with it. Those that have a pidfd are told when that says so.
+        for process in list(self._processes.values()):
+            if process.server == self._generation:
+                if process.pidfd is None:
+                    self._end(process, "its fork server died", True)
+                else:
+                    self.kill(process)
+        self._sweep(self._mark.encode(), time.monotonic() + _SWEEP_S)
+        if not self._closing and self._restart is None and self.facts is not None:
+            self._on_event("forkserver.died", "error", {"child": server.pid, "detail": _words(status)})
+            self._restart = loop.create_task(self._start_again(), name="qworker fork server restart")
+
+    async def _start_again(self) -> None:
+        delay_s, longest_s = _BACKOFF_S
+        while True:
+            try:
+                facts = await self._begin(60.0)
+            except AppImportError as error:
+                self._on_event("forkserver.failed", "error", {"detail": str(error), "again_in_s": delay_s})
+                self._abandon()
+                await asyncio.sleep(delay_s)
+                delay_s = min(longest_s, delay_s * 2)
+            else:
+                self._restart = None
+                self._on_event("forkserver.started", "info", {"child": facts.pid})
+                return
+
+    def _abandon(self) -> None:
+        """Let go of a server that cannot import the app."""
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            self._server.kill()  # it has no children yet
+            self._server.wait()
+            self._server = None
+
+    def _sweep(self, mark: bytes, until: float) -> None:
+        """End what the children of a dead server left: it came to this process. Their own children come next."""
+        for pid in linux.children_of_self():
+            ours = linux.session_of(pid) in self._sessions or mark in linux.environment_of(pid).split(b"\0")
+            if ours and (self._server is None or pid != self._server.pid):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
+                except (ProcessLookupError, ChildProcessError):
+                    pass
+        if time.monotonic() < until and not self._closing:
+            asyncio.get_running_loop().call_later(0.02, self._sweep, mark, until)
+        else:
+            self._sessions.clear()
+
+    # ── its children ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _born(self, id_: int, pid: int, pidfd: int) -> None:
+        process = self._processes.get(id_)
+        if process is None:
+            os.close(pidfd)
+            return
+        process.pid = pid
+        process.pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._pidfd_ready, process)
+        if process.kill_asked:
+            self.kill(process)
+        process.parent.born(pid)
+
+    def _pidfd_ready(self, process: Process) -> None:
+        """The process is gone. Its exit status comes from its server, if that still lives."""
+        assert process.pidfd is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(process.pidfd)
+        if process.server != self._generation or self._control is None:
+            self._end(process, "its fork server died", True)
+        else:
+            loop.call_later(_EXIT_LATE_S, self._end, process, "its exit status is not known")
+
+    def _end(self, process: Process, detail: str, host_died: bool = False) -> None:
+        if process.ended:
+            return
+        process.ended = True
+        process.close_fds()
+        del self._processes[process.id]
+        if process.pidfd is not None:
+            asyncio.get_running_loop().remove_reader(process.pidfd)
+            os.close(process.pidfd)
+            process.pidfd = None
+        process.parent.ended(detail, host_died=host_died)
+
+
+async def _gone(server: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a server whose control socket was closed."""
+    ends = time.monotonic() + _CLOSE_S
+    while server.poll() is None:
+        if time.monotonic() > ends:
+            server.kill()
+        await asyncio.sleep(0.002)
+
+
+def _words(status: int | str) -> str:
+    if isinstance(status, str):
+        return status
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,82 @@
+"""A child's way in: bodies from the stream, tokens from the pipe, joined into orders to run.
+
+    stream ──► read() ──► bodies, in the order of their tokens ─┐
+    token pipe ──► take() ──────────────────────────────────────┴──► the slot that took the token
+
+A token is written after its body was handed to the kernel. So whoever holds a token finds the body in the stream or
+already read; and every body before it whose token nobody here took was recalled, and is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from . import frames, tokens
+from .outbox import Outbox
+from .page import Page
+
+
+class Inbox:
+    """The receiving side of one child. Not safe for threads: a child with several keeps a lock around it."""
+
+    def __init__(self, stream: socket.socket, token_fd: int, page: Page, outbox: Outbox) -> None:
+        self.token_fd = token_fd
+        self.moves: deque[tuple[int, int | None]] = deque()  # (survivor's number, fresh slot)
+        self._stream = stream
+        self._page = page
+        self._outbox = outbox
+        self._frames = frames.Frames()
+        self._bodies: deque[list[Any]] = deque()
+
+    def take(self) -> list[Any] | None:
+        """Take the next order, if there is one and this child may start it."""
+        if not self.may_start():
+            return None
+        number = tokens.take(self.token_fd)
+        if number is None:
+            return None
+        order = self._body(number)
+        if not self.may_start():
+            # The instant passed between the look and the token, and the lease may be another worker's by now.
+            self._outbox.send(frames.pack_frame(frames.OUTCOME, number, frames.UNSTARTED, None, True, None, b""))
+            return None
+        return order
+
+    def may_start(self) -> bool:
+        """Has the instant after which nothing may start not come yet?"""
+        return time.monotonic_ns() < self._page.start_until_ns
+
+    def read(self) -> None:
+        """Read what the stream has; ends this process when the worker has closed it."""
+        data = self._stream.recv(256 * 1024)
+        if not data:
+            os._exit(0)
+        for frame in self._frames.feed(data):
+            if frame[0] == frames.ORDER:
+                self._bodies.append(frame)
+            else:
+                self.moves.append((frame[1], frame[2]))
+
+    def wait(self, poll: select.poll) -> None:
+        """Wait until something came. `poll` watches the stream; tokens are watched while they may be taken."""
+        if self.may_start():
+            poll.register(self.token_fd, select.POLLIN)
+            ready = poll.poll()
+            poll.unregister(self.token_fd)
+        else:
+            ready = poll.poll(20)  # nobody rings when the worker lets us start again: look
+        if any(fd == self._stream.fileno() for fd, _ in ready):
+            self.read()
+
+    def _body(self, number: int) -> list[Any]:
+        while True:
+            while self._bodies:
+                order = self._bodies.popleft()
+                if order[1] == number:
+                    return order
+            self.read()

@@ -1,0 +1,263 @@
+"""One child as the worker sees it: its stream, its tokens, its page, and the orders that are in it.
+
+    give(entries) ──► body frames ──► stream, then ──► tokens            take_back() ◄── tokens
+    read() ◄── frames ◄── stream                                          seen() ◄── page
+
+Owned by its pool. Nothing here decides anything; nothing here blocks: what the stream does not take now waits in
+`_unsent`, and a token is written only when the whole body before it has been taken by the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any, Final
+
+from ..model import Order
+from . import frames, tokens
+from .child import Plan
+from .host import Host, Process
+from .page import Page
+
+# Room in the kernel for a few milliseconds of bodies; where the limit is lower, the kernel takes what it allows.
+_SEND_BUFFER: Final = 1024 * 1024
+# More orders than this are never in one child: their tokens always fit the pipe.
+ORDERS_MAX: Final = 512
+
+
+class Role(Enum):
+    """What a child is for, now."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"  # takes nothing new; another one has its place
+    DYING = "dying"  # was killed or told to end
+
+
+class Entry:
+    """An order in the pool."""
+
+    __slots__ = ("expected_s", "kid", "order", "seen")
+
+    def __init__(self, order: Order, expected_s: float) -> None:
+        self.order = order
+        self.expected_s = expected_s
+        self.kid: Kid | None = None
+        self.seen = False  # in a slot, by a scan
+
+
+class Kid:
+    """A child process and everything that the worker holds of it."""
+
+    def __init__(self, plan: Plan, start_until_ns: int) -> None:
+        self.plan = plan
+        self.role = Role.STARTING
+        self.ready = False
+        self.pid = 0
+        self.process: Process | None = None
+        self.page = Page.create(plan.cells, start_until_ns)
+        self.entries: dict[int, Entry] = {}
+        self.given = 0  # orders, in all its life
+        self.expected_s = 0.0  # of all its entries
+        self.alone = False  # it has a suspect, and takes nobody else
+        self.extra = False  # made for one suspect, beside the places of the pool
+        self.killed = False
+        self.after: Kid | None = None  # its predecessor, which may still be dying
+        self.progressed_at = 0.0  # when an order last went in or an outcome came out
+        self.stalled = False  # behind what runs now nothing may wait
+        self.condemned: set[int] = set()  # the attempts for which it is killed
+        self.quarantined: dict[int, tuple[int, int | None]] = {}  # survivor's number -> its slot, the fresh one
+        self.wedged = False  # its Python does not run, though tasks do
+        self.fault = ""  # why it is to be ended as if it had crashed
+        self.recycle_at: float | None = None  # what still runs then is asked to end
+        self.slots_used = set(range(plan.slots))  # slots whose threads take orders
+        self.silent_since: float | None = None  # when its pulse was first seen to be old
+        self._stream, self._theirs = socket.socketpair()
+        self._stream.setblocking(False)
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._token_read, self._token_write = tokens.open_pipe()
+        self._frames = frames.Frames()
+        self._unsent: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._writing = False
+        self._closed = False
+
+    def start(self, host: Host, parent: Any) -> None:
+        """Have the process made, and listen to it. `parent` hears of its birth and end (host.Parent)."""
+        ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd))
+        self.process = host.launch(self.plan, ends, parent)
+
+    def listen(self, on_readable: Any) -> None:
+        """Call `on_readable(kid)` whenever the stream has something."""
+        self._loop.add_reader(self._stream, on_readable, self)
+
+    @property
+    def idle(self) -> bool:
+        """Has it nothing to run?"""
+        return not self.entries
+
+    def fill(self, line: deque[Entry], most: int, ahead_s: float, now: float) -> int:
+        """Give it up to `most` orders from the front of `line`; returns how many.
+
+        One for each slot always; beyond that, while less than `ahead_s` of work per slot is in it.
+        """
+        count = len(self.entries)
+        expected_s = self.expected_s
+        slots = self.plan.slots
+        batch: list[Entry] = []
+        while line and len(batch) < most:
+            if count >= slots and (self.stalled or count >= ORDERS_MAX or expected_s >= ahead_s * slots):
+                break
+            entry = line.popleft()
+            batch.append(entry)
+            count += 1
+            expected_s += entry.expected_s
+        if batch:
+            self.give(batch, now)
+        return len(batch)
+
+    def give(self, entries: Sequence[Entry], now: float) -> None:
+        """Send orders."""
+        numbers = []
+        bodies = []
+        for entry in entries:
+            entry.kid = self
+            order = entry.order
+            self.entries[order.number] = entry
+            self.expected_s += entry.expected_s
+            numbers.append(order.number)
+            bodies.append(frames.pack_order(order))
+        self.given += len(entries)
+        self.progressed_at = now
+        self._post(b"".join(bodies), numbers)
+
+    def take_back(self) -> list[Entry]:
+        """Take back every order that it has not taken: who reads the token owns the task. In the order given."""
+        numbers = tokens.take_all(self._token_read)
+        for _, unwritten in self._unsent:
+            numbers.extend(unwritten)
+        # The bodies stay on their way (one may be half sent); the child drops those whose tokens never come.
+        self._unsent = deque((data, ()) for data, _ in self._unsent)
+        taken = [self.remove(number) for number in numbers]
+        return [entry for entry in taken if entry is not None]
+
+    def remove(self, number: int) -> Entry | None:
+        """An order is no longer in it."""
+        entry = self.entries.pop(number, None)
+        if entry is not None:
+            entry.kid = None
+            entry.seen = False
+            self.expected_s = self.expected_s - entry.expected_s if self.entries else 0.0
+        return entry
+
+    def read(self) -> Iterator[list[Any]]:
+        """Yield the frames that are there now.
+
+        Raises:
+            BrokenStream: what came is not what a child writes.
+        """
+        data = frames.receive(self._stream)
+        if data:
+            yield from self._frames.feed(data)
+        elif data == b"":
+            self._loop.remove_reader(self._stream)  # its end comes by its pidfd
+
+    def drain(self) -> Iterator[list[Any]]:
+        """Yield every frame that the stream holds."""
+        while data := frames.receive(self._stream):
+            yield from self._frames.feed(data)
+
+    def seen(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (slot, number, started_ns) of every slot that an attempt owns."""
+        page = self.page
+        for slot in range(self.plan.cells):
+            number, started_ns = page.seen(slot)
+            if number:
+                yield slot, number, started_ns
+
+    def slot_of(self, number: int) -> int | None:
+        """Return the slot that an attempt owns, now."""
+        return next((slot for slot in range(self.plan.cells) if self.page.number(slot) == number), None)
+
+    def quarantine(self, number: int, slot: int) -> None:
+        """The attempt in `slot` is a survivor now. Unless the child drains, a fresh slot takes its place."""
+        taken = self.slots_used | {old for old, _ in self.quarantined.values()}
+        fresh = None
+        if self.role is Role.SERVING:
+            fresh = next((index for index in range(self.plan.cells) if index not in taken), None)
+        self.quarantined[number] = (slot, fresh)
+        self.slots_used.discard(slot)
+        if fresh is not None:
+            self.slots_used.add(fresh)
+        self._post(frames.pack_frame(frames.MOVE, number, fresh))
+
+    def survivor_gone(self, number: int, *, healthy: bool) -> bool:
+        """Its code has ended; False when it is none of ours. `healthy`: it told an outcome, so its thread goes on.
+
+        That is the outcome that crossed with our word: its child knows of no survivor and opened no fresh slot.
+        """
+        if number not in self.quarantined:
+            return False
+        slot, fresh = self.quarantined.pop(number)
+        if healthy:
+            self.slots_used.add(slot)
+            if fresh is not None:
+                self.slots_used.discard(fresh)
+        return True
+
+    def hang_up(self) -> None:
+        """End the stream on our side: an idle child ends by that. What it still had to say can be read."""
+        self._unsent.clear()
+        self._stop_writing()
+        with contextlib.suppress(OSError):  # it is dead already
+            self._stream.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Let go of everything; the process is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_writing()
+        self._loop.remove_reader(self._stream)
+        self._stream.close()
+        self._theirs.close()
+        os.close(self._token_read)
+        os.close(self._token_write)
+        self.page.close()
+
+    def _post(self, data: bytes, numbers: Sequence[int] = ()) -> None:
+        self._unsent.append((memoryview(data), numbers))
+        if not self._writing:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                data, numbers = self._unsent[0]
+                if data:
+                    sent = self._stream.send(data)
+                    if sent < len(data):
+                        self._unsent[0] = (data[sent:], numbers)
+                        continue
+                while numbers:
+                    some, numbers = numbers[: tokens.PER_WRITE], numbers[tokens.PER_WRITE :]
+                    tokens.give(self._token_write, some)
+                self._unsent.popleft()
+        except (BlockingIOError, InterruptedError):
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._stream, self._flush)
+            return
+        except OSError:
+            self._unsent.clear()  # it died, and its end is on the way: its orders are sorted out then
+        self._stop_writing()
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._stream)

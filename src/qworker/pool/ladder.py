@@ -1,0 +1,118 @@
+"""The ladder: flag, then grace, then force. Pure: time and sightings in, steps and the next wake-up out.
+
+    scan(now, what runs) ──► Step(ask | force) …        ask(now, number, reason, grace) ──► the same ladder
+
+The pool owns one ladder. It tells what the shared pages show to run, performs the steps, and tells when an attempt
+is gone. An attempt whose clock has not started has no limit but its deadline: the run clock starts when its code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from ..model import Reason
+
+NEVER: Final = float("inf")
+
+# A stronger reason replaces a weaker one: it decides what is recorded. Equal ones keep the first.
+_STRENGTH: Final[dict[Reason, int]] = {"recycle": 0, "drain": 1, "timeout": 2, "deadline": 2, "stop": 3, "fenced": 4}
+
+
+class Seen(NamedTuple):
+    """An attempt that a page shows in a slot. `started`: None while its body is being decoded."""
+
+    number: int
+    started: float | None
+    timeout_s: float | None
+    grace_s: float
+    deadline: float  # an instant; NEVER: none
+
+
+class Step(NamedTuple):
+    """What is due: raise the flag of an attempt, or end it by force."""
+
+    what: Literal["ask", "force"]
+    number: int
+    reason: Reason
+
+
+@dataclass(slots=True)
+class Asked:
+    """An attempt that was asked to end: when first, why, and when patience ends."""
+
+    at: float
+    reason: Reason
+    force_at: float
+    forced: bool = False
+
+
+class Ladder:
+    """Who was asked to end, and whose limit is next."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, Asked] = {}
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def asked(self, number: int) -> Asked | None:
+        """Return when and why an attempt was asked, if it was."""
+        return self._asked.get(number)
+
+    def ask(self, now: float, number: int, reason: Reason, grace_s: float) -> Asked:
+        """Ask an attempt from outside. Asking again never lengthens its grace."""
+        force_at = now + max(grace_s, 0.0)
+        asked = self._asked.get(number)
+        if asked is None:
+            asked = self._asked[number] = Asked(now, reason, force_at)
+            return asked
+        asked.force_at = min(asked.force_at, force_at)
+        if _STRENGTH[reason] > _STRENGTH[asked.reason]:
+            asked.reason = reason
+        return asked
+
+    def gone(self, number: int) -> Asked | None:
+        """Forget an attempt that has ended; returns what was known of its ask."""
+        return self._asked.pop(number, None)
+
+    def try_again(self, number: int) -> None:
+        """The attempt could not be forced now: it is due again at the next scan that sees it."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            asked.forced = False
+
+    def scan(self, now: float, running: Iterable[Seen]) -> tuple[list[Step], float]:
+        """Return the steps that are due and the instant of the next one (NEVER: none).
+
+        A step to force is returned once. An attempt that is not among `running` is left alone: it has not
+        started yet, or has just ended.
+        """
+        steps: list[Step] = []
+        wake = NEVER
+        for seen in running:
+            asked = self._asked.get(seen.number)
+            limit, reason = _limit(seen)
+            if now >= limit and (asked is None or _STRENGTH[asked.reason] < _STRENGTH[reason]):
+                asked = self.ask(now, seen.number, reason, seen.grace_s)
+                steps.append(Step("ask", seen.number, reason))
+            if asked is None:
+                wake = min(wake, limit)
+            elif asked.forced:
+                continue
+            elif now >= asked.force_at:
+                asked.forced = True
+                steps.append(Step("force", seen.number, asked.reason))
+            else:
+                # Asked weakly (a drain), its own limit may still come first.
+                wake = min(wake, asked.force_at, limit if limit > now else NEVER)
+        return steps, wake
+
+
+def _limit(seen: Seen) -> tuple[float, Reason]:
+    """Return the instant at which an attempt must be asked to end, and why."""
+    by_time = NEVER if seen.started is None or seen.timeout_s is None else seen.started + seen.timeout_s
+    if seen.deadline < by_time:
+        return seen.deadline, "deadline"
+    return by_time, "timeout"

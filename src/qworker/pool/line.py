@@ -1,0 +1,86 @@
+"""The orders of a pool that are in no child, and which child they go to.
+
+    put ──► back of the line ──► feed ──► children            taken back from a child ──► front of the line
+
+Suspects (`Order.alone`) have a line of their own, because each needs a child that nobody else is in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from .kid import Entry
+from .nursery import Nursery
+from .pace import AHEAD_S
+
+
+class Line:
+    """Who waits. Owned by one pool."""
+
+    def __init__(self, nursery: Nursery, max_tasks_per_child: int | None) -> None:
+        self._nursery = nursery
+        self._max_tasks = max_tasks_per_child
+        self._orders: deque[Entry] = deque()
+        self._suspects: deque[Entry] = deque()
+        # When the line was empty, or an order of this pool started or ended. Not when one went into a child: it may
+        # come back from there again and again.
+        self.moved_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._orders) + len(self._suspects)
+
+    def append(self, entry: Entry, now: float) -> None:
+        """To the back."""
+        if not self:
+            self.moved_at = now
+        (self._suspects if entry.order.alone else self._orders).append(entry)
+
+    def give_back(self, entries: Sequence[Entry]) -> None:
+        """To the front, in the order in which they were put."""
+        for entry in reversed(entries):
+            (self._suspects if entry.order.alone else self._orders).appendleft(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """It waits no longer."""
+        (self._suspects if entry.order.alone else self._orders).remove(entry)
+
+    def clear(self) -> list[Entry]:
+        """Empty the line; returns who was in it."""
+        entries = [*self._suspects, *self._orders]
+        self._suspects.clear()
+        self._orders.clear()
+        return entries
+
+    def worn(self, given: int) -> bool:
+        """Has a child had all the orders that it may have?"""
+        return self._max_tasks is not None and given >= self._max_tasks
+
+    def feed(self, active: int, now: float) -> None:
+        """Give to the children what they have room for. `active`: orders in children that count for this pool."""
+        if not self:
+            return
+        kids = [kid for kid in self._nursery.serving() if not kid.alone and not self.worn(kid.given)]
+        kids.sort(key=lambda kid: len(kid.entries) / kid.plan.slots)
+        while self._suspects:
+            if self._nursery.threads:
+                kid = self._nursery.open_alone(now) if active < self._nursery.slots else None
+                if kid is None:
+                    break
+                active += 1
+            elif kids and kids[0].idle:
+                kid = kids.pop(0)
+                kid.alone = True
+            else:
+                # The next one that is done is kept for the suspect, or short tasks would fill it for ever.
+                del kids[:1]
+                break
+            kid.give([self._suspects.popleft()], now)
+        given = len(kids)
+        while self._orders and given:
+            given = 0
+            # Shared evenly: a long line must not end up in the first child that has room.
+            share = max(1, len(self._orders) // len(kids))
+            for kid in kids:
+                most = share if self._max_tasks is None else min(share, self._max_tasks - kid.given)
+                given += kid.fill(self._orders, most, AHEAD_S, now)

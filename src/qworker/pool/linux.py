@@ -1,0 +1,101 @@
+"""What the kernel does for the pool: subreapers, death signals, who descends from whom. Linux only.
+
+Called by the fork server and by children at their start, and by the worker's Host for what a dead server left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_OOM_RAISE = 300
+
+
+def check_platform() -> None:
+    """Refuse to run where a child cannot be held: without pidfds and subreapers a stop would be a promise only."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open"):
+        raise ConfigError(
+            f"qworker's pool needs Linux 5.3 or later (pidfd, PR_SET_CHILD_SUBREAPER); this is {sys.platform}. "
+            "Run the worker in a Linux container; producers run anywhere."
+        )
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans of everything below this process, so that they can be found and ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the thread that forked this process ends; exit at once when that has already happened."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have died before the call above, and then its signal never comes.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def volunteer_for_oom() -> None:
+    """Let the kernel kill this process before the worker when memory runs out. Best effort."""
+    try:
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(str(min(1000, int(score.read_text()) + _OOM_RAISE)))
+    except (OSError, ValueError):
+        pass  # a container may mount /proc read-only; the blame survives a worker's death anyhow
+
+
+def thread_count() -> int:
+    """Count the threads of this process, native ones included."""
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names are enough, and this is the cheapest way
+
+
+def children_of_self() -> set[int]:
+    """Return the pids of this process's children, whichever of its threads is their parent."""
+    try:
+        found: set[int] = set()
+        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208
+            found.update(int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_bytes().split())
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return {pid for pid, parent in _parents().items() if parent == os.getpid()}
+    return found
+
+
+def session_of(pid: int) -> int | None:
+    """Return the session of a process; None when it is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def environment_of(pid: int) -> bytes:
+    """Return the environment block that a process was started with; empty when it is gone or not ours."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _parents() -> dict[int, int]:
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            try:
+                # The command name may hold spaces and brackets: what counts comes after the last bracket.
+                fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue  # it ended while we looked
+            parents[int(name)] = int(fields[1])
+    return parents
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")

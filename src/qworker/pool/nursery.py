@@ -1,0 +1,229 @@
+"""The children of one pool: how many there must be, who replaces whom, and how they end.
+
+    open() ──► STARTING ── READY ──► SERVING ── retire() ──► DRAINING ── hang_up() or kill() ──► DYING ──► ended
+
+A successor is ordered at the moment in which its predecessor is killed or told to end, and serves when that one is
+gone: a place never runs two. Only a recycled or wedged child's successor does not wait, because the old one may run
+on. A child that cannot start is tried again with a growing pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final, Protocol
+
+from ..model import PoolKind
+from .child import Plan
+from .host import Host
+from .kid import Kid, Role
+from .page import FOREVER
+
+_BACKOFF_S: Final = (0.1, 30.0)
+# A child that was told to end by itself and does not is killed after this.
+_HANG_UP_S: Final = 1.0
+
+
+class Keeper(Protocol):
+    """The pool: it knows the orders."""
+
+    def serving(self, kid: Kid) -> None:
+        """This child takes orders from now on."""
+
+    def readable(self, kid: Kid) -> None:
+        """This child's stream has something."""
+
+    def gone(self, kid: Kid, detail: str, *, host_died: bool) -> None:
+        """This child has ended: sort out what was in it. It is closed afterwards."""
+
+    def event(self, name: str, level: str, **fields: Any) -> None:
+        """Something for the log."""
+
+
+class _Link:
+    """What the Host knows a child by (host.Parent)."""
+
+    def __init__(self, nursery: Nursery, kid: Kid) -> None:
+        self._nursery = nursery
+        self._kid = kid
+
+    def born(self, pid: int) -> None:
+        self._kid.pid = pid
+
+    def ended(self, detail: str, *, host_died: bool) -> None:
+        self._nursery.ended(self._kid, detail, host_died=host_died)
+
+
+class Nursery:
+    """All children of one pool. Owned by the pool, on the worker's event loop."""
+
+    def __init__(self, kind: PoolKind, slots: int, spare_cells: int, host: Host, keeper: Keeper) -> None:
+        self.kids: list[Kid] = []
+        self.start_until_ns = FOREVER
+        self._host = host
+        self._keeper = keeper
+        self.slots = slots
+        self.threads = kind != "process"
+        self._not_before = 0.0  # children fail to start: no extra one before this
+        self._places = 1 if self.threads else slots
+        if self.threads:
+            self._plan = Plan(slots, slots + spare_cells, True, f"{kind} child")
+        else:
+            self._plan = Plan(1, 1, False, "process child")
+        self._failures = 0
+        self._pauses: set[asyncio.TimerHandle] = set()
+        self._settled: dict[Kid, asyncio.Future[None]] = {}  # of those that start() waits for
+        self._empty: asyncio.Future[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """Open all children; returns when each is ready, or has failed for the first time."""
+        loop = asyncio.get_running_loop()
+        for _ in range(self._places):
+            self._settled[self.open()] = loop.create_future()
+        await asyncio.gather(*self._settled.values())
+        self._settled.clear()
+
+    def open(self, *, after: Kid | None = None) -> Kid:
+        """Order a child for a place of this pool."""
+        return self._launch(self._plan, after)
+
+    def open_alone(self, now: float) -> Kid | None:
+        """Order a child with one slot, for one suspect, with no place and no successor. None: not now."""
+        if now < self._not_before:
+            return None
+        kid = self._launch(Plan(1, 1, False, "child for a suspect"), None)
+        kid.alone = kid.extra = True
+        return kid
+
+    def serving(self) -> list[Kid]:
+        """The children that take orders."""
+        return [kid for kid in self.kids if kid.role is Role.SERVING]
+
+    def allow_until(self, start_until_ns: int) -> None:
+        """Tell every child, and those to come, until when slots may start something."""
+        self.start_until_ns = start_until_ns
+        for kid in self.kids:
+            kid.page.start_until_ns = start_until_ns
+
+    def readied(self, kid: Kid) -> None:
+        """It said READY."""
+        kid.ready = True
+        self._failures = 0
+        self._settle(kid)
+        self._keeper.event("child.started", "info", child=kid.pid)
+        self._serve(kid)
+
+    def failed(self, kid: Kid, text: str) -> None:
+        """It said that it could not start; its end follows."""
+        kid.fault = text
+
+    def retire(self, kid: Kid) -> None:
+        """Give its place to a fresh child, at once; what runs in it goes on."""
+        if kid.role is Role.SERVING:
+            kid.role = Role.DRAINING
+            self.open()
+
+    def hang_up(self, kid: Kid) -> None:
+        """End a child that has nothing to run."""
+        assert kid.idle
+        replaced = kid.role is not Role.SERVING
+        kid.role = Role.DYING
+        if not replaced and not kid.extra and not self._closing:
+            self.open(after=kid)
+        kid.hang_up()
+        asyncio.get_running_loop().call_later(_HANG_UP_S, self._kill_late, kid)
+
+    def kill(self, kid: Kid) -> None:
+        """End a child by force; its successor is made meanwhile."""
+        has_place = kid.role in (Role.STARTING, Role.SERVING) and not kid.extra
+        kid.role = Role.DYING
+        kid.killed = True
+        if has_place and not self._closing:
+            self.open(after=kid)
+        self._strike(kid)
+
+    def crash(self, kid: Kid, fault: str) -> None:
+        """End a child as if it had died by itself: what it writes makes no sense."""
+        kid.fault = fault
+        self._strike(kid)
+
+    def ended(self, kid: Kid, detail: str, *, host_died: bool) -> None:
+        """Its process is gone."""
+        role, was_ready = kid.role, kid.ready
+        kid.role = Role.DYING
+        self.kids.remove(kid)
+        if role is Role.STARTING and not was_ready and not host_died and not self._closing:
+            text = kid.fault or f"it ended before it was ready: {detail}"
+            self._keeper.event("child.failed", "error", child=kid.pid, detail=text, again_in_s=self._pause_s())
+            self._not_before = time.monotonic() + self._pause_s()
+            self._failures += 1
+        self._keeper.gone(kid, detail, host_died=host_died)
+        kid.close()
+        self._settle(kid)
+        for other in self.kids:
+            if other.after is kid:
+                other.after = None
+                self._serve(other)
+        if role in (Role.STARTING, Role.SERVING) and not kid.extra and not self._closing:
+            if role is Role.SERVING or host_died:
+                self.open()
+            else:
+                self._open_later()
+        if self._empty is not None and not self._empty.done() and not self.kids:
+            self._empty.set_result(None)
+
+    def close(self) -> None:
+        """No child is opened or replaced any more."""
+        self._closing = True
+        for pause in self._pauses:
+            pause.cancel()
+        self._pauses.clear()
+        for kid in list(self.kids):
+            if kid.role is Role.STARTING:
+                self.kill(kid)
+
+    async def wait_empty(self, timeout_s: float | None = None) -> bool:
+        """Wait until the last child is gone; False when the time is up."""
+        if self.kids:
+            self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._empty], timeout=timeout_s)
+        return not self.kids
+
+    def _launch(self, plan: Plan, after: Kid | None) -> Kid:
+        kid = Kid(plan, self.start_until_ns)
+        kid.after = after
+        self.kids.append(kid)
+        kid.listen(self._keeper.readable)
+        kid.start(self._host, _Link(self, kid))
+        return kid
+
+    def _serve(self, kid: Kid) -> None:
+        if kid.ready and kid.after is None and kid.role is Role.STARTING:
+            kid.role = Role.SERVING
+            self._keeper.serving(kid)
+
+    def _strike(self, kid: Kid) -> None:
+        if kid.process is not None:
+            self._host.kill(kid.process)
+
+    def _kill_late(self, kid: Kid) -> None:
+        if kid in self.kids:
+            self._strike(kid)
+
+    def _pause_s(self) -> float:
+        first, longest = _BACKOFF_S
+        return float(min(longest, first * 2 ** min(self._failures, 20)))
+
+    def _open_later(self) -> None:
+        def again() -> None:
+            self._pauses.discard(handle)
+            self.open()
+
+        handle = asyncio.get_running_loop().call_later(max(0.0, self._not_before - time.monotonic()), again)
+        self._pauses.add(handle)
+
+    def _settle(self, kid: Kid) -> None:
+        settled = self._settled.get(kid)
+        if settled is not None and not settled.done():
+            settled.set_result(None)

@@ -1,0 +1,174 @@
+"""The shared page of a child: what both sides read without asking each other.
+
+    worker ──► start_until, stop number, reason          child ──► number, started, pulse, progress
+
+Cells are aligned 64-bit words, written by a single store each, so that a reader sees an old or a new value and never
+a mixture. A slot's `number` is the attempt that owns the slot: written before its body is decoded, cleared after its
+outcome was sent. To stop an attempt is to write *its number*: a flag that comes late hits nobody.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+import time
+from typing import Final
+
+from ..model import Reason
+
+REASONS: Final[tuple[Reason, ...]] = ("timeout", "deadline", "stop", "drain", "fenced", "recycle")
+FOREVER: Final = 2**63 - 1
+
+_START_UNTIL, _PULSE = 0, 1
+_HEADER: Final = 8
+_NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
+_TEXT: Final = 8
+_PER_SLOT: Final = 16
+_TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
+
+
+class Page:
+    """A child's page. The worker creates it; both sides keep it mapped until they close it."""
+
+    def __init__(self, fd: int, slots: int) -> None:
+        self.fd = fd
+        self.slots = slots
+        self._memory = mmap.mmap(fd, (_HEADER + slots * _PER_SLOT) * 8)
+        self._bytes = memoryview(self._memory)
+        self._cells = self._bytes.cast("Q")
+
+    @classmethod
+    def create(cls, slots: int, start_until_ns: int = FOREVER) -> Page:
+        """Make a fresh page for `slots` slots."""
+        fd = os.memfd_create("qworker-page", os.MFD_CLOEXEC)
+        os.ftruncate(fd, (_HEADER + slots * _PER_SLOT) * 8)
+        page = cls(fd, slots)
+        page.start_until_ns = start_until_ns
+        return page
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self._cells.release()
+        self._bytes.release()
+        self._memory.close()
+        os.close(self.fd)
+
+    @property
+    def start_until_ns(self) -> int:
+        """The instant (monotonic) from which on no slot may start anything."""
+        return self._cells[_START_UNTIL]
+
+    @start_until_ns.setter
+    def start_until_ns(self, value: int) -> None:
+        self._cells[_START_UNTIL] = value
+
+    @property
+    def pulse_ns(self) -> int:
+        """When the child's Python last ran, while it runs anything."""
+        return self._cells[_PULSE]
+
+    def beat(self) -> None:
+        """Say that Python runs here now."""
+        self._cells[_PULSE] = time.monotonic_ns()
+
+    # ── one slot, as the worker sees it ──────────────────────────────────────────────────────────────────────────
+
+    def number(self, slot: int) -> int:
+        """The attempt that owns the slot; 0: none."""
+        return self._cells[_HEADER + slot * _PER_SLOT + _NUMBER]
+
+    def seen(self, slot: int) -> tuple[int, int]:
+        """(number, started_ns) of one and the same attempt; started_ns 0: its body is being decoded."""
+        base = _HEADER + slot * _PER_SLOT
+        cells = self._cells
+        while True:
+            number = cells[base + _NUMBER]
+            started = cells[base + _STARTED]
+            # Numbers are never used twice, so an unchanged one means that `started` belongs to it.
+            if cells[base + _NUMBER] == number:
+                return number, started
+
+    def raise_flag(self, slot: int, number: int, reason: Reason) -> None:
+        """Ask attempt `number` to end. The reason is there before the flag, so a reader of the flag finds it."""
+        base = _HEADER + slot * _PER_SLOT
+        self._cells[base + _REASON] = REASONS.index(reason)
+        self._cells[base + _STOP] = number
+
+    def progress(self, slot: int, number: int) -> tuple[float, float | None, str] | None:
+        """What attempt `number` last told of its progress."""
+        base = _HEADER + slot * _PER_SLOT
+        cells = self._cells
+        for _ in range(3):
+            version = cells[base + _PROGRESS]
+            done, total = struct.unpack_from("dd", self._bytes, (base + _PROGRESS + 1) * 8)
+            length = min(cells[base + _PROGRESS + 3], _TEXT_MAX)
+            start = (base + _TEXT) * 8
+            text = bytes(self._bytes[start : start + length]).decode(errors="replace")
+            if version % 2 == 0 and cells[base + _PROGRESS] == version and cells[base + _NUMBER] == number:
+                return (done, None if math.isnan(total) else total, text) if version else None
+        return None
+
+
+class SlotCells:
+    """One attempt in its slot, as the child that runs it sees it. Also what `current` reads: see `context.Slot`.
+
+    Made anew for each attempt: a helper thread that outlives its task keeps asking about its own attempt.
+    """
+
+    __slots__ = ("_base", "_bytes", "_cells", "number")
+
+    def __init__(self, page: Page, slot: int, number: int) -> None:
+        """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's."""
+        self.number = number
+        self._bytes = page._bytes
+        self._cells = cells = page._cells
+        self._base = base = _HEADER + slot * _PER_SLOT
+        cells[base + _STARTED] = 0
+        cells[base + _PROGRESS] = 0
+        cells[base + _NUMBER] = number
+
+    def start(self) -> int:
+        """Start the run clock; returns its nanoseconds."""
+        now = self._cells[self._base + _STARTED] = time.monotonic_ns()
+        return now
+
+    def clear(self) -> None:
+        """The slot is nobody's."""
+        self._cells[self._base + _NUMBER] = 0
+
+    def asked(self) -> bool:
+        """Has the attempt that owns this slot been asked to end? No system call."""
+        return self._cells[self._base + _STOP] == self.number
+
+    def reason(self) -> str:
+        """Why it was asked; empty when it was not."""
+        return REASONS[self._cells[self._base + _REASON]] if self.asked() else ""
+
+    def lease_uncertain(self) -> bool:
+        """Has this worker been unable to renew for so long that it would start nothing new?"""
+        return time.monotonic_ns() >= self._cells[_START_UNTIL]
+
+    def progress(self, done: float, total: float | None, text: str) -> None:
+        """Tell how far the attempt is: a few stores into shared memory, as often as one likes."""
+        base = self._base
+        cells = self._cells
+        data = text.encode()[:_TEXT_MAX]
+        version = cells[base + _PROGRESS] | 1  # odd: being written
+        cells[base + _PROGRESS] = version
+        struct.pack_into("dd", self._bytes, (base + _PROGRESS + 1) * 8, done, float("nan") if total is None else total)
+        cells[base + _PROGRESS + 3] = len(data)
+        start = (base + _TEXT) * 8
+        self._bytes[start : start + len(data)] = data
+        cells[base + _PROGRESS] = version + 1
+
+    def wait_asked(self, timeout_s: float) -> bool:
+        """Wait until asked, looking every 10 ms: nobody can be woken through shared memory by a plain store."""
+        ends = time.monotonic() + timeout_s
+        while not self.asked():
+            left = ends - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, 0.01))
+        return True

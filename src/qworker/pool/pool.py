@@ -1,0 +1,376 @@
+"""All slots of one kind: orders in, endings out, and every one of them exactly once.
+
+    put(orders) ──► Line ──► child            Patrol: page ──► ladder ──► flag, force
+    endings ◄── frames ◄── child              gone: what was in a child that ended
+
+Owned by the worker's event loop; no method blocks, and an order costs neither a task nor a timer. `Line` decides which
+child gets what, `Nursery` keeps the children in number, `Patrol` looks at their pages and performs what the ladder
+says; this module joins them, and is the only place where an order ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from ..errors import ConfigError
+from ..model import Ending, EndingKind, Order, PoolKind, Reason, Survivor
+from . import frames
+from .facts import Events, RunningTask
+from .host import Host
+from .kid import Entry, Kid, Role
+from .ladder import Ladder
+from .line import Line
+from .nursery import Nursery
+from .pace import Pace
+from .patrol import Patrol
+from .survivors import Survivors
+
+SLOTS_MAX: Final = 4096
+_UNMARKED: Final = "its child took its token and died before it started"
+
+
+class Pool:
+    """All slots of one kind in a worker. Owned by the worker's event loop; no method blocks.
+
+    process: one child per slot. thread (and async, for now): one child with all slots. Every order ends exactly once
+    in `events.endings`, unless `recall` returned its number. Endings may be told from within `put`, `ask`, `forget`.
+    """
+
+    def __init__(
+        self,
+        kind: PoolKind,
+        slots: int,
+        host: Host,
+        events: Events,
+        *,
+        max_survivors: int = 4,
+        recycle_timeout_s: float = 30.0,
+        max_tasks_per_child: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 1 <= slots <= SLOTS_MAX:
+            raise ConfigError(f"cannot make a {kind} pool of {slots} slots: 1 to {SLOTS_MAX} are possible")
+        self.kind = kind
+        self.slots = slots
+        self._events = events
+        self._clock = clock
+        self.nursery = Nursery(kind, slots, max(1, max_survivors), host, self)
+        self.entries: dict[int, Entry] = {}  # every order that has not ended
+        self.line = Line(self.nursery, max_tasks_per_child)
+        self.ladder = Ladder()
+        self.left = Survivors()
+        self._pace = Pace()
+        self._patrol = Patrol(self, clock, max_survivors=max(1, max_survivors), recycle_timeout_s=recycle_timeout_s)
+        self._closing = False
+
+    # ── the face ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Start the children; returns when each is ready or was reported as failed (it is retried with back-off)."""
+        await self.nursery.start()
+
+    @property
+    def capacity(self) -> int:
+        """Slots that can run something now or after what they run: `slots` when all children are healthy."""
+        return sum(kid.plan.slots for kid in self.nursery.serving() if not kid.extra)
+
+    @property
+    def free(self) -> int:
+        """Slots with nothing to run, now. Quarantined, starting and dying ones are not free."""
+        elsewhere = sum(len(kid.entries) for kid in self.nursery.kids if kid.role is not Role.SERVING and not kid.extra)
+        return max(0, self.capacity - len(self.entries) + elsewhere)
+
+    @property
+    def unstarted(self) -> int:
+        """Orders that were put and do not run (in the pool's own line or in a child)."""
+        return len(self.entries) - sum(1 for _ in self.marks())
+
+    def put(self, orders: Sequence[Order]) -> None:
+        """Take orders. Any number: what does not fit waits in line here, and comes back as `unstarted` when stalled."""
+        now = self._clock()
+        for order in orders:
+            entry = Entry(order, self._pace.expected_s(order.name))
+            self.entries[order.number] = entry
+            self.line.append(entry, now)
+        if self._closing:
+            self.return_line("the pool is closing")
+        else:
+            self.feed()
+
+    def ask(self, number: int, reason: Reason, grace_s: float | None = None) -> bool:
+        """Ask one order to end: flag now, force after `grace_s` (None: the order's own grace). False: not known here.
+
+        An unstarted order comes back at once as Ending(kind="unstarted", asked=reason). A stronger reason
+        (fenced > stop > timeout, deadline > drain > recycle) replaces a weaker one; the earlier end of grace counts.
+        """
+        entry = self.entries.get(number)
+        if entry is None:
+            return False
+        slot = entry.kid.slot_of(number) if entry.kid is not None else None
+        if entry.kid is not None and slot is None:
+            # Whether it has started is for the token pipe to say: what can be taken back has not.
+            self.back_in_line(entry.kid.take_back())
+        if entry.kid is None:
+            self.line.remove(entry)
+            self.tell([self.ending(entry, "unstarted", asked=reason, detail=f"asked to end: {reason}")])
+            self.feed()
+            return True
+        now = self._clock()
+        grace_s = entry.order.grace_s if grace_s is None else grace_s
+        asked = self.ladder.ask(now, number, reason, grace_s)
+        if slot is None:
+            self._patrol.wake(now + 0.002)  # it holds the token and is about to start: the scan raises the flag
+        else:
+            entry.kid.page.raise_flag(slot, number, asked.reason)
+            self._patrol.wake(asked.force_at)
+        return True
+
+    def recall(self) -> list[int]:
+        """Take back everything unstarted; returns the numbers, for which no ending will be told."""
+        for kid in self.nursery.kids:
+            self.back_in_line(kid.take_back())
+        recalled = [entry.order.number for entry in self.line.clear()]
+        for number in recalled:
+            del self.entries[number]
+            self.ladder.gone(number)
+        return recalled
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """The claim is lost: end these at once. Each still ends exactly once in `endings`, with asked="fenced"."""
+        for number in numbers:
+            self.ask(number, "fenced", 0.0)
+        self._patrol.scan()
+
+    def allow_until(self, monotonic_ns: int) -> None:
+        """Set the instant (time.monotonic_ns) after which no slot starts anything. Unlimited until first called."""
+        self.nursery.allow_until(monotonic_ns)
+
+    def running(self) -> list[RunningTask]:
+        """What runs now, read from the shared pages."""
+        now = self._clock()
+        return [
+            RunningTask(
+                number=entry.order.number,
+                id=entry.order.id,
+                name=entry.order.name,
+                child=kid.pid,
+                slot=slot,
+                ran_s=max(0.0, now - started_ns / 1e9) if started_ns else 0.0,
+                asked=asked.reason if (asked := self.ladder.asked(entry.order.number)) else None,
+                progress=kid.page.progress(slot, entry.order.number),
+            )
+            for kid, entry, slot, started_ns in self.marks()
+        ]
+
+    def survivors(self) -> list[Survivor]:
+        """Code that runs on after its outcome was told (`left_running`)."""
+        return self.left.listed(self._clock())
+
+    async def close(self, *, kill_after_s: float) -> None:
+        """Let what runs finish for `kill_after_s`, then kill. Everything unstarted comes back first.
+
+        Returns when every child, and everything that its tasks left behind, is gone.
+        """
+        self._closing = True
+        for kid in self.nursery.kids:
+            self.back_in_line(kid.take_back())
+        self.return_line("the pool is closing")
+        self.nursery.close()
+        for kid in list(self.nursery.kids):
+            if kid.role is Role.SERVING:
+                kid.role = Role.DRAINING
+            self.part(kid)
+        if not await self.nursery.wait_empty(kill_after_s):
+            for kid in list(self.nursery.kids):
+                kid.condemned.update(kid.entries)
+                self.nursery.kill(kid)
+            await self.nursery.wait_empty()
+        self._patrol.close()
+
+    # ── the line ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def feed(self) -> None:
+        """Give to the children what they have room for."""
+        now = self._clock()
+        if self.line:
+            active = sum(len(kid.entries) for kid in self.nursery.kids if kid.role is not Role.DRAINING)
+            self.line.feed(active, now)
+        if self.entries:
+            self._patrol.wake_for_line(now)
+
+    def back_in_line(self, entries: Sequence[Entry]) -> None:
+        """These were taken back from a child."""
+        self.line.give_back(entries)
+
+    def return_line(self, detail: str) -> None:
+        """Everything in line goes back to the worker."""
+        self.tell([self.ending(entry, "unstarted", detail=detail) for entry in self.line.clear()])
+
+    # ── from children (nursery.Keeper) ───────────────────────────────────────────────────────────────────────────
+
+    def serving(self, kid: Kid) -> None:
+        """This child takes orders from now on."""
+        assert kid.role is Role.SERVING
+        self.feed()
+
+    def event(self, name: str, level: str, **fields: Any) -> None:
+        """Something for the log."""
+        self._events.event(name, level, pool=self.kind, **fields)
+
+    def readable(self, kid: Kid) -> None:
+        """This child's stream has something."""
+        endings: list[Ending] = []
+        self.absorb(kid, kid.read(), endings)
+        self.part(kid)
+        self.feed()
+        self.tell(endings)
+
+    def gone(self, kid: Kid, detail: str, *, host_died: bool) -> None:
+        """This child has ended: sort out what was in it."""
+        endings: list[Ending] = []
+        back = kid.take_back()
+        if not kid.fault:
+            self.absorb(kid, kid.drain(), endings)
+        now = self._clock()
+        was_idle = kid.idle
+        marks = {number: started_ns for _, number, started_ns in kid.seen()}
+        detail = f"{kid.fault} ({detail})" if kid.fault else detail
+        for number in list(kid.entries):
+            entry = kid.remove(number)
+            assert entry is not None
+            if number not in marks:
+                endings.append(self.ending(entry, "unstarted", detail=_UNMARKED))
+                continue
+            kind: EndingKind
+            if number in kid.condemned:
+                kind = "killed"
+            elif host_died or kid.killed:
+                kind = "host_died"  # killed for another's sake, or with everybody: uncharged
+            else:
+                kind = "child_died"
+            ran_s = now - marks[number] / 1e9 if marks[number] else None
+            exact = kid.plan.slots == 1
+            endings.append(self.ending(entry, kind, ran_s=ran_s, exact=exact, detail=detail))
+        for number in list(kid.quarantined):
+            self.survivor_gone(kid, number, healthy=False)
+        self.event("child.died", "info" if was_idle or kid.killed else "warning", child=kid.pid, detail=detail)
+        self.back_in_line(back)
+        if self._closing:
+            self.return_line("the pool is closing")
+        self.tell(endings)
+
+    def absorb(self, kid: Kid, stream: Iterator[list[Any]], endings: list[Ending]) -> None:
+        """Take what a child says. User code shares its descriptors: nonsense ends the child, not the worker."""
+        try:
+            for frame in stream:
+                self._heed(kid, frame, endings)
+        except (frames.BrokenStream, TypeError, ValueError, IndexError) as error:
+            if not kid.fault:
+                self.nursery.crash(kid, f"something in it wrote to qworker's stream: {error}")
+
+    def _heed(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
+        kind = frame[0]
+        if kind == frames.OUTCOME:
+            self._outcome(kid, frame, endings)
+        elif kind == frames.OUTPUT:
+            _, number, stream, text, fields = frame
+            self._events.output(number if number in self.entries else 0, str(stream), str(text), fields)
+        elif kind == frames.GONE:
+            self.survivor_gone(kid, frame[1], healthy=False)
+        elif kind == frames.READY:
+            self.nursery.readied(kid)
+        elif kind == frames.FAILED:
+            self.nursery.failed(kid, str(frame[1]))
+        else:
+            raise ValueError(f"a frame of kind {kind!r}")
+
+    def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
+        _, number, code, ran_s, retryable, delay_s, payload = frame
+        if type(payload) is not bytes or not isinstance(ran_s, float | None) or not isinstance(delay_s, float | None):
+            raise ValueError("an outcome with fields of other types")
+        kind = frames.KINDS[code]
+        entry = kid.remove(number)
+        if entry is None:
+            self.survivor_gone(kid, number, healthy=True)
+            return
+        kid.progressed_at = self.line.moved_at = self._clock()
+        kid.stalled = False
+        if kind == "unstarted":
+            self.back_in_line([entry])
+            return
+        if ran_s is not None:
+            self._pace.learn(entry.order.name, ran_s)
+        endings.append(
+            self.ending(entry, kind, payload=payload, ran_s=ran_s, delay_s=delay_s, retryable=bool(retryable))
+        )
+
+    def ending(
+        self,
+        entry: Entry,
+        kind: EndingKind,
+        *,
+        payload: bytes = b"",
+        ran_s: float | None = None,
+        asked: Reason | None = None,
+        delay_s: float | None = None,
+        retryable: bool = True,
+        exact: bool = True,
+        detail: str = "",
+    ) -> Ending:
+        """The order ends here."""
+        number = entry.order.number
+        del self.entries[number]
+        known = self.ladder.gone(number) if len(self.ladder) else None
+        if known is None:
+            return Ending(number, kind, payload, ran_s, asked, None, None, delay_s, retryable, exact, detail)
+        now = self._clock()
+        after_s = None if ran_s is None else max(0.0, known.at - (now - ran_s))
+        return Ending(
+            number, kind, payload, ran_s, known.reason, after_s, now - known.at, delay_s, retryable, exact, detail
+        )
+
+    def part(self, kid: Kid) -> None:
+        """End a child that is done: one that drains, is worn out, or was made for one suspect."""
+        if kid.role is Role.DYING or not kid.idle:
+            return
+        kid.alone = kid.extra
+        if kid.role is Role.STARTING or (kid.role is Role.SERVING and not kid.extra and not self.line.worn(kid.given)):
+            return
+        if kid.quarantined:
+            self.end_kid(kid, None, "only survivors run in it")
+        else:
+            self.nursery.hang_up(kid)
+
+    def end_kid(self, kid: Kid, number: int | None, why: str) -> None:
+        """Kill a child for the sake of an attempt in it, or of its survivors. The others in it are nobody's fault."""
+        if number is not None:
+            kid.condemned.add(number)
+        entry = self.entries.get(number) if number is not None else None
+        task = entry.order.id if entry is not None else None
+        self.event("child.killed", "warning", child=kid.pid, detail=why, **({"task": task} if task else {}))
+        self.nursery.kill(kid)
+
+    def survivor_gone(self, kid: Kid, number: int, *, healthy: bool) -> None:
+        """A survivor's code has ended, or its child."""
+        if kid.survivor_gone(number, healthy=healthy):
+            order = self.left.remove(number)
+            self.event("survivor.gone", "info", child=kid.pid, task=order.id if order else None)
+
+    def marks(self) -> Iterator[tuple[Kid, Entry, int, int]]:
+        """Yield (child, entry, slot, started_ns) of all that runs, as the pages show it."""
+        for kid in self.nursery.kids:
+            if kid.entries:
+                for slot, number, started_ns in kid.seen():
+                    entry = kid.entries.get(number)
+                    if entry is not None:
+                        yield kid, entry, slot, started_ns
+
+    def tell_started(self, numbers: list[int]) -> None:
+        """A scan has seen these run."""
+        self._events.started(numbers)
+
+    def tell(self, endings: list[Ending]) -> None:
+        if endings:
+            self._events.endings(endings)

@@ -1,0 +1,168 @@
+"""What a slot does: one order after the other, each to exactly one outcome.
+
+    order ──► mark the slot ──► decode ──► start the clock ──► user code ──► outcome ──► clear the slot
+
+The sequence is what the kill protocol stands on. The number is in the page before the body is decoded, so a body that
+kills its decoder is blamed on its task. The outcome is in the stream before the number is cleared, so at any moment
+an attempt is in the page, or its outcome in the stream, or both.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from .. import codec, context
+from ..errors import NotEncodable, Retry, TaskInterrupt, TaskTooLarge
+from ..model import Header
+from . import frames
+from .inbox import Inbox
+from .output import Output
+from .page import Page, SlotCells
+
+
+class RunnableTask(Protocol):
+    """What a child needs of a task of the app."""
+
+    @property
+    def fn(self) -> Callable[..., Any]: ...
+    @property
+    def is_async(self) -> bool: ...
+
+
+class Runner:
+    """Runs orders in this process."""
+
+    def __init__(self, tasks: Mapping[str, RunnableTask], page: Page, output: Output) -> None:
+        self._tasks = tasks
+        self._page = page
+        self._output = output
+        self.forked = False  # this process is a copy that user code made of the child
+
+    def run(self, order: list[Any], slot: int, *, alone: bool) -> tuple[bytes, SlotCells]:
+        """Run one order in `slot`; returns the frame of its outcome, and the cells to clear once that was sent.
+
+        `alone`: no other slot runs here, so that helper threads may take the slot's task for theirs.
+        """
+        number = order[1]
+        cells = SlotCells(self._page, slot, number)
+        kind, payload, ran_s, retryable, delay_s = self._attempt(order, cells, alone)
+        if self.forked:
+            os._exit(0)  # the copy's copy of this attempt is over; only the child itself has something to tell
+        self._output.finish(number)
+        return frames.pack_frame(frames.OUTCOME, number, kind, ran_s, retryable, delay_s, payload), cells
+
+    def _attempt(
+        self, order: list[Any], cells: SlotCells, alone: bool
+    ) -> tuple[int, bytes, float | None, bool, float | None]:
+        """Return (kind, payload, ran_s, retryable, delay_s)."""
+        _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob = order
+        try:
+            header = codec.read_header(blob)
+            args, kwargs = codec.unpack_body(codec.body_of(blob))
+            task = self._tasks.get(header.name)
+            if task is None:
+                raise LookupError(f"no task is called {header.name!r} here: the children of this worker know others")
+        except Exception as error:
+            return frames.REFUSED, _describe(error), None, False, None
+        started_ns = cells.start()
+        ends = _earlier(None if timeout_s is None else started_ns / 1e9 + timeout_s, deadline)
+        current = context.Run(id_, header.name, run, attempt, fence, retries, cells, ends)
+        token = context.enter(current)
+        if alone:
+            context.set_fallback(current)
+        try:
+            value = _call(task, args, kwargs, cells)
+            ran_s = (time.monotonic_ns() - started_ns) / 1e9
+        except BaseException as error:
+            ran_s = (time.monotonic_ns() - started_ns) / 1e9
+            return _raised(error, header, cells, ran_s)
+        finally:
+            if alone:
+                context.set_fallback(None)
+            context.leave(token)
+        try:
+            return frames.RETURNED, codec.pack_value(value), ran_s, True, None
+        except Exception as error:
+            return frames.REFUSED, _describe(_unfit(header.name, error)), ran_s, False, None
+
+
+class ProcessLoop:
+    """The one slot of a process child: its main thread."""
+
+    def __init__(self, inbox: Inbox, runner: Runner, send: Callable[[bytes], None], stream_fd: int) -> None:
+        self._inbox = inbox
+        self._runner = runner
+        self._send = send
+        self._poll = select.poll()
+        self._poll.register(stream_fd, select.POLLIN)
+
+    def serve(self) -> None:
+        """Run orders until the worker closes the stream, which ends the process."""
+        take, run, send = self._inbox.take, self._runner.run, self._send
+        while True:
+            order = take()
+            if order is None:
+                self._inbox.wait(self._poll)
+                continue
+            frame, cells = run(order, 0, alone=True)
+            send(frame)
+            cells.clear()
+
+
+def _call(task: RunnableTask, args: tuple[Any, ...], kwargs: dict[str, Any], cells: SlotCells) -> Any:
+    if not task.is_async:
+        return task.fn(*args, **kwargs)
+    from .coroutines import run_coroutine  # brings in asyncio, which most children never need
+
+    return run_coroutine(task.fn(*args, **kwargs), cells)
+
+
+def _raised(
+    error: BaseException, header: Header, cells: SlotCells, ran_s: float
+) -> tuple[int, bytes, float | None, bool, float | None]:
+    info = codec.describe_error(error)
+    try:
+        payload = codec.pack_error(info)
+    except Exception as fault:  # a class of user code that answers otherwise each time it is asked
+        payload = _describe(fault)
+    if isinstance(error, Retry):
+        return frames.RETRY, payload, ran_s, True, _delay(error.delay)
+    if cells.asked() and (isinstance(error, TaskInterrupt) or _is_cancellation(error)):
+        return frames.INTERRUPTED, payload, ran_s, True, None
+    names = header.retry_for
+    retryable = names is None or info.kind in names or any(base in names for base in info.bases)
+    return frames.RAISED, payload, ran_s, retryable, None
+
+
+def _delay(value: object) -> float | None:
+    """Return the delay of a Retry; what is no duration counts as none given, and the task's backoff decides."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    return None
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    asyncio_errors = sys.modules.get("asyncio.exceptions")
+    return asyncio_errors is not None and isinstance(error, asyncio_errors.CancelledError)
+
+
+def _unfit(name: str, error: Exception) -> Exception:
+    """Say which task's value it was; keep what the codec says of the value."""
+    if isinstance(error, NotEncodable | TaskTooLarge):
+        return type(error)(f"{name} returned a value that cannot be sent: {error}")
+    return NotEncodable(f"{name} returned a value that cannot be sent: {type(error).__name__}: {error}")
+
+
+def _describe(error: BaseException) -> bytes:
+    return codec.pack_error(codec.describe_error(error))
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -1,0 +1,157 @@
+"""`Task` and its copies with other options: what `@app.task` makes of a function.
+
+    thumbnail("a.jpg")                    here, now
+    thumbnail.submit("a.jpg")  ─┐
+    thumbnail.options(…).submit ┼─► draft: bind, encode, pack ─► App ─► client or inline ─► Future
+    submit_many([call(…), …])  ─┘          all refusals happen here, before anything is sent
+
+The parameters and the result of the function are those of `submit` and of its future, for type checkers, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+
+from . import codec, ids
+from .binding import Binder
+from .errors import BadOption
+from .model import Draft
+from .options import Options, SubmitOptions
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .future import Future
+
+__all__ = ["BoundTask", "Call", "CoroutineTask", "Sender", "Task", "call"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Sender(Protocol):
+    """What a task needs of its app."""
+
+    def send(self, drafts: list[Draft]) -> list[Future[Any]]: ...
+
+    async def asend(self, draft: Draft) -> Future[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """Arguments that wait to be submitted with others; made by `call` and `task.call`."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    task: BoundTask[..., Any] | None = None
+
+    def draft(self, task: BoundTask[..., Any] | None = None) -> Draft:
+        """Check and encode the call, for its own task or for the given one."""
+        chosen = self.task or task
+        if chosen is None:
+            raise TypeError("call(…) does not say of which task; use task.call(…), or task.submit_many([…])")
+        return chosen.draft(self.args, self.kwargs)
+
+
+def call(*args: Any, **kwargs: Any) -> Call[Any]:
+    """Return arguments for `task.submit_many`. `task.call(…)` does the same, and type checkers check it."""
+    return Call(args, kwargs)
+
+
+class BoundTask(Generic[P, R]):
+    """A task by name, with options: what can be submitted. `name` is the task's, `settings` its options."""
+
+    def __init__(self, sender: Sender, name: str, settings: Options, *, binder: Binder | None, is_async: bool) -> None:
+        self.name = name
+        self.settings = settings
+        self.is_async = is_async
+        self._sender = sender
+        self._binder = binder
+        self._line = settings.line(is_async=is_async)
+        self._header = codec.pack_header(settings.header(name))
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Queue one task and return its future, once the server has confirmed it.
+
+        Raises:
+            Refused: nothing was queued; the subclass and the text say why.
+            SubmitUnknown: the answer was lost, so it may or may not have been queued.
+            BrokerUnavailable: the server could not be reached; nothing was queued.
+        """
+        return self._sender.send([self.draft(args, kwargs)])[0]
+
+    async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """`submit` without blocking the event loop. What is submitted at the same time shares a round trip."""
+        return await self._sender.asend(self.draft(args, kwargs))
+
+    def submit_many(self, calls: Iterable[Call[R]]) -> list[Future[R]]:
+        """Queue many tasks, some hundred per round trip, and return their futures in order.
+
+        All calls are checked and encoded before the first is sent. When it fails half-way, the error's `accepted`
+        holds the futures of those that are queued.
+        """
+        drafts = [one.draft(self) for one in calls]
+        if self.settings.id is not None and len(drafts) > 1:
+            raise BadOption(f"id={self.settings.id!r} is the id of one task, but submit_many was given {len(drafts)}")
+        return self._sender.send(drafts)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Return a call of this task with these options, to be submitted with others by `submit_many`."""
+        return Call(args, kwargs, self)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> BoundTask[P, R]:
+        """Return this task with other options; see `TaskOptions` and `SubmitOptions`."""
+        return BoundTask(
+            self._sender, self.name, self.settings.merged(options), binder=self._binder, is_async=self.is_async
+        )
+
+    def draft(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draft:
+        """Check and encode one call.
+
+        Raises:
+            Refused: it does not bind, does not encode, is too large or too deep, or could never run in time.
+        """
+        if self._binder is not None:
+            self._binder.check(args, kwargs)
+        settings = self.settings
+        delay_ms, deadline_ms = settings.moments()
+        return Draft(
+            queue=settings.queue,
+            local=settings.id or ids.new_local_id(),
+            given=settings.id is not None,
+            name=self.name,
+            line=self._line,
+            header=self._header,
+            body=codec.pack_body(args, kwargs),
+            delay_ms=delay_ms,
+            deadline_ms=deadline_ms,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class Task(BoundTask[P, R]):
+    """A function that can be run here by calling it, or elsewhere by submitting it."""
+
+    def __init__(self, sender: Sender, fn: Callable[P, Any], name: str, settings: Options) -> None:
+        super().__init__(sender, name, settings, binder=Binder(fn, name), is_async=inspect.iscoroutinefunction(fn))
+        self.fn = fn
+        functools.update_wrapper(self, fn, updated=())
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, now."""
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class CoroutineTask(Task[P, R]):
+    """A coroutine function as a task: calling it here returns the coroutine, its future has what that returns."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """Return the function's coroutine, to be awaited here."""
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]

@@ -1,0 +1,203 @@
+"""The asyncio broker: the same verbs, side by side, and the waits that only a worker needs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import fakeredis
+import pytest
+
+from qworker.broker import AsyncBroker, BellRing, Broker, StopHint
+from qworker.errors import BrokerUnavailable, SubmitUnknown
+from qworker.model import Line, StopOrder
+from support.brokers import LEASE_MS, QUEUE, WORKER, end, ids, item, name, seed, stop, take
+from support.proxy import Proxy
+from support.servers import Server
+from support.waiting import await_until
+
+MakeServer = Callable[..., Server]
+ROOMS = [(("default", "process"), 10)]
+
+
+async def round_of_work(broker: AsyncBroker) -> None:
+    """One task through all verbs that a worker uses."""
+    await broker.submit(QUEUE, Line(), [item("a"), item("b")], given=False)
+    window = await broker.claim(QUEUE, claim=name("c1"), worker=WORKER, rooms=ROOMS, lease_ms=LEASE_MS)
+    renewal = await broker.renew(QUEUE, claims=[name("c1")], lease_ms=LEASE_MS)
+    reply = await broker.settle(QUEUE, [end("a", "c1"), end("b", "c1")], worker=WORKER)
+    peeked = await broker.peek(QUEUE, ["a"])
+
+    assert ids(window) == ["a", "b"]
+    assert renewal.lost == ()
+    assert reply.codes == ("ok", "ok")
+    assert peeked[0].outcome == end("a", "c1").value
+
+
+def test_the_verbs_work_on_a_real_server(server: Server) -> None:
+    async def main() -> None:
+        async with AsyncBroker(server.url, "t") as broker:
+            await round_of_work(broker)
+            assert (await broker.check_fit()).software == server.kind
+
+    asyncio.run(main())
+
+
+def test_the_verbs_work_on_fakeredis() -> None:
+    async def main() -> None:
+        client = fakeredis.FakeAsyncRedis(version=(7,))
+        await round_of_work(AsyncBroker("redis://fake", "t", client=client))
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_claim_that_hangs_holds_up_no_renewal(one_server: Server) -> None:
+    proxy = Proxy(one_server.socket_path)
+
+    async def main() -> None:
+        async with AsyncBroker(proxy.url, "t", timeout_s=6) as broker:
+            await broker.submit(QUEUE, Line(), [item("a")], given=False)
+            await broker.claim(QUEUE, claim=name("c1"), worker=WORKER, rooms=ROOMS, lease_ms=LEASE_MS)
+            # The server works on no blocking command of ours: a BLPOP stands for a call that takes long.
+            slow = asyncio.create_task(broker.wait_bell(["other"], ["default"], 5))
+            renewals = [broker.renew(QUEUE, claims=[name("c1")], lease_ms=LEASE_MS) for _ in range(5)]
+
+            begun = time.monotonic()
+            answers = await asyncio.gather(*renewals)
+
+            assert time.monotonic() - begun < 2
+            assert all(answer.lost == () for answer in answers)
+            assert not slow.done()
+            slow.cancel()
+
+    asyncio.run(main())
+    proxy.close()
+
+
+def test_a_lost_answer_is_asked_for_again(one_server: Server) -> None:
+    proxy = Proxy(one_server.socket_path)
+
+    async def main() -> None:
+        async with AsyncBroker(proxy.url, "t", timeout_s=3) as broker:
+            await broker.submit(QUEUE, Line(), [item("x")], given=False)
+            proxy.cut_answers(2, after=b"EVALSHA")
+
+            answer = await broker.submit(QUEUE, Line(), [item("a")], given=False)
+
+            assert answer.codes == ("same",)
+            assert proxy.commands == 3
+
+    asyncio.run(main())
+    proxy.close()
+
+
+def test_a_silent_server_is_given_up_at_the_deadline(one_server: Server) -> None:
+    proxy = Proxy(one_server.socket_path)
+
+    async def main() -> None:
+        async with AsyncBroker(proxy.url, "t", timeout_s=0.9) as broker:
+            await broker.submit(QUEUE, Line(), [item("x")], given=False)
+            proxy.hold()
+            begun = time.monotonic()
+            with pytest.raises(SubmitUnknown):
+                await broker.submit(QUEUE, Line(), [item("a")], given=False)
+            with pytest.raises(BrokerUnavailable, match=r"cannot renew 1 claim\(s\) of queue 'q'"):
+                await broker.renew(QUEUE, claims=[name("c1")], lease_ms=LEASE_MS)
+            assert time.monotonic() - begun < 2.5
+            proxy.release()
+            assert (await broker.peek(QUEUE, ["x"]))[0].alive
+
+    asyncio.run(main())
+    proxy.close()
+
+
+def test_a_cancelled_call_leaves_no_answer_behind_for_the_next(one_server: Server) -> None:
+    proxy = Proxy(one_server.socket_path)
+
+    async def main() -> None:
+        async with AsyncBroker(proxy.url, "t", timeout_s=5) as broker:
+            await broker.submit(QUEUE, Line(), [item("a")], given=False)
+            proxy.hold()
+            hanging = asyncio.create_task(broker.peek(QUEUE, ["nobody"]))
+            await asyncio.sleep(0)
+            await await_until(lambda: not hanging.done(), description="the call to be under way")
+            hanging.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await hanging
+            proxy.release()
+
+            assert [found.id for found in await broker.peek(QUEUE, ["a"])] == ["a"]
+
+    asyncio.run(main())
+    proxy.close()
+
+
+def test_the_bell_wakes_one_waiter_with_queue_and_pool(server: Server) -> None:
+    async def main() -> None:
+        async with AsyncBroker(server.url, "t") as broker, AsyncBroker(server.url, "t") as other:
+            waiting = asyncio.create_task(broker.wait_bell(["first", QUEUE], ["default", "thread"], 10))
+            await await_until(lambda: blocked_clients(other), description="a blocked client")
+            await other.submit(QUEUE, Line("thread"), [item("a", line=Line("thread"))], given=False)
+
+            assert await waiting == BellRing(QUEUE, "thread")
+            assert await broker.wait_bell([QUEUE], ["default", "thread"], 0.01) is None
+
+    asyncio.run(main())
+
+
+async def blocked_clients(broker: AsyncBroker) -> bool:
+    return (await broker.client.info("clients"))["blocked_clients"] == 1
+
+
+def test_a_bell_on_a_broken_connection_is_a_wake_after_a_short_pause(tmp_path: object) -> None:
+    async def main() -> None:
+        async with AsyncBroker(f"unix://{tmp_path}/none", "t") as broker:
+            begun = time.monotonic()
+            assert await broker.wait_bell([QUEUE], ["default"], 30) is None
+            assert 0.04 < time.monotonic() - begun < 5
+
+    asyncio.run(main())
+
+
+def test_stops_are_heard_also_after_the_connection_broke(server: Server) -> None:
+    async def main(sync: Broker) -> None:
+        heard: list[StopHint] = []
+        async with AsyncBroker(server.url, "t", instance="me") as broker:
+            listener = asyncio.create_task(broker.listen_stops(WORKER, heard.append))
+            await await_until(lambda: listening(broker), description="a listener")
+
+            stop(sync, "a", grace_ms=5)
+            await await_until(lambda: heard, description="the first stop")
+            await broker.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await broker.client.publish(broker.keyspace.stops(WORKER), b"what is this")
+            # A hint that is pushed before the listener is back is missed: that is what hints are. So push until it is.
+            await await_until(lambda: stop(sync, "b") and len(heard) > 1, description="a stop after the break")
+
+            listener.cancel()
+        assert heard[:2] == [
+            StopHint(QUEUE, name("c1"), "a", StopOrder(5)),
+            StopHint(QUEUE, name("c1"), "b", StopOrder(None)),
+        ]
+
+    with Broker(server.url, "t") as sync:
+        seed(sync, "a", "b")
+        take(sync, "c1")
+        asyncio.run(main(sync))
+
+
+async def listening(broker: AsyncBroker) -> bool:
+    channel = broker.keyspace.stops(WORKER)
+    reply = await broker.client.execute_command("PUBSUB", "NUMSUB", channel)
+    return bool(reply[1] == 1 if isinstance(reply, list) else reply[channel.encode()] == 1)
+
+
+def test_connections_of_each_role_carry_it_in_their_names(url: str) -> None:
+    async def main() -> None:
+        async with AsyncBroker(url, "t", instance="box:1:abcd") as broker:
+            await broker.wait_bell([QUEUE], ["default"], 0.01)
+            names = {client["name"] for client in await broker.client.client_list()}
+            assert {"qw:worker:box:1:abcd", "qw:bell:box:1:abcd"} <= names
+
+    asyncio.run(main())
