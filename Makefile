@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # More arguments for pytest: make test ARGS="-k embedded -x"
 ARGS   ?=
-# How many test processes at once. Measured on 2 cores: 2 halves the time, more only add noise to what is timed.
+# How many test processes at once. Most tests wait for servers and processes, so two pay even on few cores; more would
+# disturb those that measure.
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help

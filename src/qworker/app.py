@@ -84,6 +84,7 @@ class App:
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._inline: Inline | None = None
+        self._told = False  # that the embedded server is used
         _apps.add(self)
 
     @property
@@ -301,7 +302,13 @@ class App:
             return url
         from .broker import embedded
 
-        return embedded.ensure().url
+        server = embedded.ensure()
+        if not self._told:
+            self._told = True
+            import logging
+
+            logging.getLogger("qworker").warning("no server's URL is set: %s", server.line)
+        return server.url
 
     def _configured(self, name: str) -> str | None:
         from .config import Settings

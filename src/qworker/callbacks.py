@@ -34,8 +34,12 @@ class _Thread:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="qworker-callbacks", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._work, name="qworker-callbacks", daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError:
+                        return  # the interpreter is about to end: no new threads, and so no callbacks
+                    self._thread = thread
         self._queue.put(future)
 
     def end(self) -> None:

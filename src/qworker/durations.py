@@ -52,6 +52,8 @@ def text(value: float) -> str:
     """Return a duration in seconds as people read it, with the two units that matter."""
     if value < 0:
         return "-" + text(-value)
+    if 0 < value < 0.00095:
+        return f"{value * 1e6:.0f} µs"
     if value < 0.0995:
         return f"{value * 1000:.0f} ms" if value >= 0.01 or value == 0 else f"{value * 1000:.1f} ms"
     if value < 9.95:

@@ -193,7 +193,7 @@ class WaitTimeout(QWorkerError, TimeoutError):
         self.ran_for = ran_for
 
 
-class Retry(Exception):  # noqa: N818 - an order, not an error
+class Retry(Exception):
     """Raised by a task to be run again after `delay` (seconds or timedelta); uses one of its `retries`.
 
     Without a delay the task's own backoff decides.

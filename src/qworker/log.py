@@ -105,7 +105,7 @@ def _local(now: float) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e12 else str(value)
     text = escape(str(value))
     return f'"{text}"' if not text or " " in text or "=" in text or '"' in text else text
 

@@ -3,13 +3,15 @@
     producer ── Envelope ──► broker ── Claimed, Window ──► worker ── Order ──► pool
                                                            worker ◄─ Ending ── pool
     producer ◄── Outcome ─── broker ◄── Settle… ────────── worker
+
+What is made once per task is a NamedTuple: as frozen as a frozen dataclass, and made in a third of its time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .lifecycle import How, State
 
@@ -62,7 +64,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A task as it is stored: a fixed prefix that scripts may compare, a header, and a body opaque to all but a child."""
+    """A task as it is stored: a prefix that scripts may compare, a header, and a body opaque to all but a child."""
 
     digest: bytes  # 8 bytes over header and body: same id and digest is the same task
     line: Line
@@ -95,7 +97,7 @@ class Record:
     claim: str = ""
     run: int = 1
     attempt: int = 1  # the number of the attempt that runs or will run next
-    deliveries: int = 0
+    deliveries: int = 0  # how often it was handed out since it was last heard of
     losses: int = 0
     exact: bool = False  # the last loss can be nobody else's fault
     started_ms: int = 0  # server time at which a recorded start happened; 0: none recorded
@@ -111,8 +113,7 @@ class StopOrder:
     grace_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """One task of a window, as it was handed out."""
 
     id: str  # the local part
@@ -136,8 +137,7 @@ class Window:
     alone: bool = False  # one suspect, to be run with nothing else in the worker
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """Settle: record an outcome. `value` is the packed outcome (codec.pack_outcome)."""
 
     id: str
@@ -149,8 +149,7 @@ class End:
     hint: bytes = b""  # pushed instead of `value` when that is too large to push
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(NamedTuple):
     """Settle: run it again after `delay_ms`, as attempt + 1. Refused as stopped when a stop waits."""
 
     id: str
@@ -158,16 +157,14 @@ class Again:
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Settle: give back what never started (or what a drain interrupted), to the front of its line, uncharged."""
 
     id: str
     claim: str
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(NamedTuple):
     """Settle: put aside for `delay_ms`, uncharged: this worker does not know the task's name."""
 
     id: str
@@ -175,8 +172,7 @@ class Park:
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lose:
+class Lose(NamedTuple):
     """Settle: it was there when its child died: loss + 1, attempt + 1, back to the front (or to the suspects)."""
 
     id: str
@@ -200,8 +196,7 @@ class Renewal:
     stops: tuple[tuple[str, str, StopOrder], ...]  # (claim, id, order)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run of a task ended, as recorded. `value` is still packed: the caller's `result()` decodes it."""
 
     id: str
@@ -235,8 +230,7 @@ class ErrorInfo:
     bases: tuple[str, ...] = ()  # names of its base classes, for retry_for
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """What a pool is asked to run. `number` is drawn by the worker, ever growing: it names this attempt in the page."""
 
     number: int
@@ -268,8 +262,7 @@ EndingKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """What became of an order, as the pool saw it; the worker decides what to record."""
 
     number: int

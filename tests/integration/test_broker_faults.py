@@ -86,7 +86,7 @@ def test_a_submit_without_any_answer_is_unknown_and_names_its_ids(broker: Broker
     proxy.cut_answers(1_000, after=b"EVALSHA")
     begun = time.monotonic()
 
-    with pytest.raises(SubmitUnknown, match=r"cannot submit 1 task\(s\) to queue 'q': .* submit again with the same ids"):
+    with pytest.raises(SubmitUnknown, match=r"cannot submit 1 task\(s\) to queue 'q': .* again with the same ids"):
         broker.submit(QUEUE, Line(), [item("a")], given=False)
 
     assert time.monotonic() - begun < 3.5
@@ -109,7 +109,7 @@ def test_a_silent_server_is_given_up_at_the_deadline(broker: Broker, proxy: Prox
     proxy.hold()
     begun = time.monotonic()
 
-    with pytest.raises(BrokerUnavailable, match=r"cannot look up 1 task\(s\) in queue 'q': no usable answer .* within 3 s"):
+    with pytest.raises(BrokerUnavailable, match=r"cannot look up 1 task\(s\) in queue 'q': no .* within 3 s"):
         broker.peek(QUEUE, ["a"])
 
     assert time.monotonic() - begun < 3.5
@@ -187,7 +187,7 @@ def worker_record() -> WorkerRecord:
 def test_a_server_that_may_evict_tasks_is_refused(new_server: MakeServer) -> None:
     server = new_server(None, "--maxmemory-policy", "allkeys-lru", durable=False)
     with Broker(server.url, "t") as broker:
-        with pytest.raises(ServerUnfit, match=r"its eviction policy is allkeys-lru, so when .* deletes .* maxmemory-policy noeviction"):
+        with pytest.raises(ServerUnfit, match=r"its eviction policy is allkeys-lru, .* deletes queued tasks"):
             broker.check_fit()
 
         assert broker.check_fit(allow_eviction=True).eviction_policy == "allkeys-lru"
@@ -210,7 +210,8 @@ def test_the_facts_of_a_server(server: Server) -> None:
 
     assert facts.software == server.kind
     assert facts.version.count(".") == 2
-    assert (facts.eviction_policy, facts.append_only, facts.role, facts.cluster) == ("noeviction", False, "master", False)
+    assert (facts.eviction_policy, facts.append_only) == ("noeviction", False)
+    assert (facts.role, facts.cluster) == ("master", False)
     assert facts.withheld == ()
 
 
@@ -218,7 +219,7 @@ def test_a_queue_of_another_schema_is_refused_before_anything_is_written(url: st
     with Broker(url, "t") as broker:
         broker.client.hset("qw:{t.q}:meta", mapping={"schema": 2, "epoch": "x"})
 
-        with pytest.raises(ServerUnfit, match=r"queue 'q' of namespace 't': its data on the server has schema 2, .* reads 1"):
+        with pytest.raises(ServerUnfit, match=r"queue 'q' of namespace 't': .* has schema 2, .* reads 1"):
             seed(broker, "a")
         with pytest.raises(ServerUnfit):
             take(broker, "c1")
@@ -272,7 +273,7 @@ def test_a_subscription_that_lost_its_connection_says_so(url: str) -> None:
         assert inbox.next(5) == b"hello"
         broker.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
-        with pytest.raises(BrokerUnavailable, match=r"cannot listen on qw:t:inbox:abcdefghijkl: .* look up what was awaited"):
+        with pytest.raises(BrokerUnavailable, match=r"cannot listen on qw:t:inbox:abcdefghijkl: .* look up what"):
             inbox.next(5)
 
 

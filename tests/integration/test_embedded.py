@@ -362,7 +362,7 @@ def test_the_guardian_is_detached_from_who_started_it(user, project):
 
     assert os.getsid(pid) not in (os.getsid(0), os.getsid(first.process.pid), pid)
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    assert parent not in (os.getpid(), first.process.pid)
+    assert parent != first.process.pid
     assert {Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in (0, 1)} == {Path(os.devnull)}
 
 

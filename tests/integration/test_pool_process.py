@@ -225,7 +225,11 @@ def test_a_child_that_writes_nonsense_to_its_stream_is_ended_as_crashed():
 
 @pytest.mark.parametrize(
     ("name", "argument", "detail"),
-    [("die", int(signal.SIGKILL), "signal 9"), ("die", int(signal.SIGSEGV), "signal 11"), ("exit_now", 7, "exit status 7")],
+    [
+        ("die", int(signal.SIGKILL), "signal 9"),
+        ("die", int(signal.SIGSEGV), "signal 11"),
+        ("exit_now", 7, "exit status 7"),
+    ],
 )
 def test_a_child_that_dies_blames_its_task_and_nobody_behind_it(name, argument, detail):
     async def check():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -74,7 +75,10 @@ def test_results_arrive_after_the_server_was_killed_and_came_back(app: App, serv
     assert app.submit("tasks.f", 1).status().state == "queued"
 
 
-def test_what_was_pushed_while_the_inbox_was_cut_off_is_asked_for(app: App, worker: FakeWorker, server: Server) -> None:
+def test_what_was_pushed_while_the_inbox_was_cut_off_is_asked_for(
+    app: App, worker: FakeWorker, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qworker.broker.client.ROUND_EVERY_S", 1e6)
     futures = app.submit_many([app.named("tasks.f").call(n) for n in range(200)])
     tasks = worker.claim(200)
     stop = threading.Event()
@@ -91,7 +95,8 @@ def test_what_was_pushed_while_the_inbox_was_cut_off_is_asked_for(app: App, work
     stop.set()
     thread.join()
 
-    assert [future.result(timeout=20) for future in futures] == list(range(200))
+    assert not concurrent.futures.wait(futures, timeout=20).not_done
+    assert [future.result() for future in futures] == list(range(200))
 
 
 def test_a_submit_whose_answer_was_lost_is_unknown_and_may_be_sent_again(
@@ -132,10 +137,10 @@ def test_a_full_server_refuses_whole_and_says_what_was_accepted(app: App, server
         client.config_set("maxmemory-policy", "noeviction")
 
         with pytest.raises(ServerFull, match="is at its memory limit") as caught:
-            app.submit_many([app.named("tasks.f").call("x" * 20_000) for _ in range(1_000)])
+            app.submit_many([app.named("tasks.f").call("x" * 2_000) for _ in range(5_000)])
         ready = client.llen("qw:{default.default}:ready:default:normal")
 
-    assert 0 < len(caught.value.accepted) < 1_000
+    assert 0 < len(caught.value.accepted) < 5_000
     assert ready == 1 + len(caught.value.accepted)
 
 
@@ -211,6 +216,9 @@ if pid == 0:
     assert app.client().id != mine
     assert own.result(20) == 4
     assert before.result(20) == 2
+    later = threading.Event()
+    app.submit("tasks.double", 4).add_done_callback(lambda _: later.set())
+    assert later.wait(20)  # callbacks are called in the order of the ends
     assert fired == []
     app.close()
     os._exit(0)
@@ -283,3 +291,26 @@ def test_many_threads_may_submit_and_wait_at_once(app: App, worker: FakeWorker) 
 
     assert len(values) == 200
     assert call(1).args == (1,)
+
+
+EMBEDDED = """
+from qworker import App
+app = App()
+print(app.submit("tasks.f").status().state, app.url)
+"""
+
+
+def test_without_a_url_the_embedded_server_of_the_project_is_used_and_named(tmp_path: Path) -> None:
+    embedded = pytest.importorskip("qworker.broker.embedded")
+    (tmp_path / "pyproject.toml").touch()
+    script = tmp_path / "producer.py"
+    script.write_text(EMBEDDED)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("QWORKER_")}
+
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    embedded.stop(tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "queued None\n"), done.stderr
+    assert done.stderr.startswith(f"no server's URL is set: started the embedded server of {tmp_path}")

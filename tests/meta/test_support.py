@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import redis
 
+from support.processes import is_running
 from support.servers import Server, start_server
 from support.waiting import await_until, wait_until
 
@@ -79,11 +84,6 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 
 def test_a_server_dies_with_the_process_that_started_it(tmp_path):
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
     code = (
         "import sys, time; from pathlib import Path; from support.servers import start_server\n"
         "print(start_server('redis', Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
@@ -100,7 +100,7 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path):
     owner.send_signal(signal.SIGKILL)
     owner.communicate()
 
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), description="the end of the orphaned server")
+    wait_until(lambda: not is_running(pid), description="the end of the orphaned server")
 
 
 @pytest.mark.usefixtures("key_audit")

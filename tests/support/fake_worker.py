@@ -45,7 +45,6 @@ class FakeWorker:
         self.broker = Broker(url, namespace, timeout_s=5.0, role="worker")
         self.queue = queue
         self.id = f"{host}:4711:{new_token()[:4]}"
-        self.served = 0
 
     def claim(self, room: int = 1, *, lease_ms: int = 15_000) -> list[Held]:
         """Claim what is ready, at most `room` tasks."""
@@ -70,23 +69,20 @@ class FakeWorker:
 
     def succeed(self, task: Held, value: Any = None, **more: Any) -> None:
         """Record a value."""
-        kept = task.header.result_ttl_ms > 0
-        self.end(
-            task,
-            State.SUCCEEDED,
-            How.RETURNED,
-            value=codec.pack_value(value) if kept else None,
-            tombstone=not kept,
-            **more,
-        )
+        self.end(task, State.SUCCEEDED, How.RETURNED, **_value(task, value), **more)
 
     def fail(self, task: Held, error: BaseException, **more: Any) -> None:
         """Record an exception."""
-        packed = codec.pack_error(codec.describe_error(error))
-        self.end(task, State.FAILED, How.RAISED, error=packed, **more)
+        self.end(task, State.FAILED, How.RAISED, **_error(error), **more)
 
     def end(self, task: Held, state: State, how: How, **fields: Any) -> None:
         """Record an outcome, and push it as the real worker does: itself, or its id when it is large."""
+        self._settle([self._end(task, state, how, fields)])
+
+    def _settle(self, ends: list[End]) -> None:
+        assert set(self.broker.settle(self.queue, ends, worker=self.id).codes) == {"ok"}
+
+    def _end(self, task: Held, state: State, how: How, fields: dict[str, Any]) -> End:
         outcome = Outcome(
             id=task.id,
             state=state,
@@ -101,8 +97,7 @@ class FakeWorker:
         value = codec.pack_outcome(outcome)
         hint = codec.pack_hint(task.id) if len(value) > codec.PUSH_MAX else b""
         ttl_ms = max(task.header.result_ttl_ms, 60_000)
-        end = End(task.local, task.claim, state, value, ttl_ms, codec.client_of(task.blob), hint)
-        assert self.broker.settle(self.queue, [end], worker=self.id).codes == ("ok",)
+        return End(task.local, task.claim, state, value, ttl_ms, codec.client_of(task.blob), hint)
 
     def settle_silently(self, task: Held, value: Any) -> None:
         """Record a value and push nothing, as if the push were lost."""
@@ -148,9 +143,9 @@ class FakeWorker:
             try:
                 while not ending.is_set():
                     tasks = self.claim(room)
-                    for task in tasks:
-                        self._answer(task, fn)
-                    if not tasks:
+                    if tasks:
+                        self._settle([self._answer(task, fn) for task in tasks])
+                    else:
                         ending.wait(0.002)
             except BaseException as error:
                 trouble.append(error)
@@ -168,16 +163,23 @@ class FakeWorker:
     def close(self) -> None:
         self.broker.close()
 
-    def _answer(self, task: Held, fn: Callable[..., Any]) -> None:
+    def _answer(self, task: Held, fn: Callable[..., Any]) -> End:
         try:
             value = fn(*task.args, **task.kwargs)
         except Exception as error:
-            self.fail(task, error)
-        else:
-            self.succeed(task, value)
-        self.served += 1
+            return self._end(task, State.FAILED, How.RAISED, _error(error))
+        return self._end(task, State.SUCCEEDED, How.RETURNED, _value(task, value))
 
     def _held(self, claim: str, local: str, blob: bytes, record: Record) -> Held:
         args, kwargs = codec.unpack_body(codec.body_of(blob))
         header = codec.read_header(blob)
         return Held(f"{self.queue}:{local}", local, claim, blob, record, header, args, kwargs)
+
+
+def _value(task: Held, value: Any) -> dict[str, Any]:
+    kept = task.header.result_ttl_ms > 0
+    return {"value": codec.pack_value(value) if kept else None, "tombstone": not kept}
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    return {"error": codec.pack_error(codec.describe_error(error))}

@@ -1,7 +1,7 @@
 """Run a real pool in a test, without Redis: a Host, a Pool, and a recorder of everything that it tells.
 
-    async with a_pool("process", 2) as pool:
-        ending = await pool.run("echo", 1)
+async with a_pool("process", 2) as pool:
+    ending = await pool.run("echo", 1)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A socket between client and server that loses answers, stays silent, or breaks, at a call that the test picks.
 
-    proxy = Proxy(server.socket_path, tmp)      # proxy.url; passes everything through
-    proxy.cut_answers(2, after=b"EVALSHA")      # the server gets the next two such commands; their answers are lost
-    proxy.hold()                                # accepts, forwards nothing; proxy.release()
+proxy = Proxy(server.socket_path, tmp)      # proxy.url; passes everything through
+proxy.cut_answers(2, after=b"EVALSHA")      # the server gets the next two such commands; their answers are lost
+proxy.hold()                                # accepts, forwards nothing; proxy.release()
 """
 
 from __future__ import annotations

@@ -40,7 +40,6 @@ def test_what_must_not_run_is_buried_when_it_is_claimed(record, header, remainin
         Record(losses=2, exact=True),
         Record(losses=3, exact=False),  # suspicion is not proof: it runs alone once more
         Record(deliveries=MAX_DELIVERIES),
-        Record(deliveries=50, attempt=2),  # it has started before, so it can be delivered
     ],
 )
 def test_what_may_run_is_let_run(record) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import msgpack
 import pytest
@@ -169,7 +168,7 @@ def test_a_line_or_client_of_nonsense_is_a_decode_error():
         OUTCOME,
         Outcome(id="q:1", state=State.SUCCEEDED, how=How.RETURNED, value=codec.pack_value(None)),
         Outcome(id="q:1", state=State.SUCCEEDED, how=How.RETURNED, tombstone=True),
-        replace(OUTCOME, state=State.CANCELLED, how=How.NEVER_STARTED, claim="", error=None, still_running=False),
+        OUTCOME._replace(state=State.CANCELLED, how=How.NEVER_STARTED, claim="", error=None, still_running=False),
     ],
     ids=lambda outcome: outcome.state,
 )
@@ -180,13 +179,13 @@ def test_an_outcome_arrives_as_it_was_recorded(outcome):
 def test_every_outcome_and_every_way_to_it_can_be_recorded():
     for state in OUTCOMES:
         for how in How:
-            outcome = replace(OUTCOME, state=state, how=how)
+            outcome = OUTCOME._replace(state=state, how=how)
             assert codec.unpack_outcome(codec.pack_outcome(outcome)) == outcome
 
 
 def test_scripts_find_digest_and_claim_of_an_outcome_at_their_places():
     for claim in ("abcdefghijkl", ""):
-        value = codec.pack_outcome(replace(OUTCOME, claim=claim, reason="x" * 1000))
+        value = codec.pack_outcome(OUTCOME._replace(claim=claim, reason="x" * 1000))
 
         assert value[0] & 0xF0 == 0x90
         assert value[1:3] == b"\xc4\x08"

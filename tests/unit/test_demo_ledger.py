@@ -8,8 +8,10 @@ import json
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
+from qworker.cli.demo import demo
 from qworker.demo import show
 from qworker.demo.facts import Facts, Forced, Kill, Rescue, Seen, Sums, Survived
 from qworker.demo.ledger import CHILD_KILLED, RETRIED, UNEXPLAINED, WORKER_KILLED, as_json, judge
@@ -47,7 +49,7 @@ def facts(**changes: Any) -> Facts:
         forced=[Forced("busy loop", "process", "timeout 1 s, grace 1 s", How.KILLED, 1.0, 1.01, 0.0)],
         survived=[Survived("sleep in a thread", 0.1)],
         kills=[KILL_CHILD, KILL_WORKER],
-        rescue=Rescue(held=7, running=2, first_s=0.01, last_s=0.3),
+        rescue=Rescue(held=7, back_s=0.01, running=2, first_s=0.01, last_s=0.3),
         drained=0,
         left_behind=(),
         sums=sums,
@@ -143,7 +145,7 @@ def test_a_second_start_that_nothing_explains_is_a_problem(notes: list[Note]) ->
             "a sleeping thread ran on after its outcome, and still does",
         ),
         (
-            {"rescue": Rescue(held=7, running=2, first_s=0.1, last_s=None)},
+            {"rescue": Rescue(held=7, back_s=0.01, running=2, first_s=0.1, last_s=None)},
             "what the killed worker was running was not started again by the other one",
         ),
         ({"drained": 4}, "the other worker was told to drain (TERM), and ended with status 4"),
@@ -198,3 +200,54 @@ def test_the_ledger_shows_each_problem_whole() -> None:
     text = " ".join(shown(facts(left_behind=["pid 5: sleep 9"])).split())
 
     assert "WRONG: left behind: pid 5: sleep 9" in text
+
+
+class _NoStage:
+    directory = "/nowhere"
+
+    def __init__(self, *, keep: bool) -> None:
+        pass
+
+    def __enter__(self) -> _NoStage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def exit_code_of(given: Facts, monkeypatch: pytest.MonkeyPatch, *, json: bool) -> int:
+    """Run the command with a story that saw these facts."""
+
+    class Told:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def play(self) -> Facts:
+            return given
+
+    monkeypatch.setattr("qworker.demo.stage.Stage", _NoStage)
+    monkeypatch.setattr("qworker.demo.story.Story", Told)
+    with pytest.raises(typer.Exit) as ended:
+        demo(json=json, files=1, keep=False)
+    return ended.value.exit_code
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_the_command_ends_0_only_when_all_is_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], json: bool
+) -> None:
+    assert exit_code_of(facts(), monkeypatch, json=json) == 0
+    assert exit_code_of(facts(seen=[seen("q:1"), seen("q:3", None)]), monkeypatch, json=json) == 1
+    assert exit_code_of(facts(seen=[seen("q:1", State.FAILED, How.RAISED)]), monkeypatch, json=json) == 1
+    assert exit_code_of(facts(left_behind=["pid 5: sleep 9"]), monkeypatch, json=json) == 1
+
+
+def test_with_json_one_object_is_all_that_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code_of(facts(drained=4), monkeypatch, json=True)
+
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    told = json.loads(printed.out)
+    assert (told["ok"], told["drain_exit_code"]) == (False, 4)

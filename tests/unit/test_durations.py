@@ -62,6 +62,8 @@ def test_milliseconds_are_whole_and_a_positive_duration_never_becomes_nothing():
     ("seconds", "text"),
     [
         (0, "0 ms"),
+        (0.000035, "35 µs"),
+        (0.00096, "1.0 ms"),
         (0.0042, "4.2 ms"),
         (0.042, "42 ms"),
         (0.25, "0.2 s"),

@@ -36,7 +36,15 @@ def test_a_console_line_has_time_level_event_and_fields(monkeypatch):
         NOW, "info", "task.ended", {"task": "q:1", "outcome": "failed", "ran_s": 1.23456789, "x": None}
     )
 
-    assert line == "2026-09-21 14:13:20.062 info    task.ended task=q:1 outcome=failed ran_s=1.23457\n"
+    assert line == "2026-09-21 14:13:20.062 info    task.ended task=q:1 outcome=failed ran_s=1.234568\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.000078066, "0.000078"), (2.0, "2"), (1e20, "1e+20"), (float("nan"), "nan"), (-0.5, "-0.5"), (0.0, "0")],
+)
+def test_numbers_are_written_without_exponents_that_nobody_reads(value, shown):
+    assert log.render_console(NOW, "info", "e", {"n": value}).endswith(f" e n={shown}\n")
 
 
 def test_values_with_blanks_are_quoted_and_control_characters_escaped():

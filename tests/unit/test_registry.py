@@ -146,6 +146,14 @@ def test_a_deadline_comes_up_once_and_only_for_what_is_awaited(registry: Registr
     assert registry.next_deadline() == float("inf")
 
 
+def test_deadlines_of_what_nobody_awaits_do_not_pile_up(registry: Registry) -> None:
+    for n in range(10_000):
+        registry.add((Fake(f"q:{n}"),), own=True)
+        registry.set_deadline(f"q:{n}", 1e9)
+
+    assert len(registry._deadlines) < 1_000
+
+
 def test_the_garbage_collector_may_free_futures_while_the_lock_is_held(registry: Registry) -> None:
     """A weak reference's callback runs wherever the collector does; taking the lock there would be a deadlock."""
     future = Fake("q:1")

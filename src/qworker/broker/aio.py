@@ -4,7 +4,8 @@
     doorbell ── wait_bell ─► BLPOP on a connection of its own      stopper ── listen_stops ─► one subscribed connection
 
 Calls that run at the same time use connections of their own, so a slow claim never holds up a renewal. Each verb has
-its signature and its docstring in calls.py or flows.py, without the first parameter. All ids are local parts.
+its signature and its docstring in producer_calls.py, worker_calls.py or flows.py, without the first parameter. All ids
+are local parts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import redis.asyncio
 
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
-from . import calls, flows
+from . import flows, producer_calls, worker_calls
 from .calls import Call, Owner
 from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wire
 from .flows import Flow
@@ -56,18 +57,18 @@ class AsyncBroker:
 
     # What workers do.
     claim = _flow(flows.claim)
-    claim_ids = _call(calls.claim_ids)
-    settle = _call(calls.settle)
-    renew = _call(calls.renew)
+    claim_ids = _call(worker_calls.claim_ids)
+    settle = _call(worker_calls.settle)
+    renew = _call(worker_calls.renew)
     rescue_worker = _flow(flows.rescue_worker)
     beat = _flow(flows.beat)
     retire = _flow(flows.retire)
     check_fit = _flow(flows.check_fit)
     # What producers do.
     submit = _flow(flows.submit)
-    peek = _call(calls.peek)
-    stop = _call(calls.stop)
-    expire = _call(calls.expire)
+    peek = _call(producer_calls.peek)
+    stop = _call(producer_calls.stop)
+    expire = _call(producer_calls.expire)
     # What people look at.
     inspect = _flow(flows.inspect)
     stats = _flow(flows.stats)
@@ -85,7 +86,7 @@ class AsyncBroker:
         instance: str = "",
         client: redis.asyncio.Redis | None = None,
     ) -> None:
-        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis; then `url` only names it."""
+        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis."""
         self.url = url
         self.keyspace = Keyspace(namespace)
         self.owner = Owner(self.keyspace)

@@ -1,9 +1,9 @@
 """The blocking broker: what producers, the command line and tests use.
 
-    Future, App, CLI ── Broker.verb(queue, …) ─► Call or Flow (calls.py, flows.py) ─► one connection of the pool
+    Future, App, CLI ── Broker.verb(queue, …) ─► Call or Flow ─► one connection of the pool
 
-May be called from any thread, and after a fork. Each verb has its signature and its docstring in calls.py or flows.py,
-without the first parameter; here they are only driven. All ids are local parts.
+May be called from any thread, and after a fork. Each verb has its signature and its docstring in producer_calls.py,
+worker_calls.py or flows.py, without the first parameter; here they are only driven. All ids are local parts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import redis
 
 from ..errors import BrokerUnavailable
 from ..ids import new_token
-from . import calls, flows
-from .calls import Call, Owner
+from . import flows, producer_calls, worker_calls
+from .calls import Call, Owner, command
 from .connection import FAULTS, Attempts, attempt_s, connect, in_step, public_url, wire
 from .flows import Flow
 from .keys import Keyspace
@@ -52,14 +52,14 @@ class Broker:
 
     # What producers do.
     submit = _flow(flows.submit)
-    peek = _call(calls.peek)
-    stop = _call(calls.stop)
-    expire = _call(calls.expire)
+    peek = _call(producer_calls.peek)
+    stop = _call(producer_calls.stop)
+    expire = _call(producer_calls.expire)
     # What workers do.
     claim = _flow(flows.claim)
-    claim_ids = _call(calls.claim_ids)
-    settle = _call(calls.settle)
-    renew = _call(calls.renew)
+    claim_ids = _call(worker_calls.claim_ids)
+    settle = _call(worker_calls.settle)
+    renew = _call(worker_calls.renew)
     rescue_worker = _flow(flows.rescue_worker)
     beat = _flow(flows.beat)
     retire = _flow(flows.retire)
@@ -81,7 +81,7 @@ class Broker:
         instance: str = "",
         client: redis.Redis | None = None,
     ) -> None:
-        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis; then `url` only names it."""
+        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis."""
         self.url = url
         self.keyspace = Keyspace(namespace)
         self.owner = Owner(self.keyspace)
@@ -145,7 +145,7 @@ class Broker:
     def publish(self, client: str, message: bytes) -> int:
         """Push a message into a client's inbox. Returns how many subscribers got it."""
         channel = self.keyspace.inbox(client)
-        return self.run(calls.command(f"publish to {channel}", "PUBLISH", channel, message, parse=int))
+        return self.run(command(f"publish to {channel}", "PUBLISH", channel, message, parse=int))
 
     def close(self) -> None:
         """Close all connections that this broker made."""

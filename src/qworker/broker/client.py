@@ -153,8 +153,8 @@ class Client:
         except BrokerError:
             return None
 
-    def close(self, *, wait_s: float = 1.0) -> None:
-        """End the I/O thread and the connections. Whoever waits for a future is woken; the tasks stay queued."""
+    def close(self, *, wait_s: float = 1.0, wake_waiters: bool = True) -> None:
+        """End the I/O thread and the connections. Whoever waits for a future is told; the tasks stay queued."""
         if self._closing:
             return
         self._closing = True
@@ -162,8 +162,9 @@ class Client:
         if threading.current_thread() is not self._thread:
             self._thread.join(wait_s)
         self._refuse_posts()
-        for future in self.registry.all():
-            future.wake_waiters()
+        if wake_waiters:
+            for future in self.registry.all():
+                future.wake_waiters()
         if not self._thread.is_alive():
             self._waker.close()
         self._broker.close()
@@ -380,10 +381,10 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
-    """Leave quickly and quietly: what is queued stays queued."""
+    """Leave quickly and quietly: what is queued stays queued. Only daemon threads can be waiting now; they end, too."""
     for client in list(_clients):
         if client.usable:
-            client.close(wait_s=EXIT_WAIT_S)
+            client.close(wait_s=EXIT_WAIT_S, wake_waiters=False)
 
 
 atexit.register(_close_at_exit)

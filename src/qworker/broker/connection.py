@@ -30,7 +30,9 @@ T = TypeVar("T")
 FAULTS = (RedisError, OSError)
 
 _SCHEMES = ("redis", "rediss", "unix")
-_CODE = re.compile(r"^-?([A-Z][A-Z]+)\b|-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN) ")
+_CODE = re.compile(r"^-?([A-Z][A-Z]+)\b")
+# Before 7.0 the error of a command in a script comes inside another: `ERR Error running script …: -OOM command …`.
+_INNER_CODE = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN) ")
 # The server is there, but cannot serve just now: the same call again, a little later.
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
 # The other end is not (or no longer) the primary: connect anew, which asks for its address again.
@@ -105,9 +107,11 @@ def code_of(exc: BaseException) -> str:
     for kind, known in _CODE_OF_CLASS.items():
         if isinstance(exc, kind):
             return known
-    if isinstance(exc, ResponseError) and (match := _CODE.search(str(exc))):
-        return match[1] if match[1] not in (None, "ERR") else match[2] or "ERR"
-    return ""
+    if not isinstance(exc, ResponseError):
+        return ""
+    inner, outer = _INNER_CODE.search(str(exc)), _CODE.search(str(exc))
+    found = inner or outer
+    return found[1] if found is not None else "ERR"
 
 
 _CODE_OF_CLASS: dict[type[BaseException], str] = {

@@ -17,8 +17,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..errors import BrokerError, ServerFull, ServerUnfit
 from ..lifecycle import State
 from ..model import Inspection, Line, QueueStats, Record, WorkerRecord
-from . import calls
-from .calls import Call, Owner, command, open_queue, rescue_some
+from . import producer_calls, worker_calls
+from .calls import Call, Owner, command
 from .keys import LINE_CODES, SCHEMA
 from .records import read_record
 from .scripts import load
@@ -39,7 +39,7 @@ def ensure_open(owner: Owner, queue: str, *, full_ok: bool = False) -> Flow[None
     """
     if queue in owner.opened:
         return
-    schema, epoch = yield open_queue(owner, queue)
+    schema, epoch = yield producer_calls.open_queue(owner, queue)
     if schema != SCHEMA:
         raise ServerUnfit(
             f"cannot use queue {queue!r} of namespace {owner.keyspace.namespace!r}: its data on the server has schema"
@@ -68,8 +68,8 @@ def _opened(
     return flow
 
 
-submit = _opened(calls.submit, full_ok=False)
-claim = _opened(calls.claim, full_ok=True)
+submit = _opened(producer_calls.submit, full_ok=False)
+claim = _opened(worker_calls.claim, full_ok=True)
 
 
 def queues(owner: Owner) -> Flow[tuple[str, ...]]:
@@ -83,7 +83,7 @@ def rescue_worker(owner: Owner, queue: str, worker: str) -> Flow[int]:
     total = 0
     more = True
     while more:
-        count, more = yield rescue_some(owner, queue, worker)
+        count, more = yield worker_calls.rescue_some(owner, queue, worker)
         total += count
     return total
 

@@ -184,6 +184,10 @@ class Registry:
         """Have `past_deadline` return the id from then on, if it is still awaited."""
         with self._lock:
             heapq.heappush(self._deadlines, (when, id))
+            if len(self._deadlines) > 2 * len(self._entries) + _SWEEP_AT:  # most of them nobody awaits any more
+                self._sweep()
+                self._deadlines = [entry for entry in self._deadlines if entry[1] in self._entries]
+                heapq.heapify(self._deadlines)
 
     def past_deadline(self, now: float) -> list[str]:
         """Return the awaited ids whose deadlines have passed; each only once."""

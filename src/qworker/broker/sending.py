@@ -75,8 +75,10 @@ class Sending:
 
     def post(self, posts: Sequence[Post]) -> None:
         """Queue what several coroutines want queued, each told of its own; the I/O thread calls this."""
-        drafts = [post.draft for post in posts]
-        for chunk in _chunks(drafts):
+        chunks = _chunks([post.draft for post in posts])
+        # A given id may be in conflict, and then its whole call is refused: each goes alone.
+        alone = [[place] for chunk in chunks if posts[chunk[0]].draft.given for place in chunk]
+        for chunk in [chunk for chunk in chunks if not posts[chunk[0]].draft.given] + alone:
             members = [posts[place] for place in chunk]
             try:
                 self._send([post.draft for post in members], [post.future for post in members])

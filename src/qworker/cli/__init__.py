@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ConfigError, QWorkerError
@@ -59,6 +60,9 @@ _FAMILIES = {"Run": "Run", "Tasks": "Single tasks", "Look": "Look"}
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an encoding that cannot say it is no reason to fail
     raise SystemExit(run(sys.argv[1:]))
 
 
@@ -106,20 +110,26 @@ def _invoke(verb: str, rest: list[str]) -> int:
         only = typer.Typer(add_completion=False, rich_markup_mode=None)
         only.command(name=verb, context_settings={"help_option_names": ["-h", "--help"]})(target)
         target = only
+    target.rich_markup_mode = None  # plain help: our texts have brackets that are no markup
     command: Any = typer.main.get_command(target)
     try:
-        code = command.main(rest, prog_name=f"qworker {verb}", standalone_mode=False)
-    except typer.Abort:  # what typer makes of Ctrl-C
+        # Not command.main(): that has ideas of its own about Ctrl-C, broken pipes and how errors look.
+        with command.make_context(f"qworker {verb}", rest) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort:
         return EXIT_INTERRUPTED
     except Exception as error:
         # Wrong flags and arguments, by whichever click typer brings: old ones depend on it, new ones carry their own.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
-        text = error.format_message()
-        if not text:  # a group of verbs without a verb: its help was printed
+        text: str = error.format_message()
+        if text.startswith("Usage:"):  # a family of verbs without a verb
+            print(text, file=sys.stderr)
             return EXIT_USAGE
         raise ConfigError(f"{text.rstrip('.')}. See: qworker {verb} --help") from None
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _say(verb: str, error: QWorkerError) -> None:

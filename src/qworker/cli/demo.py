@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json as jsonlib
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from ..demo.ledger import Ledger, as_json, judge
+from ..demo.screen import Dark, Screen
+from ..demo.show import print_ledger
+
 __all__ = ["demo"]
 
 FILES = 1200
+_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Ended(BaseException):
-    """The demo was told to end by a signal."""
+    """The demo was told to end, by a signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -33,42 +40,54 @@ def demo(
     its own, and leaves nothing of them behind. Exit codes: 0 all is as promised; 1 something was lost, wrong or still
     running.
     """
-    from ..demo import corpus
-    from ..demo.ledger import as_json, judge
-    from ..demo.screen import Dark, Screen
-    from ..demo.show import print_ledger
-    from ..demo.stage import DemoFailed, Stage
-    from ..demo.story import Story
+    from ..demo.stage import DemoFailed
 
     console = Console(highlight=False)
-    screen = Dark() if json else Screen(console)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
     try:
-        paths = corpus.shipped(files)
-        screen.headline(
-            "qworker demo",
-            f"Two workers read the {len(paths):,} source files that this Python ships.\n"
-            "Meanwhile tasks hang, fail and are stopped, and processes are killed.",
-        )
-        with Stage(keep=keep) as stage, screen:
-            ledger = judge(Story(stage, screen, paths).play())
+        with _interruptible():
+            ledger = _play(Dark() if json else Screen(console), files, keep=keep)
     except _Ended as ended:
         raise typer.Exit(128 + ended.number) from None
     except DemoFailed as failure:
-        if json:
-            typer.echo(jsonlib.dumps({"ok": False, "problems": [str(failure)]}))
-        else:
-            typer.echo(f"qworker demo: {failure}", err=True)
+        if not json:
+            raise
+        typer.echo(jsonlib.dumps({"ok": False, "problems": [str(failure)]}))
         raise typer.Exit(1) from None
     if json:
         typer.echo(jsonlib.dumps(as_json(ledger)))
     else:
         print_ledger(console, ledger)
-        if keep:
-            console.print(f"Kept: {stage.directory}", markup=False)
     raise typer.Exit(0 if ledger.ok else 1)
 
 
-def _end(number: int, _: Any) -> NoReturn:
-    raise _Ended(number)
+def _play(screen: Dark, files: int, *, keep: bool) -> Ledger:
+    from ..demo.corpus import shipped
+    from ..demo.stage import Stage
+    from ..demo.story import Story
+
+    paths = shipped(files)
+    screen.headline(
+        "qworker demo",
+        f"Two workers read {len(paths):,} of the source files that this Python ships.\n"
+        "Meanwhile tasks hang, fail and are stopped, and processes are killed.",
+    )
+    with Stage(keep=keep) as stage, screen:
+        ledger = judge(Story(stage, screen, paths).play())
+        if keep:
+            screen.event("kept", str(stage.directory))
+    return ledger
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise `_Ended` where the first signal to end arrives, so that everything is put away on the way out."""
+
+    def end(number: int, _: Any) -> NoReturn:
+        raise _Ended(number)
+
+    before = {number: signal.signal(number, end) for number in _ENDED_BY}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -23,8 +23,12 @@ _SHOWN_ARGUMENTS = 2_000  # characters
 
 def facts_of(task: str, found: Inspection, workers: Callable[[], Iterable[WorkerRecord]]) -> dict[str, Any]:
     """Return what is known of a task; absent facts are absent keys, but `state` is always there."""
-    status = describe(task, found)
-    facts: dict[str, Any] = {"id": task, "state": status.state, "says": str(status)}
+    facts: dict[str, Any] = {"id": task}
+    try:
+        status = describe(task, found)
+        facts |= {"state": status.state, "says": str(status)}
+    except DecodeError as error:
+        facts |= {"state": "unreadable", "says": f"it has an outcome that is unreadable: {error}"}
     facts |= _blob_facts(found.blob)
     if found.outcome is not None:
         facts |= _outcome_facts(found.outcome)
@@ -140,8 +144,8 @@ def _record_facts(found: Inspection, record: Record) -> dict[str, Any]:
 def _outcome_facts(packed: bytes) -> dict[str, Any]:
     try:
         outcome = codec.unpack_outcome(packed)
-    except DecodeError as error:
-        return {"error": {"kind": "unreadable", "text": str(error), "traceback": "", "notes": []}}
+    except DecodeError:
+        return {}  # `describe` has said so
     facts: dict[str, Any] = {
         "how": outcome.how,
         "run": outcome.run,

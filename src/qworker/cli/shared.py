@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +21,7 @@ from ..config import Settings
 from ..log import escape
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from ..app import App
     from ..broker.broker import Broker
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 TIMEOUT_S = 5.0
+_WIDE = 250  # columns in a pipe, where nobody wraps
 
 Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="The server; else QWORKER_URL, else the embedded one.")
@@ -119,24 +121,26 @@ def print_rows(rows: Iterable[tuple[str, str]], *, file: Any = None) -> None:
         print(f"{name:<{width}}" + text.replace("\n", "\n" + " " * width), file=file or sys.stdout)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table in which columns whose names begin with `>` are numbers, aligned to the right."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Group:
+    """Return a titled table in which columns whose names begin with `>` are numbers, aligned to the right."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(escape(cell)) for cell in row))
-    return made
+    return Group(Text(title, style="bold"), made)  # a Table's own title wraps at the width of its table
 
 
 def print_table(*parts: Any) -> None:
     """Print tables and lines with rich; as wide as the terminal, or as they need where there is none."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+    console = Console(width=wide, highlight=False, markup=False, emoji=False)
     for part in parts:
         console.print(part)

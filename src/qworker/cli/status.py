@@ -77,7 +77,7 @@ def status(
             time.sleep(_SAMPLE_S)
             before, seen = seen, _look(broker, only)
             rates = _rates(before, seen)
-        print_table(*_parts(seen, rates))
+        print_table(*_spaced(_parts(seen, rates)))
 
 
 def dessert(url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
@@ -136,12 +136,12 @@ def _watch(broker: Broker, only: str | None, *, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Group(*_parts(before, {})), auto_refresh=False) as live:
+    with Live(Group(*_spaced(_parts(before, {}))), auto_refresh=False) as live:
         for seen in _looks(broker, only):
             if isinstance(seen, BrokerError):
                 live.update(Text(escape(str(seen)), style="red"), refresh=True)
             else:
-                live.update(Group(*_parts(seen, _rates(before, seen))), refresh=True)
+                live.update(Group(*_spaced(_parts(seen, _rates(before, seen)))), refresh=True)
                 before = seen
 
 
@@ -211,22 +211,25 @@ def _parts(seen: Snapshot, rates: Mapping[str, float]) -> list[Any]:
         parts.append(_worker_table(seen))
         if any(worker.running for worker in seen.workers):
             parts.append(_running_table(seen))
-    else:
-        parts.append("no worker runs: start one with `qworker start MODULE:APP`")
     unknown: Counter[str] = Counter()
     for worker in seen.workers:
         unknown.update(worker.unknown)
     if unknown:
         rows = ((name, str(count)) for name, count in unknown.most_common())
         parts.append(table("Waiting: names that a worker does not know", ("name", ">seen"), rows))
-    lingering = sum(len(worker.survivors) for worker in seen.workers)
-    if lingering:
-        parts.append(f"{lingering} survivor(s) of ended tasks still run: see `qworker dessert`")
+    parts += _remarks(seen)
     return parts
 
 
+def _spaced(parts: list[Any]) -> list[Any]:
+    """Put an empty line between tables."""
+    spaced: list[Any] = []
+    for part in parts:
+        spaced += [part] if isinstance(part, str) or not spaced else ["", part]
+    return spaced
+
+
 def _queue_table(seen: Snapshot, rates: Mapping[str, float]) -> Any:
-    served = {name for worker in seen.workers for name in worker.queues}
     rows = []
     for queue in seen.queues:
         succeeded = queue.counters.get("succeeded", 0)
@@ -240,20 +243,23 @@ def _queue_table(seen: Snapshot, rates: Mapping[str, float]) -> Any:
                 f"{rates.get(queue.queue, 0.0):,.1f}/s",
                 f"{succeeded:,}",
                 f"{_ended(queue) - succeeded:,}",
-                _remarks(queue, served=queue.queue in served),
             )
         )
-    columns = ("queue", ">ready", ">claimed", ">later", ">oldest wait", ">rate", ">succeeded", ">ended badly", "")
+    columns = ("queue", ">ready", ">claimed", ">later", ">oldest", ">rate", ">succeeded", ">other")
     return table("Queues", columns, rows)
 
 
-def _remarks(queue: QueueStats, *, served: bool) -> str:
-    words = []
-    if not served and (queue.ready or queue.scheduled or queue.suspects):
-        words.append("no worker serves it")
-    if queue.suspects:
-        words.append(f"{queue.suspects} suspect(s) wait to run alone")
-    return "; ".join(words)
+def _remarks(seen: Snapshot) -> Iterator[str]:
+    served = {name for worker in seen.workers for name in worker.queues}
+    for queue in seen.queues:
+        waiting = queue.ready + queue.scheduled + queue.suspects
+        if waiting and queue.queue not in served:
+            yield f"{queue.queue}: {waiting:,} wait, and no worker serves it: qworker start MODULE:APP -q {queue.queue}"
+        if queue.suspects:
+            yield f"{queue.queue}: {queue.suspects} suspect(s) wait to run alone in a worker"
+    lingering = sum(len(worker.survivors) for worker in seen.workers)
+    if lingering:
+        yield f"{lingering} survivor(s) of ended tasks still run: see qworker dessert"
 
 
 def _worker_table(seen: Snapshot) -> Any:

@@ -33,7 +33,7 @@ class Forced:
     how: How
     asked_after_s: float | None  # from its start to the ask
     took_s: float | None  # from the ask to its end
-    gone_after_s: float | None  # from its outcome to the moment when its processes were seen to be gone; None: never
+    gone_after_s: float | None  # from its outcome to when nothing of it was seen any more, at most; None: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Kill:
 class Rescue:
     """What the other worker did about a killed one."""
 
-    held: int | None  # what was in its window, as the other worker logged it
+    held: int | None  # how many tasks were in its window, as the other worker logged it
+    back_s: float | None  # from the kill to when those were back in line, by the time of that line of the log
     running: int  # tasks that had started in it and had no outcome
     first_s: float | None  # from the kill to the first of those starting again
     last_s: float | None  # and to the last; None: some never did

@@ -42,7 +42,7 @@ def _render(ledger: Ledger) -> RenderableType:
     table.add_column()
     for label, rows in (
         ("Outcomes", _outcomes(ledger)),
-        ("Ended", _ended(facts)),
+        ("Had to end", _ended(facts)),
         ("Survivors", _survivors(facts)),
         ("Killed -9", _killed(facts)),
         ("Started again", _again(ledger)),
@@ -52,7 +52,7 @@ def _render(ledger: Ledger) -> RenderableType:
         table.add_row("", "")
     for label, count, what in (
         ("Lost", len(ledger.lost), f"of {len(facts.seen):,} tasks have no outcome"),
-        ("Left running", len(facts.left_behind), "processes, looked for in /proc"),
+        ("Left behind", len(facts.left_behind), "processes, looked for in /proc"),
         ("Wrong", len(ledger.problems), "things that are not as they should be"),
     ):
         table.add_row(label, Text(f"{count:>6,}  {what}", style="green" if count == 0 else "bold red"))
@@ -72,13 +72,14 @@ def _ended(facts: Facts) -> Iterator[RenderableType]:
     table.add_column(min_width=22)
     table.add_column(justify="right")
     table.add_column(justify="right")
-    table.add_row(
-        Text("what it does", style="dim"), Text("asked after", style="dim"), Text("ask to end", style="dim"),
-        Text("", style="dim"),
-    )  # fmt: skip
+    table.add_row(*(Text(head, style="dim") for head in ("what it does", "asked at", "over after", "")))
     for forced in facts.forced:
         table.add_row(forced.what, _seconds(forced.asked_after_s), _seconds(forced.took_s), _end_of(forced))
     yield table
+    gone = [forced.gone_after_s for forced in facts.forced if forced.gone_after_s is not None]
+    if gone:
+        seen = f"{len(gone)} of {len(facts.forced)} seen to be gone, at most {text(max(gone))} after their outcome"
+        yield Text(seen, style="dim")
 
 
 def _end_of(forced: Forced) -> Text:
@@ -90,10 +91,10 @@ def _end_of(forced: Forced) -> Text:
 
 def _survivors(facts: Facts) -> Iterator[Text]:
     left = sum(1 for survived in facts.survived if survived.for_s is None)
-    yield Text(f"{len(facts.survived):>6,}  ran on after the outcome was told: nobody can kill a thread")
+    yield Text(f"{len(facts.survived):>6,}  ran on after its outcome: no thread can be killed alone")
     for survived in facts.survived:
         if survived.for_s is not None:
-            yield Text(f"        gone {text(survived.for_s)} later, with its child, which was recycled", style="dim")
+            yield Text(f"        gone within {text(survived.for_s)}: its whole process was replaced", style="dim")
     yield Text(f"{left:>6,}  left now", style="green" if left == 0 else "bold red")
 
 
@@ -103,9 +104,11 @@ def _killed(facts: Facts) -> Iterator[Text]:
     yield Text("     1  worker, in the middle of everything:")
     held = "its window" if rescue.held is None else f"{rescue.held:,} tasks in its window"
     yield Text(f"        {held}, {rescue.running:,} of them running", style="dim")
+    if rescue.back_s is not None:
+        yield Text(f"        all back in line after {text(rescue.back_s)}", style="dim")
     if rescue.first_s is not None and rescue.last_s is not None:
         yield Text(
-            f"        started again elsewhere after {text(rescue.first_s)}, the last after {text(rescue.last_s)}",
+            f"        started again after {text(rescue.first_s)}, the last of them after {text(rescue.last_s)}",
             style="dim",
         )
 
@@ -129,7 +132,7 @@ def _work(ledger: Ledger) -> Iterator[Text]:
     verdict = "finds the same, file by file" if same else "finds something else"
     yield Text(f"        a plain loop {verdict}", style="green" if same else "bold red")
     yield Text(
-        f"        {text(sums.loop_s)} in the loop; {text(sums.queue_s)} in the queue, with all that went wrong",
+        f"        {text(sums.queue_s)} in the queue, with all this; {text(sums.loop_s)} in the loop",
         style="dim",
     )
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +32,7 @@ from ..broker import Broker, embedded
 from ..errors import QWorkerError
 from . import notes, processes
 
-__all__ = ["DemoFailed", "Stage", "Worker"]
+__all__ = ["DemoFailed", "Stage", "Worker", "logged_at"]
 
 POLL_S = 0.01
 READY_WITHIN_S = 20.0
@@ -39,6 +40,7 @@ DRAIN_WITHIN_S = 25.0
 END_WITHIN_S = 5.0
 SLOTS = {"process": 3, "thread": 4}
 _MINE = "QWORKER_"
+_URL = "QWORKER_URL"
 
 
 class DemoFailed(QWorkerError):  # noqa: N818 - as the other errors are named
@@ -59,14 +61,14 @@ class Worker:
         """Its process."""
         return self.process.pid
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """What it has logged so far, one object per line."""
+    def events(self, name: str) -> Iterator[dict[str, Any]]:
+        """The events of that name that it has logged so far."""
         for line in self.log.read_text(errors="replace").splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue  # not an event: a warning of Python's own, or a line that is being written
-            if isinstance(event, dict) and "event" in event:
+            if isinstance(event, dict) and event.get("event") == name:
                 yield event
 
     def last_words(self) -> str:
@@ -80,6 +82,7 @@ class Stage:
 
     def __init__(self, *, keep: bool = False) -> None:
         self.keep = keep
+        self.began = time.monotonic()
         self.workers: list[Worker] = []
         self.server: embedded.Embedded
         self.directory: Path
@@ -97,6 +100,7 @@ class Stage:
             self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             os.chdir(self.directory)
             self.server = embedded.ensure(root=self.directory)
+            os.environ[_URL] = self.server.url  # for this process; the workers find it by themselves
         except BaseException:
             self.close()
             raise
@@ -116,12 +120,13 @@ class Stage:
         command = [sys.executable, "-m", "qworker", "start", "qworker.demo.tasks:app"]
         command += ["-c", ",".join(f"{kind}={slots}" for kind, slots in SLOTS.items()), "--pool", "process"]
         command += ["--max-survivors", "1", "--log-format", "json", "--name", f"demo-{label}"]
+        environment = {name: value for name, value in os.environ.items() if name != _URL}
         log = self.directory / f"worker-{label}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 cwd=self.directory,
-                env=os.environ | {notes.DIRECTORY: str(self.directory), notes.WORKER: label},
+                env=environment | {notes.DIRECTORY: str(self.directory), notes.WORKER: label},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -205,11 +210,12 @@ class Stage:
                 os.chdir(self._home)
                 os.close(self._home)
                 self._home = -1
+            os.environ.pop(_URL, None)
             os.environ.update(self._environment)
             if not self.keep:
                 shutil.rmtree(self.directory, ignore_errors=True)
             for number, handler in before.items():
-                if handler is not None:  # it was not Python's
+                if handler is not None:  # None: it was not set by Python
                     signal.signal(number, handler)
 
     def _end_workers(self) -> None:
@@ -226,6 +232,11 @@ class Stage:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+
+
+def logged_at(event: dict[str, Any]) -> float:
+    """Return when a worker logged an event, in Unix time."""
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def _deaf_to_signals() -> dict[int, Any]:

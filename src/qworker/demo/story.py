@@ -16,6 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import platform
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,11 +27,13 @@ from typing import Any
 from ..durations import text
 from ..future import Future
 from ..lifecycle import How, State
+from ..model import StopReceipt
+from ..task import call
 from . import processes, tasks
 from .facts import Facts, Kill, Rescue, Seen
 from .notes import Notes
 from .screen import Dark
-from .stage import POLL_S, SLOTS, DemoFailed, Stage, Worker
+from .stage import POLL_S, SLOTS, DemoFailed, Stage, Worker, logged_at
 from .watch import Hung, Watch
 from .work import Work
 
@@ -72,7 +75,6 @@ class Story:
 
     def __init__(self, stage: Stage, screen: Dark, files: Sequence[Path]) -> None:
         self._stage, self._screen = stage, screen
-        self._began = time.monotonic()
         self._notes = Notes(stage.directory)
         self._watch = Watch(self._notes, screen)
         self._work = Work(files, stage.directory / "copies")
@@ -97,7 +99,7 @@ class Story:
         self._screen.bar("loop", "plain loop", len(self._work.files))
         sums = self._work.compare(self._work_ended - self._work_began, tick=self._tick)
         return Facts(
-            seconds=time.monotonic() - self._began,
+            seconds=time.monotonic() - self._stage.began,
             files=len(self._work.files),
             python=platform.python_version(),
             server=Path(self._stage.server.binary).name,
@@ -123,8 +125,8 @@ class Story:
         stage.on_close(tasks.app.close)
         began = time.monotonic()
         parsed, copied = self._work.submit()
-        behind = tasks.never_to_start.submit_many([tasks.never_to_start.call()] * 15)
-        later = tasks.never_to_start.options(delay="1m").submit_many([tasks.never_to_start.call()] * 10)
+        behind = tasks.never_to_start.submit_many([call()] * 15)
+        later = tasks.never_to_start.options(delay="1m").submit_many([call()] * 10)
         took_s = time.monotonic() - began
         self._cast(parsed, FINE, "parse")
         self._cast(copied, FINE, "copy")
@@ -150,27 +152,27 @@ class Story:
             (tasks.sleep_for_ever, "time.sleep for ever", "process", LATE_KILLED),
             (tasks.spin_for_ever, "busy loop", "process", LATE_KILLED),
             (tasks.regex_for_ever, "regex stuck in C", "process", LATE_KILLED),
-            (tasks.deaf_with_child, "ignores TERM, has a child", "process", LATE_KILLED),
+            (tasks.deaf_with_child, "deaf to TERM, with a child", "process", LATE_KILLED),
             (tasks.notice_the_timeout, "current.sleep for ever", "process", LATE_NOTICED),
-            (tasks.sleep_in_a_thread, "time.sleep in a thread", "thread", LATE_LEFT),
+            (tasks.sleep_in_a_thread, "time.sleep, in a thread", "thread", LATE_LEFT),
         )
         for task, what, pool, expected in cast:
             future = task.options(priority="high").submit()
             self._cast([future], expected)
             self._watch.add(Hung(future, what, pool, "timeout 1 s, grace 1 s"))
         self._screen.event("trouble", f"{len(cast)} tasks that never end (timeout 1 s, then 1 s of grace)")
-        flaky = tasks.flaky.options(priority="high").submit_many([tasks.flaky.call(3)] * 20)
-        broken = tasks.broken.options(priority="high").submit_many([tasks.broken.call(n) for n in range(5)])
+        flaky = tasks.flaky.options(priority="high").submit_many([call(3)] * 20)
+        broken = tasks.broken.options(priority="high").submit_many([call(number) for number in range(5)])
         self._cast(flaky, FINE, doubt=_third_attempt)
         self._cast(broken, FAILED, doubt=_division_error)
         self._screen.event("trouble", f"{len(flaky)} tasks that fail twice before they succeed, {len(broken)} for good")
 
     def _stop(self) -> None:
         cast = (
-            (tasks.polite, "current.check in a loop", "process", STOPPED, None),
-            (tasks.polite_in_a_thread, "the same in a thread", "thread", STOPPED, None),
+            (tasks.polite, "current.check, process", "process", STOPPED, None),
+            (tasks.polite_in_a_thread, "current.check, thread", "thread", STOPPED, None),
             (tasks.stubborn, "time.sleep, grace 0.5 s", "process", STOPPED_HARD, 0.5),
-            (tasks.stubborn, "time.sleep, no grace", "process", STOPPED_HARD, 0.0),
+            (tasks.stubborn, "time.sleep, grace 0", "process", STOPPED_HARD, 0.0),
         )
         stops: list[tuple[Part, Hung, float | None]] = []
         for task, what, pool, expected, grace_s in cast:
@@ -183,11 +185,17 @@ class Story:
         self._screen.event("stop", f"{len(stops)} tasks that run")
         for _, hung, _ in stops:
             self._watch.add(hung)
-        with concurrent.futures.ThreadPoolExecutor(len(stops)) as threads:
-            receipts = [threads.submit(part.future.stop, PATIENCE_S, grace_s) for part, _, grace_s in stops]
-            self._until(lambda: all(receipt.done() for receipt in receipts), "receipts of the stops", PATIENCE_S + 5)
-        for (part, hung, _), receipt in zip(stops, receipts, strict=True):
-            part.wrong = self._watch.doubt(hung, receipt.result())
+        receipts: dict[str, StopReceipt] = {}
+
+        def stop(future: Future[Any], grace_s: float | None) -> None:
+            receipts[future.id] = future.stop(PATIENCE_S, grace_s)
+
+        for part, _, grace_s in stops:
+            # A daemon: whoever interrupts the demo does not wait for receipts.
+            threading.Thread(target=stop, args=(part.future, grace_s), daemon=True).start()
+        self._until(lambda: len(receipts) == len(stops), "the stops are answered", PATIENCE_S + 5)
+        for part, hung, _ in stops:
+            part.wrong = self._watch.doubt(hung, receipts[part.future.id])
 
     def _kill_child(self) -> None:
         """kill -9 a child in the middle of a task; which child that is, the task wrote down."""
@@ -206,28 +214,36 @@ class Story:
         """kill -9 a worker that holds a window, and see what the other one does about it."""
         self._until(self._watch.all_told, "what hangs has an outcome")
         other.process.send_signal(signal.SIGTSTP)  # quiet: it claims nothing, so that the victim gets the next window
-        self._until(lambda: any(event["event"] == "worker.quiet" for event in other.events()), "the other is quiet")
+        self._until(lambda: list(other.events("worker.quiet")), f"worker {other.label} is quiet")
         census = self._cast(self._work.census(slice(1, None)), FINE)
         self._until(lambda: self._running_in(victim, census), f"worker {victim.label} runs a census")
         other.process.send_signal(signal.SIGCONT)
         self._stage.kill(victim)
-        kill = Kill(time.monotonic(), victim.pid, victim.label)
+        kill, killed_at = Kill(time.monotonic(), victim.pid, victim.label), time.time()
         self._kills.append(kill)
         self._notes.read()
         running = [part.future.id for part in self._running_in(victim, self._parts)]
         self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks and holds more")
+        return self._see_rescue(kill, killed_at, running, other)
+
+    def _see_rescue(self, kill: Kill, killed_at: float, running: Sequence[str], other: Worker) -> Rescue:
+        found = self._until(lambda: list(other.events("worker.died")), "the other one has noticed", required=False)
+        held = back_s = None
+        if found:
+            held, back_s = int(found[0]["rescued"]), max(0.0, logged_at(found[0]) - killed_at)
+            self._screen.event(
+                "rescued", f"worker {other.label} put its window of {held} back in line in {text(back_s)}"
+            )
         self._until(
             lambda: len(self._starts_after(kill, running)) == len(running), "they have started again", required=False
         )
         after_s = [at_s - kill.at_s for at_s in self._starts_after(kill, running)]
-        held = sum(int(event["rescued"]) for event in other.events() if event["event"] == "worker.died")
         if after_s:
             first, last = text(min(after_s)), text(max(after_s))
-            self._screen.event(
-                "rescued", f"by worker {other.label}: the first runs again after {first}, all after {last}"
-            )
+            self._screen.event("again", f"what it ran runs again: first after {first}, all after {last}")
         return Rescue(
-            held=held or None,
+            held=held,
+            back_s=back_s,
             running=len(running),
             first_s=min(after_s, default=None),
             last_s=max(after_s) if after_s and len(after_s) == len(running) else None,

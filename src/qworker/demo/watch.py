@@ -26,8 +26,8 @@ __all__ = ["Hung", "Watch"]
 
 _ENDS = {
     How.KILLED: ("killed", "gone"),
-    How.LEFT_RUNNING: ("survivor", "left to run"),
-    How.NOTICED: ("noticed", "ended itself"),
+    How.LEFT_RUNNING: ("survivor", "left"),
+    How.NOTICED: ("noticed", "ended"),
 }
 
 
@@ -39,8 +39,8 @@ class Hung:
     what: str
     pool: str
     order: str
-    told_s: float | None = None  # when its outcome was here
-    gone_s: float | None = None  # when nothing of it was there
+    told_s: float | None = None  # from when on its outcome may have been here
+    gone_s: float | None = None  # when nothing of it was there any more
 
     @property
     def outcome(self) -> Outcome | None:
@@ -54,7 +54,7 @@ class Hung:
 
     @property
     def lingered_s(self) -> float | None:
-        """How long its code was there after its outcome; None while it is."""
+        """How long its code was there after its outcome, at most; None while it is."""
         return None if self.told_s is None or self.gone_s is None else self.gone_s - self.told_s
 
 
@@ -64,6 +64,7 @@ class Watch:
     def __init__(self, notes: Notes, screen: Dark) -> None:
         self._notes, self._screen = notes, screen
         self._hung: list[Hung] = []
+        self._looked_s = time.monotonic()
 
     def add(self, hung: Hung) -> None:
         """Look after this one, too."""
@@ -71,14 +72,18 @@ class Watch:
 
     def look(self) -> None:
         """See what became of them."""
+        now = time.monotonic()
         for hung in self._hung:
             if hung.told_s is None and hung.future.done():
-                hung.told_s = time.monotonic()
+                # It came after the last look. So what is said to be gone within some time was gone at the latest then.
+                hung.told_s = self._looked_s
                 self._tell(hung)
             if hung.told_s is not None and hung.gone_s is None and not self._is_there(hung):
-                hung.gone_s = time.monotonic()
+                hung.gone_s = now
                 if hung.how is How.LEFT_RUNNING:
-                    self._screen.event("gone", f"that thread, {text(hung.lingered_s or 0)} later, with its child")
+                    within = text(hung.lingered_s or 0.0)
+                    self._screen.event("gone", f"that thread, within {within}: its child was recycled")
+        self._looked_s = now
 
     def all_told(self) -> bool:
         """Whether each has an outcome."""
@@ -121,8 +126,8 @@ class Watch:
         if outcome is None:
             return
         word, end = _ENDS.get(outcome.how, (outcome.how.value, "ended"))
-        asked = "" if outcome.asked_after_s is None else f" asked after {text(outcome.asked_after_s)},"
-        took = "" if outcome.took_s is None else f" {text(outcome.took_s)} later"
+        asked = "" if outcome.asked_after_s is None else f" asked at {text(outcome.asked_after_s)},"
+        took = "" if outcome.took_s is None else f" after {text(outcome.took_s)}"
         self._screen.event(word, f"{hung.what}:{asked} {end}{took}")
 
     def _is_there(self, hung: Hung) -> bool:

@@ -47,8 +47,10 @@ class Work:
 
     def census(self, shares: slice) -> list[Future[Any]]:
         """Queue those shares of the census, before anything else that waits."""
-        calls = [tasks.census.call([str(path) for path in share], CENSUS_S) for share in self._shares[shares]]
-        futures = tasks.census.options(priority="high").submit_many(calls)
+        census = tasks.census.options(priority="high")
+        futures = census.submit_many(
+            [census.call([str(path) for path in share], CENSUS_S) for share in self._shares[shares]]
+        )
         self._counted += futures
         return [*futures]
 

@@ -87,7 +87,7 @@ class Frames:
                 if type(frame) is not list or not frame:
                     raise BrokenStream(f"expected a frame, got {type(frame).__name__}")
                 yield frame
-        except (ValueError, msgpack.BufferFull, RecursionError) as error:
+        except (ValueError, TypeError, msgpack.BufferFull, RecursionError) as error:
             raise BrokenStream(f"not a frame: {type(error).__name__}: {error}") from error
 
 

@@ -33,6 +33,8 @@ from .facts import AppFacts
 _EXIT_LATE_S: Final = 1.5
 _CLOSE_S: Final = 6.0
 _BACKOFF_S: Final = (0.1, 30.0)
+# A server that lived shorter than this is started again only after a pause, which doubles.
+_SHORT_LIFE_S: Final = 10.0
 _SWEEP_S: Final = 2.0
 _MARK: Final = "QWORKER_FORK_SERVER"
 
@@ -87,6 +89,8 @@ class Host:
         self._last_id = 0
         self._orders: list[Process] = []  # for the next server
         self._restart: asyncio.Task[None] | None = None
+        self._began_at = 0.0
+        self._short_lives = 0
         self._mark = ""
         self._sessions: set[int] = set()  # of children of the servers that died
         self._closing = False
@@ -149,6 +153,7 @@ class Host:
     async def _begin(self, timeout_s: float) -> AppFacts:
         loop = asyncio.get_running_loop()
         self._generation += 1
+        self._began_at = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mark = f"{_MARK}={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
@@ -269,6 +274,10 @@ class Host:
 
     async def _start_again(self) -> None:
         delay_s, longest_s = _BACKOFF_S
+        short = time.monotonic() - self._began_at < _SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if short else 0
+        if self._short_lives > 1:
+            await asyncio.sleep(min(longest_s, delay_s * 2 ** min(self._short_lives, 10)))
         while True:
             try:
                 facts = await self._begin(60.0)

@@ -45,6 +45,7 @@ class Asked:
     at: float
     reason: Reason
     force_at: float
+    limited: bool = False  # its own limit has passed, too
     forced: bool = False
 
 
@@ -94,9 +95,13 @@ class Ladder:
         for seen in running:
             asked = self._asked.get(seen.number)
             limit, reason = _limit(seen)
-            if now >= limit and (asked is None or _STRENGTH[asked.reason] < _STRENGTH[reason]):
+            if now >= limit and (asked is None or not asked.limited):
+                # Asked before, for whatever reason and with whatever grace: its own limit and grace hold as well.
+                before = asked.reason if asked is not None else None
                 asked = self.ask(now, seen.number, reason, seen.grace_s)
-                steps.append(Step("ask", seen.number, reason))
+                asked.limited = True
+                if asked.reason != before:
+                    steps.append(Step("ask", seen.number, asked.reason))
             if asked is None:
                 wake = min(wake, limit)
             elif asked.forced:
@@ -105,8 +110,7 @@ class Ladder:
                 asked.forced = True
                 steps.append(Step("force", seen.number, asked.reason))
             else:
-                # Asked weakly (a drain), its own limit may still come first.
-                wake = min(wake, asked.force_at, limit if limit > now else NEVER)
+                wake = min(wake, asked.force_at, NEVER if asked.limited else limit)
         return steps, wake
 
 

@@ -30,11 +30,12 @@ class Line:
     def __len__(self) -> int:
         return len(self._orders) + len(self._suspects)
 
-    def append(self, entry: Entry, now: float) -> None:
+    def extend(self, entries: Sequence[Entry], now: float) -> None:
         """To the back."""
         if not self:
             self.moved_at = now
-        (self._suspects if entry.order.alone else self._orders).append(entry)
+        for entry in entries:
+            (self._suspects if entry.order.alone else self._orders).append(entry)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """To the front, in the order in which they were put."""

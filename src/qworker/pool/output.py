@@ -84,6 +84,20 @@ class Output:
                 self._outbox.send(frames.pack_frame(frames.OUTPUT, number, "stderr", text, None))
 
 
+class _Bytes(io.BufferedIOBase):
+    """The `buffer` of a capture, for code that writes bytes."""
+
+    def __init__(self, text: Capture) -> None:
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._text.write(bytes(data).decode("utf-8", "backslashreplace"))
+        return len(data)
+
+
 class Capture(io.TextIOBase):
     """What `sys.stdout` and `sys.stderr` are in a child."""
 
@@ -92,6 +106,7 @@ class Capture(io.TextIOBase):
         self._stream = stream
         self._original = original
         self.restored = False  # in a process that user code forked: the frames are not its to write
+        self.buffer = _Bytes(self)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

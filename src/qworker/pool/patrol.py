@@ -30,7 +30,10 @@ _THREADS_S: Final = 0.1
 _WEDGED_S: Final = 0.25
 # Seen silent twice, so that a worker that was itself stopped for a while does not take its own pause for the child's.
 _SILENT_TWICE_S: Final = 0.03
-_STALLED_S: Final = 0.02  # nothing went in or came out of a child for so long: what waits in it is taken back
+# Nothing went in or came out of a child for so long: what waits in it is taken back. With all its slots busy, or with
+# one idle: then it only has to wake up, which takes long on a machine that has too much to do.
+_STALLED_S: Final = 0.02
+_ASLEEP_S: Final = 0.25
 _GIVE_UP_S: Final = 0.5  # nothing left the line for so long: back to the worker
 
 
@@ -87,9 +90,10 @@ class Patrol:
             elif kid.role is not Role.DYING:
                 self._force(kid, slot, number, endings)
         if len(pool.line):
-            pool.feed()
-            if len(pool.line) and now - pool.line.moved_at >= _GIVE_UP_S:
+            # Before feeding: what no child has started for so long would only go in and be taken back once more.
+            if now - pool.line.moved_at >= _GIVE_UP_S:
                 pool.return_line("stalled")
+            pool.feed()
             wake = min(wake, now + _UNSEEN_S)
         if started:
             pool.tell_started(started)
@@ -126,7 +130,7 @@ class Patrol:
             wake = min(now + _THREADS_S, self._feel_pulse(kid, now))
         if marked < len(kid.entries):
             wake = min(wake, now + _UNSEEN_S)
-            if now - kid.progressed_at >= _STALLED_S:
+            if now - kid.progressed_at >= (_STALLED_S if marked >= kid.plan.slots else _ASLEEP_S):
                 kid.stalled = True
                 pool.back_in_line(kid.take_back())
         if kid.recycle_at is not None:
@@ -156,12 +160,11 @@ class Patrol:
         """Code in it holds the GIL, or its process is stopped: nothing new for it, and another in its place."""
         pool = self._pool
         kid.wedged = True
-        pool.back_in_line(kid.take_back())
         pool.event("child.wedged", "warning", child=kid.pid, running=len(kid.entries), survivors=len(kid.quarantined))
         if kid.quarantined:
             pool.end_kid(kid, None, "a survivor in it may hold the GIL")
         else:
-            pool.nursery.retire(kid)
+            pool.retire(kid)
 
     # ── force ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +209,5 @@ class Patrol:
         if kid.role is Role.SERVING and len(kid.quarantined) >= self._max_survivors:
             kid.recycle_at = now + self._recycle_timeout_s
             pool.event("child.recycled", "warning", child=kid.pid, survivors=len(kid.quarantined))
-            pool.back_in_line(kid.take_back())
-            pool.nursery.retire(kid)
+            pool.retire(kid)
         pool.part(kid)

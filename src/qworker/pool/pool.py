@@ -28,6 +28,7 @@ from .patrol import Patrol
 from .survivors import Survivors
 
 SLOTS_MAX: Final = 4096
+_FLOAT: Final = (float, type(None))
 _UNMARKED: Final = "its child took its token and died before it started"
 
 
@@ -89,11 +90,10 @@ class Pool:
 
     def put(self, orders: Sequence[Order]) -> None:
         """Take orders. Any number: what does not fit waits in line here, and comes back as `unstarted` when stalled."""
-        now = self._clock()
-        for order in orders:
-            entry = Entry(order, self._pace.expected_s(order.name))
-            self.entries[order.number] = entry
-            self.line.append(entry, now)
+        expected_s = self._pace.expected_s
+        entries = [Entry(order, expected_s(order.name)) for order in orders]
+        self.entries.update((entry.order.number, entry) for entry in entries)
+        self.line.extend(entries, self._clock())
         if self._closing:
             self.return_line("the pool is closing")
         else:
@@ -194,9 +194,13 @@ class Pool:
     def feed(self) -> None:
         """Give to the children what they have room for."""
         now = self._clock()
-        if self.line:
+        # A child would not start them: they wait here, where they can be given back.
+        if self.line and time.monotonic_ns() < self.nursery.start_until_ns:
             active = sum(len(kid.entries) for kid in self.nursery.kids if kid.role is not Role.DRAINING)
             self.line.feed(active, now)
+            for kid in self.nursery.serving():
+                if kid.plan.threads and self.line.worn(kid.given):
+                    self.nursery.retire(kid)  # what it was given it finishes; the rest must not wait for that
         if self.entries:
             self._patrol.wake_for_line(now)
 
@@ -265,16 +269,17 @@ class Pool:
         """Take what a child says. User code shares its descriptors: nonsense ends the child, not the worker."""
         try:
             for frame in stream:
-                self._heed(kid, frame, endings)
+                if frame[0] == frames.OUTCOME:
+                    self._outcome(kid, frame, endings)
+                else:
+                    self._heed(kid, frame)
         except (frames.BrokenStream, TypeError, ValueError, IndexError) as error:
             if not kid.fault:
                 self.nursery.crash(kid, f"something in it wrote to qworker's stream: {error}")
 
-    def _heed(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
+    def _heed(self, kid: Kid, frame: list[Any]) -> None:
         kind = frame[0]
-        if kind == frames.OUTCOME:
-            self._outcome(kid, frame, endings)
-        elif kind == frames.OUTPUT:
+        if kind == frames.OUTPUT:
             _, number, stream, text, fields = frame
             self._events.output(number if number in self.entries else 0, str(stream), str(text), fields)
         elif kind == frames.GONE:
@@ -288,7 +293,7 @@ class Pool:
 
     def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
         _, number, code, ran_s, retryable, delay_s, payload = frame
-        if type(payload) is not bytes or not isinstance(ran_s, float | None) or not isinstance(delay_s, float | None):
+        if type(payload) is not bytes or type(ran_s) not in _FLOAT or type(delay_s) not in _FLOAT:
             raise ValueError("an outcome with fields of other types")
         kind = frames.KINDS[code]
         entry = kid.remove(number)
@@ -350,7 +355,15 @@ class Pool:
         entry = self.entries.get(number) if number is not None else None
         task = entry.order.id if entry is not None else None
         self.event("child.killed", "warning", child=kid.pid, detail=why, **({"task": task} if task else {}))
+        self.back_in_line(kid.take_back())
         self.nursery.kill(kid)
+        self.line.moved_at = self._clock()  # who waits may hope again: a fresh child is on its way
+
+    def retire(self, kid: Kid) -> None:
+        """Give its place to a fresh child; what runs in it goes on."""
+        self.back_in_line(kid.take_back())
+        self.nursery.retire(kid)
+        self.line.moved_at = self._clock()
 
     def survivor_gone(self, kid: Kid, number: int, *, healthy: bool) -> None:
         """A survivor's code has ended, or its child."""

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
@@ -74,6 +76,15 @@ class ThreadLoop:
         threading.Thread(target=self._slot, args=(slot,), name=f"qworker-slot-{slot}", daemon=True).start()
 
     def _slot(self, slot: int) -> None:
+        try:
+            self._serve_slot(slot)
+        except BaseException:
+            # A fault of ours, or no memory left. A slot that is gone without a word would hold its order for ever:
+            # a child that is gone does not.
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(70)
+
+    def _serve_slot(self, slot: int) -> None:
         given: SimpleQueue[list[Any]] = SimpleQueue()
         while True:
             order = self._next(slot, given)

@@ -10,21 +10,19 @@ Redis; randomness for jitter is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..durations import text
 from ..lifecycle import How, State
 from ..model import Ending, Header, Reason, Record
 
-MAX_DELIVERIES = 20  # handed out so often without ever having started: it kills whoever receives it
+MAX_DELIVERIES = 20  # in a row, without a sign of it (a release, a retry, a loss begins anew): it kills who takes it
 MAX_BACKOFF_MS = 600_000
 
 Back = Literal["release", "again", "lose"]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Record `outcome` (with `how`, `reason`), or send the task back. Exactly one of the two is set."""
 
     outcome: State | None = None
@@ -51,7 +49,7 @@ def on_claim(record: Record, header: Header, *, remaining_ms: int | None) -> Ver
         return Verdict(State.CRASHED, How.HOST_DIED, "its worker died after it started, and delivery is at_most_once")
     if record.losses >= header.max_crashes and record.exact:
         return Verdict(State.CRASHED, How.HOST_DIED, f"what ran it died {record.losses} times")
-    if record.deliveries > MAX_DELIVERIES and record.attempt == 1 and not record.losses:
+    if record.deliveries > MAX_DELIVERIES:
         return Verdict(
             State.CRASHED, How.NEVER_STARTED, f"undeliverable: handed out {record.deliveries} times, never started"
         )

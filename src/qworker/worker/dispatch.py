@@ -48,7 +48,7 @@ class Dispatcher:
             if held is None:
                 continue
             order = self._order(held, now)
-            if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > task.record.attempt:
+            if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > 1:
                 # The last: it was handed out before and nobody knows whether it started. It may have killed that worker
                 # within its first second, before any renewal: from now on its deaths count.
                 carefully.append((held, order))

@@ -173,10 +173,10 @@ def fork_and_return() -> int:
 @app.task
 def scribble() -> None:
     """Writes nonsense to every socket that it finds."""
-    for name in os.listdir("/proc/self/fd"):
+    for name in list(Path("/proc/self/fd").iterdir()):
         try:
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                os.write(int(name), b"\xc1 nonsense")
+            if str(name.readlink()).startswith("socket:"):
+                os.write(int(name.name), b"\xc1 nonsense")
         except OSError:
             pass
     time.sleep(3600)

@@ -1,0 +1,165 @@
+"""The calls of those who submit tasks and wait for them, each one script; see calls.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import Conflict, SubmitUnknown
+from ..model import Line, Peeked
+from .calls import Call, Owner, script_call
+from .scripts import Arg
+from .values import ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
+
+_SUBMIT_CODES: Mapping[int, SubmitCode] = {ord("o"): "ok", ord("s"): "same", ord("e"): "ended"}
+
+
+def open_queue(owner: Owner, queue: str) -> Call[tuple[int, str]]:
+    """Read (and, in a new queue, write) the schema and the epoch of a queue."""
+    script, keys, args = script_call(owner, queue, "open", epoch=owner.token)
+    return Call(f"open queue {queue!r}", script, keys, args, lambda reply: (int(reply[0]), reply[1].decode()))
+
+
+def submit(
+    owner: Owner, queue: str, line: Line, items: Sequence[SubmitItem], *, given: bool, resend: bool = False
+) -> Call[Submitted]:
+    """Queue tasks on one line, all or none, and ring for a worker. At most about 1,000 items a call; callers send 256.
+
+    `given`: the ids were given by a caller; `resend`: they were sent before. Either way they may have ended meanwhile,
+    which is then looked up.
+
+    Raises:
+        Conflict: an id is taken by other content. Nothing of this call is queued.
+        ServerFull: the server is at its memory limit. Nothing of this call is queued.
+        SubmitUnknown: the call was sent and not answered in time. Submitting again with the same ids is safe.
+        BrokerUnavailable: the server could not be reached. Nothing is queued.
+        ServerUnfit: the queue's data has another schema.
+    """
+    unique: dict[str, SubmitItem] = {}
+    for item in items:
+        if unique.setdefault(item.id, item).blob[:8] != item.blob[:8]:
+            raise _conflict(queue, item.id)
+    timed = any(item.delay_ms or item.deadline_ms for item in items)
+    rest: list[Arg] = []
+    for item in unique.values():
+        rest += (item.id, item.blob, item.delay_ms, item.deadline_ms) if timed else (item.id, item.blob)
+    check = given or resend
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "submit",
+        results=tuple(unique) if check else (),
+        rest=rest,
+        epoch=owner.token,
+        line=line.code,
+        step=4 if timed else 2,
+    )
+
+    def parse(reply: Any) -> Submitted:
+        owner.saw(queue, reply[1].decode())
+        codes = tuple([_SUBMIT_CODES[code] for code in reply[2]])
+        if len(unique) != len(items):  # the same task twice in one call: its first one decides
+            by_id = dict(zip(unique, codes, strict=True))
+            codes = tuple([by_id[item.id] for item in items])
+        return Submitted(int(reply[0]), codes)
+
+    again = None if check else lambda: submit(owner, queue, line, items, given=given, resend=True)
+
+    def unanswered(text: str) -> SubmitUnknown:
+        return SubmitUnknown(
+            f"{text} The tasks may have been queued: submit again with the same ids, which is safe",
+            ids=tuple(f"{queue}:{item.id}" for item in items),
+        )
+
+    def refused(local: str) -> Conflict:
+        return _conflict(queue, local)
+
+    verb = f"submit {len(items)} task(s) to queue {queue!r}"
+    return Call(verb, script, keys, args, parse, again, unanswered, refused)
+
+
+def _conflict(queue: str, local: str) -> Conflict:
+    """The error for an id that other content has taken."""
+    return Conflict(
+        f"cannot submit task {queue}:{local}: that id is taken by a task with other arguments or options; nothing of"
+        " this call was queued. Give another id, or none to have one made"
+    )
+
+
+def stop(
+    owner: Owner,
+    queue: str,
+    ids: Sequence[str],
+    *,
+    mode: str,
+    grace_ms: int | None = None,
+    value_of: Callable[[str], bytes],
+    ttl_ms: int = 3_600_000,
+) -> Call[tuple[StopAnswer, ...]]:
+    """Cancel tasks that were not handed out; with mode "stop", also tell the workers of the others to end them.
+
+    `value_of` gives the packed cancelled outcome of an id, the same at each sending; its digest is set by the script.
+    """
+    if mode not in ("cancel", "stop"):
+        raise ValueError(f"mode={mode!r}: expected 'cancel' or 'stop'")
+    rest: list[Arg] = []
+    for local in ids:
+        rest += (local, value_of(local))
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "stop",
+        results=ids,
+        rest=rest,
+        mode=mode,
+        order="d" if grace_ms is None else max(0, grace_ms),
+        ttl_ms=ttl_ms,
+        queue_name=queue,
+        inbox=owner.keyspace.inbox_prefix,
+        channel=owner.keyspace.stops_prefix,
+    )
+
+    def parse(reply: Any) -> tuple[StopAnswer, ...]:
+        answers: list[StopAnswer] = []
+        for local, code, claim, worker, outcome in zip(
+            ids, reply[0::4], reply[1::4], reply[2::4], reply[3::4], strict=True
+        ):
+            word: StopCode = code.decode()
+            answers.append(StopAnswer(local, word, claim.decode(), worker.decode(), outcome or None))
+        return tuple(answers)
+
+    return Call(f"{mode} {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)
+
+
+def expire(
+    owner: Owner, queue: str, ids: Sequence[str], *, value_of: Callable[[str], bytes], ttl_ms: int = 3_600_000
+) -> Call[tuple[ExpireAnswer, ...]]:
+    """End tasks that still wait past their deadline as expired; any waiter may ask. `value_of` as in `stop`."""
+    rest: list[Arg] = []
+    for local in ids:
+        rest += (local, value_of(local))
+    script, keys, args = script_call(
+        owner, queue, "expire", results=ids, rest=rest, ttl_ms=ttl_ms, inbox=owner.keyspace.inbox_prefix
+    )
+
+    def parse(reply: Any) -> tuple[ExpireAnswer, ...]:
+        answers: list[ExpireAnswer] = []
+        for local, code, outcome in zip(ids, reply[0::2], reply[1::2], strict=True):
+            word: ExpireCode = code.decode()
+            answers.append(ExpireAnswer(local, word, outcome or None))
+        return tuple(answers)
+
+    return Call(f"expire {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)
+
+
+def peek(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[Peeked, ...]]:
+    """Say for each id, at one moment: its outcome, or that it lives, or that nothing is known of it."""
+    script, keys, args = script_call(owner, queue, "peek", results=ids, rest=ids)
+
+    def parse(reply: Any) -> tuple[Peeked, ...]:
+        return tuple(
+            Peeked(local, outcome=found) if isinstance(found, bytes) else Peeked(local, alive=found == 1)
+            for local, found in zip(ids, reply, strict=True)
+        )
+
+    return Call(f"look up {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)

@@ -1,0 +1,252 @@
+"""The calls of those who run tasks, each one script; see calls.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..lifecycle import CODES
+from ..model import (
+    POOL_NEEDS,
+    Again,
+    Claimed,
+    End,
+    Lose,
+    Park,
+    PoolNeed,
+    Record,
+    Release,
+    Renewal,
+    Settle,
+    Settled,
+    Window,
+)
+from .calls import Call, Owner, read_stops, script_call
+from .records import read_record
+from .scripts import Arg
+from .values import SettleReply, StartedTask
+
+_SETTLE_CODES: Mapping[int, Settled] = {ord("o"): "ok", ord("l"): "lost", ord("a"): "again", ord("s"): "stopped"}
+_NOBODY = (" " * 12, "")
+
+
+def claim(
+    owner: Owner,
+    queue: str,
+    *,
+    claim: str,
+    worker: str,
+    rooms: Sequence[tuple[Sequence[PoolNeed], int]],
+    lease_ms: int,
+    alone: bool = False,
+    max_bytes: int = 8 << 20,
+    expected_ms: int | None = None,
+    stalled: bool = False,
+) -> Call[Window]:
+    """Claim a window of tasks and lease it to a worker; an empty one when nothing is ready. Never blocks.
+
+    On the way, what lapsed claims held goes back to the front of its line, and what is due comes into its line. Then:
+    one suspect when `alone` is set and one waits, else the lines by priority, oldest first.
+
+    `claim` is a fresh random id (`ids.new_token`); the same one again brings the same window and fence. `rooms`: for
+    each pool of the worker, the needs that it serves and how many tasks it has room for. The window stops at
+    `max_bytes` of blobs, but holds one task at least. `expected_ms`: the server's time by the worker's own clock, since
+    its last answer; `stalled`: a claim or renewal of this worker went unanswered for over half a lease. Either of them,
+    when it shows that the server stood still or its clock stepped, holds all rescues for one lease.
+
+    Raises:
+        BrokerUnavailable: the server could not be reached. A claim that got through lapses by itself, uncharged.
+    """
+    rest: list[Arg] = []
+    for needs, room in rooms:
+        if room > 0 and needs:
+            rest += ("".join(str(POOL_NEEDS.index(need)) for need in needs), room)
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "claim",
+        rest=rest,
+        claim=claim,
+        worker=worker,
+        lease_ms=lease_ms,
+        alone=int(alone),
+        max_bytes=max_bytes,
+        expected_ms="" if expected_ms is None else expected_ms,
+        stalled=int(stalled),
+        epoch=owner.token,
+    )
+    return Call(f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply))
+
+
+def claim_ids(
+    owner: Owner, queue: str, ids: Sequence[str], *, claim: str, worker: str, lease_ms: int, max_bytes: int = 8 << 20
+) -> Call[Window]:
+    """Claim exactly these tasks, as far as they are queued; otherwise as `claim`."""
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "claim_ids",
+        rest=ids,
+        claim=claim,
+        worker=worker,
+        lease_ms=lease_ms,
+        max_bytes=max_bytes,
+        epoch=owner.token,
+    )
+    return Call(f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply))
+
+
+def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
+    now_ms, epoch, due_ms, suspects, rescued, fence, alone, *rest = reply
+    owner.saw(queue, epoch.decode())
+    records: dict[bytes, Record] = {}  # most tasks of a window have the very same record
+    tasks: list[Claimed] = []
+    for local, blob, text in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
+        record = records.get(text)
+        if record is None:
+            record = records[text] = read_record(text)
+        tasks.append(Claimed(local.decode(), blob, record))
+    return Window(
+        queue=queue,
+        claim=claim,
+        fence=int(fence),
+        now_ms=int(now_ms),
+        epoch=epoch.decode(),
+        next_due_ms=int(due_ms) if due_ms else None,
+        suspects=int(suspects),
+        rescued=int(rescued),
+        tasks=tuple(tasks),
+        alone=bool(int(alone)),
+    )
+
+
+def settle(
+    owner: Owner,
+    queue: str,
+    items: Sequence[Settle],
+    *,
+    worker: str = "",
+    claims: Sequence[str] = (),
+    resend: bool = False,
+) -> Call[SettleReply]:
+    """Record outcomes, retries, losses and releases, each only if its claim still holds the task.
+
+    `claims`: further open claims whose waiting stops the reply should bring. `resend`: it may have been applied before,
+    so a refusal proves nothing and is not counted.
+
+    Raises:
+        ValueError: two items name the same task.
+    """
+    if len({item.id for item in items}) != len(items):
+        raise ValueError(f"cannot settle in queue {queue!r}: two items name the same task")
+    # Ends first, grouped by what they share: a window of like tasks costs three arguments a task.
+    groups: dict[tuple[str, str, int, str], list[int]] = {}
+    moves: list[int] = []
+    for place, item in enumerate(items):
+        if isinstance(item, End):
+            key = (item.claim, CODES[item.state], item.ttl_ms, "" if item.client in _NOBODY else item.client)
+            groups.setdefault(key, []).append(place)
+        else:
+            moves.append(place)
+    order: list[int] = []
+    rest: list[Arg] = []
+    for (claim, code, ttl_ms, client), places in groups.items():
+        rest += (claim, code, ttl_ms, client, len(places))
+        for place in places:
+            end = items[place]
+            assert isinstance(end, End)
+            rest += (end.id, end.value, end.hint)
+        order += places
+    ended = tuple(items[place].id for place in order)
+    for place in moves:
+        rest += _move(items[place])
+    order += moves
+    wanted = {item.claim for item in items} | set(claims)
+    rest += sorted(wanted)
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "settle",
+        results=ended,
+        rest=rest,
+        worker=worker,
+        resend=int(resend),
+        inbox=owner.keyspace.inbox_prefix,
+        groups=len(groups),
+        moves=len(moves),
+    )
+
+    def parse(reply: Any) -> SettleReply:
+        now_ms, letters, *stops = reply
+        codes: list[Settled] = ["lost"] * len(items)
+        for place, letter in zip(order, letters, strict=True):
+            codes[place] = _SETTLE_CODES[letter]
+        return SettleReply(tuple(codes), read_stops(stops), int(now_ms))
+
+    again = None if resend else lambda: settle(owner, queue, items, worker=worker, claims=claims, resend=True)
+    return Call(f"settle {len(items)} task(s) in queue {queue!r}", script, keys, args, parse, again)
+
+
+def _move(item: Settle) -> tuple[Arg, ...]:
+    if isinstance(item, Again):
+        return ("A", item.id, item.claim, max(0, item.delay_ms))
+    if isinstance(item, Release):
+        return ("R", item.id, item.claim, 0)
+    if isinstance(item, Park):
+        return ("P", item.id, item.claim, max(0, item.delay_ms))
+    if isinstance(item, Lose):
+        return ("L", item.id, item.claim, int(item.exact))
+    raise TypeError(f"cannot settle with {item!r}")
+
+
+def renew(
+    owner: Owner,
+    queue: str,
+    *,
+    worker: str = "",
+    claims: Sequence[str],
+    started: Sequence[StartedTask | tuple[str, str, int, bool]] = (),
+    lease_ms: int,
+    expected_ms: int | None = None,
+    stalled: bool = False,
+) -> Call[Renewal]:
+    """Renew the leases of all claims of a worker in one call, mark tasks as running, and bring the stops that wait.
+
+    A claim that is not known (rescued, or settled to its last task) is answered as lost. `expected_ms` and `stalled` as
+    in `claim`.
+    """
+    rest: list[Arg] = list(claims)
+    for begun, local, ran_ms, once in started:
+        rest += (begun, local, max(0, ran_ms), int(once))
+    script, keys, args = script_call(
+        owner,
+        queue,
+        "renew",
+        rest=rest,
+        worker=worker,
+        lease_ms=lease_ms,
+        expected_ms="" if expected_ms is None else expected_ms,
+        stalled=int(stalled),
+        epoch=owner.token,
+        claims=len(claims),
+    )
+
+    def parse(reply: Any) -> Renewal:
+        now_ms, epoch, count, *parts = reply
+        owner.saw(queue, epoch.decode())
+        lost = tuple(claim.decode() for claim in parts[: int(count)])
+        return Renewal(int(now_ms), epoch.decode(), lost, read_stops(parts[int(count) :]))
+
+    return Call(f"renew {len(claims)} claim(s) of queue {queue!r}", script, keys, args, parse)
+
+
+def rescue_some(owner: Owner, queue: str, worker: str) -> Call[tuple[int, bool]]:
+    """Put back what a dead worker's claims hold, a bounded part of it. Returns how many tasks, and if there is more."""
+    script, keys, args = script_call(owner, queue, "rescue", worker=worker)
+    return Call(
+        f"rescue what worker {worker} held of queue {queue!r}",
+        script,
+        keys,
+        args,
+        lambda reply: (int(reply[0]), bool(reply[1])),
+    )

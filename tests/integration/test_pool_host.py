@@ -1,0 +1,198 @@
+"""The fork server: what it imports, how it starts children, and what its own death and the worker's mean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from qworker.errors import AppImportError
+from qworker.pool.host import Host
+from support.pools import a_pool, value_of
+from support.processes import is_running
+from support.waiting import await_until, wait_until
+
+TESTS = Path(__file__).parents[1]
+
+
+def write_app(directory, name, text):
+    (directory / f"{name}.py").write_text(textwrap.dedent(text))
+
+
+async def import_only(targets, cwd, **options):
+    host = Host()
+    try:
+        return await host.start(targets, cwd, **options)
+    finally:
+        await host.close()
+
+
+def test_the_facts_of_an_app_are_reported(tmp_path):
+    write_app(
+        tmp_path,
+        "shop",
+        """
+        from qworker import App
+        app = App(namespace="shop")
+        @app.task
+        def buy(): ...
+        @app.task
+        async def sell(): ...
+        """,
+    )
+
+    facts = asyncio.run(import_only(["shop"], tmp_path))
+
+    assert (facts.namespace, facts.url, facts.spawn) == ("shop", None, False)
+    assert facts.names == {"shop.buy", "shop.sell"}
+    assert facts.async_names == {"shop.sell"}
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "message"),
+    [
+        ("nowhere:app", None, "cannot import nowhere:app: there is no module 'nowhere' in "),
+        ("bad:app", "x = 1", "has no attribute 'app'"),
+        ("bad:x", "x = 1", "cannot run bad:x: it is of type int, not a qworker.App"),
+        ("bad", "import missing_dependency", "cannot import bad: ModuleNotFoundError: No module named 'missing_dep"),
+        ("bad", "1 / 0", "cannot import bad: ZeroDivisionError: division by zero ("),
+        ("bad", "def (", "cannot import bad: SyntaxError: "),
+        ("bad", "raise SystemExit(3)", "cannot import bad: SystemExit: 3 ("),
+        ("bad", "import os; os._exit(9)", "the process that imports it ended: exit status 9"),
+        ("not a module", None, "write it as module:attribute, as in tasks:app"),
+    ],
+)
+def test_an_app_that_cannot_be_imported_is_one_clear_line(tmp_path, target, text, message):
+    if text is not None:
+        write_app(tmp_path, "bad", text)
+
+    with pytest.raises(AppImportError) as caught:
+        asyncio.run(import_only([target], tmp_path))
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_import_that_hangs_is_given_up(tmp_path):
+    write_app(tmp_path, "bad", "import time; time.sleep(60)")
+
+    with pytest.raises(AppImportError, match="cannot import bad: it takes longer than 1 s"):
+        asyncio.run(import_only(["bad"], tmp_path, timeout_s=1))
+
+
+def test_two_apps_with_different_namespaces_cannot_share_a_worker(tmp_path):
+    write_app(tmp_path, "one", "from qworker import App; app = App(namespace='one')")
+    write_app(tmp_path, "two", "from qworker import App; app = App(namespace='two')")
+
+    with pytest.raises(AppImportError, match="cannot run one and two in one worker: their namespace differ"):
+        asyncio.run(import_only(["one", "two"], tmp_path))
+
+
+def test_an_import_that_leaves_threads_means_fresh_interpreters_and_a_warning():
+    async def check():
+        async with a_pool("process", 1, target="threaded_app:app") as pool:
+            assert pool.host.facts.spawn
+            assert "left 1 threads running (left-behind)" in pool.host.facts.warning
+
+            ending = await pool.run("who", blob=make_blob("threaded_app.threads"))
+
+            # Imported anew in the child, so its own import left the thread there, too.
+            assert value_of(ending) == ["MainThread", "left-behind"]
+
+    asyncio.run(check())
+
+
+def make_blob(name):
+    from qworker import codec
+    from qworker.model import Header, Line
+
+    header = codec.pack_header(Header(name=name))
+    return codec.pack_envelope(header=header, body=codec.pack_body((), {}), line=Line(), client=" " * 12, sent_ms=0)
+
+
+def test_a_start_hook_that_fails_is_reported_and_tried_again_with_growing_pauses(tmp_path, monkeypatch):
+    flag = tmp_path / "may start"
+    monkeypatch.setenv("HOOK_FLAG", str(flag))
+
+    async def check():
+        async with a_pool("process", 1, target="fussy_app:app") as pool:
+            failures = pool.heard.named("child.failed")
+            assert "start hook: RuntimeError: no flag" in failures[0]["detail"]
+            await await_until(lambda: len(pool.heard.named("child.failed")) >= 3, description="three tries")
+            assert pool.pool.free == 0
+            pauses = [failure["again_in_s"] for failure in pool.heard.named("child.failed")]
+            assert pauses[:3] == [0.1, 0.2, 0.4]
+
+            flag.touch()
+
+            await await_until(lambda: pool.pool.free == 1, description="the child starts at last")
+
+    asyncio.run(check())
+
+
+def test_when_the_fork_server_is_killed_what_ran_is_nobodys_fault_and_the_rest_runs_on_a_new_one(tmp_path):
+    async def check():
+        async with a_pool("process", 2) as pool:
+            await pool.run("noop")
+            path = tmp_path / "pid"
+            running = [pool.put("nap", 30), pool.put("stubborn", str(path))]
+            children = [(await pool.running(number)).child for number in running]
+            grandchild = int(await await_until(lambda: path.exists() and path.read_text(), description="grandchild"))
+
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+            waiting = pool.put("echo", 5)
+
+            for number in running:
+                assert (await pool.ending(number)).kind == "host_died"
+            ending = await pool.ending(waiting)
+            if ending.kind == "unstarted":
+                ending = await pool.run("echo", 5)
+            assert value_of(ending) == 5
+            assert not any(is_running(child) for child in children)
+            await await_until(lambda: not is_running(grandchild), description="the grandchild is gone")
+            assert pool.heard.named("forkserver.died")[0]["detail"] == "signal 9"
+            assert pool.pool.capacity == 2
+
+    asyncio.run(check())
+
+
+WORKER = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from support.pools import a_pool
+
+async def main():
+    async with a_pool("process", 2) as pool:
+        numbers = [pool.put("stubborn", sys.argv[2]), pool.put("nap", 3600, sys.argv[3])]
+        for number in numbers:
+            await pool.running(number)
+        print("running", flush=True)
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def test_when_the_worker_is_killed_nothing_of_it_stays(tmp_path):
+    grandchild, napper = tmp_path / "grandchild", tmp_path / "napper"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(TESTS), str(grandchild), str(napper)], stdout=subprocess.PIPE
+    )
+    with worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"running\n"
+        pids = [
+            int(wait_until(lambda path=path: path.exists() and path.read_text(), description="a pid"))
+            for path in (grandchild, napper)
+        ]
+        assert all(is_running(pid) for pid in pids)
+
+        worker.kill()
+
+    wait_until(lambda: not any(is_running(pid) for pid in pids), description="all of its processes are gone")

@@ -1,0 +1,464 @@
+"""The scripts against a model: random verbs, stale claims, clock steps, lost outcomes; each call sent twice.
+
+After every step every live task is what the model says, and the invariants of the data hold: I1 a live id is in exactly
+one place; I2 a claim has a lease; I3 a body exists exactly while its task is live, or dead; I4 an outcome exists only
+for what is not live; I5 the counters equal a recount; I6 an outcome never changes within a run; I7 attempts and losses
+never go down within a run; I8 a stop waits exactly for the held tasks that carry its flag.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import fakeredis
+import pytest
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from qworker.broker import StartedTask
+from qworker.broker.records import read_record
+from qworker.errors import Conflict
+from qworker.lifecycle import HELD, OUTCOMES, State
+from qworker.model import Again, End, Line, Lose, Park, Record, Release, StopOrder
+from support.blobs import NOBODY, make_blob, make_value
+from support.brokers import LEASE_MS, QUEUE, START_MS, TwiceBroker, cancelled, item, name, snapshot
+
+IDS = ("a", "b", "c", "d")
+LINES = (Line("default", "normal"), Line("default", "high"), Line("thread", "low"))
+WORKERS = ("host:1:aaaa", "host:2:bbbb")
+PREFIX = b"qw:{t.q}:"
+MAKE: list[Callable[[], TwiceBroker]] = []  # the back end of the running test; machines take no arguments
+
+
+@dataclass
+class Task:
+    """What the model knows of a live task."""
+
+    record: Record
+    line: Line
+    content: bytes
+    due_ms: int = 0
+
+
+@dataclass
+class Lease:
+    """What the model knows of an open claim."""
+
+    worker: str
+    ends_ms: int
+    tasks: list[str]
+    alone: bool
+    fence: int
+    seen: bool = False
+
+
+class BrokerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker = MAKE[-1]()
+        self.now = 0
+        self.tasks: dict[str, Task] = {}
+        self.claims: dict[str, Lease] = {}
+        self.outcomes: dict[str, bytes] = {}  # those that are still kept
+        self.contents: dict[str, bytes] = {}  # of the ids that have one
+        self.counts: Counter[str] = Counter()
+        self.names: list[str] = [name("never")]
+        self.hold = -(10**9)
+        self.longest = 0
+        self.fence = 0
+        self._set_clock()
+
+    def teardown(self) -> None:
+        self.broker.close()
+
+    # -- the model's own steps ------------------------------------------------------------------------------------
+
+    def _set_clock(self) -> None:
+        self.broker.at(self.now)
+
+    def _read_meta(self, *, stalled: bool = False) -> None:
+        self.longest = LEASE_MS
+        for lease in self.claims.values():
+            if lease.ends_ms > self.now + self.longest:
+                lease.ends_ms = self.now + LEASE_MS
+        if stalled or self.hold > self.now + self.longest:
+            self.hold = self.now + LEASE_MS
+            self.counts["amnesties"] += 1
+
+    def _put_back(self, local: str, **changes: Any) -> None:
+        task = self.tasks[local]
+        task.record = replace(task.record, state=State.QUEUED, claim="", started_ms=0, **changes)
+
+    def _charged(self, local: str, *, exact: bool) -> None:
+        record = self.tasks[local].record
+        self._put_back(local, attempt=record.attempt + 1, losses=record.losses + 1, deliveries=0, exact=exact)
+
+    def _leave(self, claim: str, local: str) -> None:
+        lease = self.claims[claim]
+        lease.tasks.remove(local)
+        lease.seen = True
+        if not lease.tasks:
+            del self.claims[claim]
+
+    def _rescue(self, claims: list[str]) -> int:
+        count = 0
+        for claim in claims:
+            lease = self.claims.pop(claim)
+            for local in lease.tasks:
+                if lease.seen:
+                    self._charged(local, exact=lease.alone)
+                else:
+                    self._put_back(local)
+            count += len(lease.tasks)
+        if count:
+            self.counts["rescued"] += count
+        return count
+
+    def _holds(self, claim: str, local: str) -> bool:
+        return claim in self.claims and local in self.claims[claim].tasks
+
+    def _ended(self, local: str, state: State, value: bytes) -> None:
+        task = self.tasks.pop(local)
+        self.counts[state.value] += 1
+        self.outcomes[local], self.contents[local] = value, task.content
+
+    def _opened(self, claim: str, worker: str, window: Any, *, alone: bool) -> None:
+        if not window.tasks:
+            assert window.fence == 0
+            return
+        self.fence += 1
+        assert window.fence == self.fence
+        self.counts["claimed"] += len(window.tasks)
+        self.claims[claim] = Lease(worker, self.now + LEASE_MS, [task.id for task in window.tasks], alone, self.fence)
+        for handed in window.tasks:
+            task = self.tasks[handed.id]
+            assert task.record.state is State.QUEUED, "only what is queued is handed out"
+            task.record = replace(
+                task.record, state=State.CLAIMED, claim=claim, deliveries=task.record.deliveries + 1, started_ms=0
+            )
+            assert handed.record == task.record
+            assert handed.blob == make_blob(task.content, line=task.line)
+
+    # -- what producers do ----------------------------------------------------------------------------------------
+
+    @rule(
+        local=st.sampled_from(IDS),
+        other=st.booleans(),
+        line=st.sampled_from(LINES),
+        delay_ms=st.sampled_from((0, 0, 500)),
+        deadline_ms=st.sampled_from((0, 0, 2_000)),
+    )
+    def submit(self, local: str, other: bool, line: Line, delay_ms: int, deadline_ms: int) -> None:
+        content = local.encode() + (b"2" if other else b"")
+        sent = item(local, line=line, delay_ms=delay_ms, deadline_ms=deadline_ms, content=content)
+        known = self.tasks[local].content if local in self.tasks else self.contents.get(local)
+        if known is not None and known != content:
+            with pytest.raises(Conflict):
+                self.broker.submit(QUEUE, line, [sent], given=True)
+            return
+        codes = self.broker.submit(QUEUE, line, [sent], given=True).codes
+        if known is not None:
+            assert codes == (("same",) if local in self.tasks else ("ended",))
+            return
+        assert codes == ("ok",)
+        self.counts["submitted"] += 1
+        deadline = START_MS + self.now + deadline_ms if deadline_ms else 0
+        state = State.SCHEDULED if delay_ms else State.QUEUED
+        self.tasks[local] = Task(Record(state=state, deadline_ms=deadline), line, content, self.now + delay_ms)
+
+    @rule(local=st.sampled_from(IDS), mode=st.sampled_from(("cancel", "stop")), grace=st.sampled_from((None, 0, 700)))
+    def stop(self, local: str, mode: str, grace: int | None) -> None:
+        (answer,) = self.broker.stop(QUEUE, [local], mode=mode, grace_ms=grace, value_of=cancelled)
+        task = self.tasks.get(local)
+        if task is None:
+            assert answer.code in (("ended", "cancelled") if local in self.outcomes else ("unknown",))
+            assert answer.outcome == self.outcomes.get(local)
+        elif task.record.state in HELD:
+            lease = self.claims[task.record.claim]
+            assert (answer.claim, answer.worker) == (task.record.claim, lease.worker)
+            assert answer.code == ("requested" if mode == "stop" else "held")
+            if mode == "stop" and (grace is not None or task.record.stop is None):
+                task.record = replace(task.record, stop=StopOrder(grace))
+        else:
+            assert answer.code == "cancelled"
+            value = cancelled(local)
+            self._ended(local, State.CANCELLED, value[:3] + make_blob(task.content)[:8] + value[11:])
+
+    @rule(local=st.sampled_from(IDS))
+    def expire(self, local: str) -> None:
+        value = make_value(b"expired " + local.encode())
+        (answer,) = self.broker.expire(QUEUE, [local], value_of=lambda _: value)
+        task = self.tasks.get(local)
+        if task is None:
+            assert answer.code in (("ended", "expired") if local in self.outcomes else ("unknown",))
+        elif task.record.state in HELD:
+            assert answer.code == "held"
+        elif 0 < task.record.deadline_ms <= START_MS + self.now:
+            assert answer.code == "expired"
+            self._ended(local, State.EXPIRED, value[:3] + make_blob(task.content)[:8] + value[11:])
+        else:
+            assert answer.code == "waiting"
+
+    # -- what workers do ------------------------------------------------------------------------------------------
+
+    @rule(
+        room=st.integers(1, 4),
+        worker=st.sampled_from(WORKERS),
+        alone=st.booleans(),
+        needs=st.sampled_from((("default",), ("thread", "default"))),
+        stalled=st.sampled_from((False, False, False, True)),
+    )
+    def claim(self, room: int, worker: str, alone: bool, needs: tuple[Any, ...], stalled: bool) -> None:
+        claim = name(f"c{len(self.names)}")
+        self.names.append(claim)
+        self._read_meta(stalled=stalled)
+        lapsed = [each for each, lease in self.claims.items() if lease.ends_ms <= self.now and self.hold <= self.now]
+        rescued = self._rescue(lapsed)
+        for task in self.tasks.values():
+            if task.record.state is State.SCHEDULED and task.due_ms <= self.now:
+                task.record = replace(task.record, state=State.QUEUED)
+        self.broker.twice = not stalled  # a second witness would begin the amnesty anew
+        window = self.broker.claim(
+            QUEUE, claim=claim, worker=worker, rooms=[(needs, room)], lease_ms=LEASE_MS, alone=alone, stalled=stalled
+        )
+        self.broker.twice = True
+        note(f"{claim} brought {[task.id for task in window.tasks]}")
+        queued = {each for each, task in self.tasks.items() if task.record.state is State.QUEUED}
+        served = {each for each in queued if self.tasks[each].line.pool in needs}
+        suspects = {each for each in served if self.tasks[each].record.losses >= 2}
+        assert window.rescued == rescued
+        handed = [task.id for task in window.tasks]
+        assert len(set(handed)) == len(handed)
+        assert set(handed) <= served
+        if alone and suspects:
+            assert window.alone
+            assert len(handed) == 1
+            assert set(handed) <= suspects
+        else:
+            assert not window.alone
+            assert not set(handed) & suspects
+            assert len(handed) == min(room, len(served - suspects)), "the window is as full as can be"
+            order = [("high", "normal", "low").index(self.tasks[each].line.priority) for each in handed]
+            assert order == sorted(order)
+        self._opened(claim, worker, window, alone=window.alone)
+
+    @rule(wanted=st.lists(st.sampled_from(IDS), min_size=1, max_size=3), worker=st.sampled_from(WORKERS))
+    def claim_by_id(self, wanted: list[str], worker: str) -> None:
+        claim = name(f"c{len(self.names)}")
+        self.names.append(claim)
+        self._read_meta()
+        window = self.broker.claim_ids(QUEUE, wanted, claim=claim, worker=worker, lease_ms=LEASE_MS)
+        free = [
+            local for local in dict.fromkeys(wanted)
+            if local in self.tasks and self.tasks[local].record.state is State.QUEUED
+            and self.tasks[local].record.losses < 2
+        ]  # fmt: skip
+        assert [task.id for task in window.tasks] == free
+        self._opened(claim, worker, window, alone=False)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def replay_a_claim(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(sorted(self.claims)))
+        lease = self.claims[claim]
+        self._read_meta()
+        window = self.broker.claim(
+            QUEUE, claim=claim, worker=lease.worker, rooms=[(("default",), 4)], lease_ms=LEASE_MS
+        )
+        lease.ends_ms = self.now + LEASE_MS
+        assert sorted(task.id for task in window.tasks) == sorted(lease.tasks)
+        assert (window.fence, window.alone) == (lease.fence, lease.alone)
+
+    @rule(
+        data=st.data(),
+        local=st.sampled_from(IDS),
+        kind=st.sampled_from(("end", "again", "release", "park", "lose")),
+        state=st.sampled_from(sorted(OUTCOMES)),
+        delay_ms=st.sampled_from((0, 500)),
+        exact=st.booleans(),
+    )
+    def settle(self, data: st.DataObject, local: str, kind: str, state: State, delay_ms: int, exact: bool) -> None:
+        task = self.tasks.get(local)
+        own = [task.record.claim] if task is not None and task.record.claim else []
+        claim = data.draw(st.sampled_from(own * 3 + self.names[-3:]))
+        value = make_value(state.value.encode(), claim=claim)
+        settle = {
+            "end": End(local, claim, state, value, 600_000, NOBODY),
+            "again": Again(local, claim, delay_ms),
+            "release": Release(local, claim),
+            "park": Park(local, claim, delay_ms),
+            "lose": Lose(local, claim, exact),
+        }[kind]
+        held = self._holds(claim, local)
+        reply = self.broker.settle(QUEUE, [settle], resend=not held)
+        (code,) = reply.codes
+        if task is None or not held:
+            assert code in ("lost", "again")
+            return
+        record = task.record
+        waits = [(claim, each, self.tasks[each].record.stop) for each in sorted(self.claims[claim].tasks)
+                 if self.tasks[each].record.stop and not (kind == "end" and each == local)]  # fmt: skip
+        assert sorted(reply.stops) == waits
+        if kind == "end":
+            assert code == "ok"
+            self._leave(claim, local)
+            self._ended(local, state, value)
+            return
+        if record.stop is not None:
+            assert code == "stopped"
+            return
+        assert code == "ok"
+        self._leave(claim, local)
+        if kind == "lose":
+            self._charged(local, exact=exact)
+            self.counts["lost"] += 1
+        elif kind == "release":
+            self._put_back(local, deliveries=record.deliveries - 1 if record.deliveries else 0, once=False)
+            self.counts["released"] += 1
+        elif kind == "park":
+            task.due_ms = self.now + delay_ms
+            self._put_back(local, deliveries=record.deliveries - 1 if record.deliveries else 0)
+            task.record = replace(task.record, state=State.SCHEDULED)
+            self.counts["parked"] += 1
+        else:
+            task.due_ms = self.now + delay_ms
+            self._put_back(local, attempt=record.attempt + 1, deliveries=0)
+            if delay_ms:
+                task.record = replace(task.record, state=State.SCHEDULED)
+            self.counts["retried"] += 1
+
+    @rule(data=st.data(), once=st.booleans())
+    def renew(self, data: st.DataObject, once: bool) -> None:
+        claims = data.draw(st.lists(st.sampled_from(sorted({*self.claims, *self.names[-2:]})), unique=True))
+        local = data.draw(st.sampled_from(IDS))
+        started = [StartedTask(claim, local, 5, once) for claim in claims]
+        self._read_meta()
+        renewal = self.broker.renew(QUEUE, claims=claims, started=started, lease_ms=LEASE_MS)
+        assert set(renewal.lost) == {claim for claim in claims if claim not in self.claims}
+        waits = set()
+        for claim in claims:
+            if claim not in self.claims:
+                continue
+            self.claims[claim].seen = True
+            self.claims[claim].ends_ms = self.now + LEASE_MS
+            if self._holds(claim, local):
+                record = self.tasks[local].record
+                begun = START_MS + self.now - 5 if record.state is State.CLAIMED else record.started_ms
+                self.tasks[local].record = replace(
+                    record, state=State.RUNNING, started_ms=begun, once=record.once or once
+                )
+            waits |= {(claim, each, self.tasks[each].record.stop) for each in self.claims[claim].tasks
+                      if self.tasks[each].record.stop}  # fmt: skip
+        assert set(renewal.stops) == waits
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def rescue_worker(self, worker: str) -> None:
+        dead = [claim for claim, lease in self.claims.items() if lease.worker == worker]
+        expected = self._rescue(dead)
+        assert self.broker.rescue_worker(QUEUE, worker) == expected
+
+    # -- what just happens ----------------------------------------------------------------------------------------
+
+    @rule(step_ms=st.sampled_from((100, 500, LEASE_MS // 2, LEASE_MS, LEASE_MS + 1, -400, -2 * LEASE_MS)))
+    def the_clock_moves(self, step_ms: int) -> None:
+        self.now += step_ms
+        self._set_clock()
+
+    @precondition(lambda self: self.outcomes)
+    @rule(data=st.data())
+    def an_outcome_is_no_longer_kept(self, data: st.DataObject) -> None:
+        local = data.draw(st.sampled_from(sorted(self.outcomes)))
+        self.broker.client.delete(PREFIX + b"result:" + local.encode())
+        del self.outcomes[local], self.contents[local]
+
+    @rule()
+    def the_server_forgets_its_scripts(self) -> None:
+        self.broker.client.script_flush()
+
+    # -- what holds after every step --------------------------------------------------------------------------------
+
+    @invariant()
+    def the_data_are_consistent_and_what_the_model_says(self) -> None:
+        keys = {key.removeprefix(PREFIX).decode(): value for key, value in snapshot(self.broker.client).items()}
+        bodies = {local.decode() for local in keys.get("bodies", {})}
+        records = {local.decode(): text for local, text in keys.get("tasks", {}).items()}
+        later = {local.decode() for local, _ in keys.get("later", [])}
+        suspects = [local.decode() for local in keys.get("suspects", [])]
+        held = {field.decode(): text.decode() for field, text in keys.get("held", {}).items()}
+        leases = {claim.decode(): int(end) for claim, end in keys.get("leases", [])}
+        claims = {field: text.split(" ") for field, text in held.items() if field[-1] not in "#+"}
+
+        # I3, I4, I6, and every live task is what the model says
+        assert bodies == set(self.tasks)
+        assert set(records) <= bodies
+        found = {key.removeprefix("result:"): value for key, value in keys.items() if key.startswith("result:")}
+        assert found == self.outcomes
+        assert not set(found) & bodies
+        assert {local for local, _ in keys.get("dead", [])} == set(keys.get("dead_bodies", {}))
+        for local, task in self.tasks.items():
+            assert read_record(records.get(local)) == task.record, local
+
+        # I1: exactly one place; what a list has beyond that is passed over
+        assert later == {local for local, task in self.tasks.items() if task.record.state is State.SCHEDULED}
+        assert Counter(suspects) == Counter(
+            local for local, task in self.tasks.items() if task.record.state is State.QUEUED and task.record.losses >= 2
+        )
+        for local, task in self.tasks.items():
+            if task.record.state is State.QUEUED and task.record.losses < 2:
+                line = keys.get(f"ready:{task.line.pool}:{task.line.priority}", [])
+                assert local.encode() in line, f"{local} is queued and in no list"
+        # I2: claims, their leases, and how many each holds
+        assert set(claims) == set(leases) == set(self.claims)
+        for claim, lease in self.claims.items():
+            assert leases[claim] == START_MS + lease.ends_ms
+            assert int(held[claim + "#"]) == len(lease.tasks)
+            assert (claim + "+" in held) == lease.seen
+            assert claims[claim][1] == lease.worker
+            assert set(lease.tasks) <= set(claims[claim][3:])
+        # I5
+        counters = {field.decode(): int(count) for field, count in keys.get("stats", {}).items()}
+        assert counters == +self.counts
+        ended = sum(self.counts[state.value] for state in OUTCOMES)
+        assert counters.get("submitted", 0) == len(bodies) + ended
+        # I8
+        stops = {member.decode() for member, _ in keys.get("stops", [])}
+        assert stops == {
+            f"{task.record.claim} {local}" for local, task in self.tasks.items()
+            if task.record.state in HELD and task.record.stop is not None
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "runs"), [("fakeredis", 15), ("redis", 60), pytest.param("valkey", 25, marks=pytest.mark.valkey)]
+)
+@pytest.mark.timeout(300)
+def test_the_scripts_do_what_the_model_does(request: pytest.FixtureRequest, kind: str, runs: int) -> None:
+    """QWORKER_TEST_RUNS multiplies the number of runs."""
+    if kind == "fakeredis":
+        MAKE.append(lambda: TwiceBroker("redis://fake", "t", client=fakeredis.FakeRedis(version=(7,))))
+    else:
+        server = request.getfixturevalue(f"{kind}_server")
+
+        def make() -> TwiceBroker:
+            broker = TwiceBroker(server.url, "t")
+            broker.client.flushall()
+            return broker
+
+        MAKE.append(make)
+    run_state_machine_as_test(
+        BrokerMachine,
+        settings=settings(
+            max_examples=runs * int(os.environ.get("QWORKER_TEST_RUNS", "1")),
+            stateful_step_count=40,
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
+    MAKE.pop()

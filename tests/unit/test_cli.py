@@ -1,0 +1,240 @@
+"""The command line: its table of verbs, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import pytest
+import typer
+
+from qworker import cli, health
+from qworker.cli import VERBS, Verb
+from qworker.errors import BrokerUnavailable, ConfigError, TaskFailed
+
+
+def start_python(*args: str, **more):
+    return subprocess.Popen(
+        [sys.executable, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={key: value for key, value in os.environ.items() if not key.startswith("QWORKER_")}, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """`verb(function)`: the function stands in the table as the verb `test`."""
+
+    def put(function) -> None:
+        monkeypatch.setitem(VERBS, "test", Verb("client:test_verb", "Test.", "Look"))
+        import qworker.cli.client
+
+        monkeypatch.setattr(qworker.cli.client, "test_verb", function, raising=False)
+
+    return put
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.run(["--help"]) == 0
+
+    out = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert f"  {name:<10}{verb.does}\n" in out
+
+
+def test_help_and_version_load_neither_typer_nor_rich_nor_redis():
+    code = (
+        "import sys; from qworker.cli import run; run(['--help']); run(['--version']);"
+        "print([name for name in ('typer', 'rich', 'redis', 'asyncio', 'msgpack') if name in sys.modules])"
+    )
+    out, err = start_python("-c", code).communicate(timeout=30)
+
+    assert out.splitlines()[-1] == "[]", err
+    assert "\nqworker 0." in out
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_explains_itself(name, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "120")
+        assert cli.run([name, "--help"]) == 0
+
+    out = capsys.readouterr().out
+    assert f"Usage: qworker {name}" in out
+    assert "--help" in out
+
+
+def test_without_a_verb_the_help_goes_to_stderr(capsys):
+    assert cli.run([]) == 2
+    assert "Usage: qworker VERB" in capsys.readouterr().err
+
+
+def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
+    assert cli.run(["embedded"]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: qworker embedded [OPTIONS] COMMAND")
+    assert "  status " in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["strat"], "qworker: there is no verb 'strat': did you mean start?"),
+        (["xyzzy"], "qworker: there is no verb 'xyzzy': qworker --help lists them"),
+        (["\x1b[31m"], "qworker: there is no verb '\\x1b[31m': qworker --help lists them"),
+        (["show"], "qworker show: Missing argument 'ID'. See: qworker show --help"),
+        (["show", "--nonsense", "q:1"], "qworker show: No such option: --nonsense. See: qworker show --help"),
+        (["show", "nope"], "qworker show: 'nope' is not a task id: expected queue:local, such as default:01JC2M6Q"),
+        (["submit", "a.b", "--retries", "many"], "qworker submit: Invalid value for '--retries': "),
+        (["submit", "a.b", "--kwargs", "[1]"], "qworker submit: --kwargs [1]: expected one JSON object, such as"),
+        (["submit", "a.b", "--kwargs", "{"], "qworker submit: --kwargs {: not JSON: Expecting property name"),
+        (["submit", "a.b", "--wait", "soon"], "qworker submit: --wait soon: 'soon' is not a duration: write it as 30"),
+        (["submit", "a.b", "--timeout", "0"], "qworker submit: timeout='0': no task can run in no time"),
+        (["submit", "a.b", "--priority", "urgent"], "qworker submit: priority='urgent': expected one of high"),
+        (["submit", "a.b", "--delay", "2026-01-01T00:00"], "qworker submit: delay=datetime.datetime(2026, 1, 1, 0"),
+        (["stop", "q:1", "--grace", "-1"], "qworker stop: --grace -1: '-1' is not a duration: it must be between"),
+        (["cancel", "q:1", "x"], "qworker cancel: 'x' is not a task id"),
+        (["status", "--queue", "A b"], "qworker status: queue 'A b': a queue has 1 to 48 characters"),
+        (["status", "--url", "http://x"], "qworker status: url='http://x': expected redis://"),
+        (["status", "--namespace", "A"], "qworker status: --namespace A: namespace 'A': a namespace has 1 to 48"),
+        (["check"], "qworker check: give either --live or --ready"),
+        (["start", "tasks:app", "-c", "0"], "qworker start: -c 0: expected a whole number from 1 to 10000"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_users_mistake_is_one_line_and_exit_code_2(argv, line, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QWORKER_URL", "redis://127.0.0.1:1")
+
+    code = cli.run(argv)
+
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("bad setting"), 2), (BrokerUnavailable("no server"), 1), (TaskFailed("it failed"), 1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_of_qworker_is_one_line(error, code, verb, capsys):
+    @verb
+    def fails() -> None:
+        raise error
+
+    assert cli.run(["test"]) == code
+    assert capsys.readouterr() == ("", f"qworker test: {error}\n")
+
+
+def test_what_is_in_an_error_cannot_rule_the_terminal(verb, capsys):
+    @verb
+    def fails() -> None:
+        raise ConfigError("two\nlines and \x1b[31m\u202e")
+
+    cli.run(["test"])
+
+    assert capsys.readouterr().err == "qworker test: two lines and \\x1b[31m\\u202e\n"
+
+
+def test_an_exit_code_of_a_verb_is_the_commands(verb):
+    @verb
+    def ends(code: Annotated[int, typer.Argument()]) -> None:
+        raise typer.Exit(code)
+
+    assert [cli.run(["test", code]) for code in ("0", "3", "4")] == [0, 3, 4]
+
+
+def test_a_bug_is_a_traceback_not_a_line(verb):
+    @verb
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["test"])
+
+
+def test_ctrl_c_is_quiet_and_130(verb, capsys):
+    @verb
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run(["test"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    code = (
+        "import sys; from qworker import cli; cli.VERBS['check'] = cli.VERBS['check']._replace(target='client:talk');"
+        "import qworker.cli.client as c; c.talk = lambda: [print('x' * 1000) for _ in range(1000)] and None;"
+        "sys.argv[1:] = ['check']; cli.main()"
+    )
+    process = start_python("-c", code)
+    process.stdout.read(10)
+    process.stdout.close()
+
+    with process.stderr:
+        assert process.wait(30) == 141
+        assert process.stderr.read() == ""
+
+
+def test_python_m_qworker_is_the_command():
+    process = start_python("-m", "qworker", "strat")
+    out, err = process.communicate(timeout=30)
+
+    assert (process.returncode, out, err) == (2, "", "qworker: there is no verb 'strat': did you mean start?\n")
+
+
+# check: health without a server
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "_places", lambda: [tmp_path / "qworker"])
+
+
+def test_check_is_unhealthy_where_nobody_works(place, capsys):
+    assert cli.run(["check", "--live"]) == 3
+    assert capsys.readouterr().out == "no worker of this user runs on this host\n"
+    assert cli.run(["check", "--ready", "--pid", "77"]) == 3
+    assert capsys.readouterr().out == "no worker with pid 77 runs on this host\n"
+
+
+def test_check_tells_live_from_ready(place, capsys):
+    beacon = health.Beacon("box:1:ab")
+    beacon.turned()
+    assert cli.run(["check", "--live"]) == 0
+    assert "box:1:ab  live: its loop turned " in capsys.readouterr().out
+    assert cli.run(["check", "--ready"]) == 3
+    assert capsys.readouterr().out == "box:1:ab  not ready: it had no answer from the server yet\n"
+
+    beacon.succeeded()
+
+    assert cli.run(["check", "--ready"]) == 0
+    assert "box:1:ab  ready: the server answered " in capsys.readouterr().out
+
+
+def test_check_says_how_long_a_worker_has_been_silent(place, capsys, monkeypatch):
+    health.Beacon("box:1:ab").succeeded()
+    now = health._now()
+    monkeypatch.setattr(health, "_now", lambda: now + 100)
+
+    assert cli.run(["check", "--live"]) == 3
+    assert capsys.readouterr().out == "box:1:ab  not live: its loop last turned 1 min 40 s ago (10 s allowed)\n"
+
+
+def test_check_for_machines(place, capsys):
+    health.Beacon("box:1:ab").succeeded()
+
+    assert cli.run(["check", "--ready", "--json"]) == 0
+
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["healthy"], answer["asked"]) == (True, "ready")
+    assert [(one["worker"], one["pid"], one["live"], one["ready"]) for one in answer["workers"]] == [
+        ("box:1:ab", os.getpid(), True, True)
+    ]

@@ -1,0 +1,123 @@
+"""The shared page: flags hit the attempt that they name, and nobody else."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from qworker.pool.page import FOREVER, Page, SlotCells
+
+
+@pytest.fixture
+def page():
+    page = Page.create(3)
+    yield page
+    page.close()
+
+
+def test_a_fresh_page_shows_no_attempt_and_allows_every_start(page):
+    assert [page.seen(slot) for slot in range(3)] == [(0, 0)] * 3
+    assert page.start_until_ns == FOREVER
+
+
+def test_an_attempt_owns_its_slot_from_the_mark_to_the_clearing(page):
+    cells = SlotCells(page, 1, 41)
+    assert page.seen(1) == (41, 0)
+
+    started_ns = cells.start()
+    assert page.seen(1) == (41, started_ns)
+
+    cells.clear()
+    assert page.number(1) == 0
+
+
+def test_a_flag_reaches_the_attempt_with_its_reason(page):
+    cells = SlotCells(page, 0, 5)
+    assert (cells.asked(), cells.reason()) == (False, "")
+
+    page.raise_flag(0, 5, "stop")
+
+    assert (cells.asked(), cells.reason()) == (True, "stop")
+
+
+def test_a_late_flag_does_not_hit_the_successor_nor_a_later_flag_the_predecessor(page):
+    before = SlotCells(page, 0, 5)
+    before.clear()
+    after = SlotCells(page, 0, 6)
+
+    page.raise_flag(0, 5, "timeout")
+    assert not after.asked()
+
+    page.raise_flag(0, 6, "timeout")
+    assert after.asked()
+    assert not before.asked()  # a helper thread of the predecessor may still ask
+
+
+def test_a_new_attempt_does_not_show_its_predecessors_start_or_progress(page):
+    cells = SlotCells(page, 2, 8)
+    cells.start()
+    cells.progress(1, 2, "half")
+    cells.clear()
+
+    SlotCells(page, 2, 9)
+
+    assert page.seen(2) == (9, 0)
+    assert page.progress(2, 9) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ((1, 4, "a"), (1.0, 4.0, "a")),
+        ((0.5, None, ""), (0.5, None, "")),
+        ((3, 3, "ä" * 100), (3.0, 3.0, "ä" * 32)),
+    ],
+)
+def test_progress_is_shown_as_it_was_told(page, told, shown):
+    cells = SlotCells(page, 0, 7)
+
+    cells.progress(*told)
+
+    assert page.progress(0, 7) == shown
+    assert page.progress(0, 8) is None
+
+
+def test_waiting_for_the_flag_ends_soon_after_it_is_raised(page):
+    cells = SlotCells(page, 0, 7)
+    raiser = threading.Timer(0.05, page.raise_flag, (0, 7, "stop"))
+    raiser.start()
+    before = time.monotonic()
+
+    asked = cells.wait_asked(10)
+
+    assert asked
+    assert time.monotonic() - before < 1
+    raiser.join()
+
+
+def test_waiting_for_a_flag_that_nobody_raises_ends_with_the_time(page):
+    assert SlotCells(page, 0, 7).wait_asked(0.02) is False
+
+
+def test_the_lease_is_uncertain_once_the_instant_to_start_has_passed(page):
+    cells = SlotCells(page, 0, 7)
+    assert not cells.lease_uncertain()
+
+    page.start_until_ns = time.monotonic_ns() - 1
+
+    assert cells.lease_uncertain()
+
+
+def test_both_sides_see_the_same_cells(page):
+    other = Page(page.fd, 3)
+
+    SlotCells(other, 1, 12).start()
+    other.beat()
+
+    assert page.number(1) == 12
+    assert page.pulse_ns > 0
+    other._cells.release()
+    other._bytes.release()
+    other._memory.close()

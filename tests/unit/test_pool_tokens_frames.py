@@ -1,0 +1,140 @@
+"""Tokens are read once, whoever reads; frames come out whole, however they were cut."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qworker.model import Order
+from qworker.pool import frames, tokens
+
+
+@pytest.fixture
+def pipe():
+    ends = tokens.open_pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_tokens_come_out_in_order_and_then_there_is_none(pipe):
+    reading, writing = pipe
+
+    assert tokens.give(writing, [3, 1, 2**63])
+
+    assert [tokens.take(reading) for _ in range(4)] == [3, 1, 2**63, None]
+
+
+def test_all_tokens_can_be_taken_back_at_once(pipe):
+    reading, writing = pipe
+    tokens.give(writing, range(1, 400))
+    tokens.take(reading)
+
+    assert tokens.take_all(reading) == list(range(2, 400))
+    assert tokens.take_all(reading) == []
+
+
+def test_a_full_pipe_takes_nothing_rather_than_a_part(pipe):
+    reading, writing = pipe
+    given = 0
+    while tokens.give(writing, range(1, tokens.PER_WRITE + 1)):
+        given += tokens.PER_WRITE
+
+    assert len(tokens.take_all(reading)) == given
+
+
+def test_two_readers_share_the_tokens_and_each_is_read_once(pipe):
+    reading, writing = pipe
+    taken: list[list[int]] = [[], []]
+    done = threading.Event()
+
+    def take(into):
+        while True:
+            number = tokens.take(reading)
+            if number is not None:
+                into.append(number)
+            elif done.is_set():
+                return
+
+    readers = [threading.Thread(target=take, args=(into,)) for into in taken]
+    for reader in readers:
+        reader.start()
+    for start in range(1, 20_001, 400):
+        while not tokens.give(writing, range(start, start + 400)):
+            pass
+    done.set()
+    for reader in readers:
+        reader.join()
+
+    assert sorted(taken[0] + taken[1]) == list(range(1, 20_001))
+    assert taken[0] == sorted(taken[0])
+
+
+def an_order(number=1, blob=b"blob"):
+    return Order(number, "q:1", "m.f", blob, run=1, attempt=2, fence=3, timeout_s=4.0, grace_s=5.0, handed=10.0)
+
+
+def test_an_order_travels_with_what_current_shows():
+    (frame,) = frames.Frames().feed(frames.pack_order(an_order()))
+
+    assert frame == [frames.ORDER, 1, "q:1", 1, 2, 3, 0, 4.0, None, b"blob"]
+
+
+def test_a_deadline_travels_as_an_instant():
+    order = Order(1, "q:1", "m.f", b"", 1, 1, 1, None, 5.0, deadline_s=2.5, handed=10.0)
+
+    (frame,) = frames.Frames().feed(frames.pack_order(order))
+
+    assert frame[8] == 12.5
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 200), min_size=1))
+def test_frames_come_out_whole_however_the_stream_is_cut(bodies, cuts):
+    stream = b"".join(frames.pack_order(an_order(index, body)) for index, body in enumerate(bodies, 1))
+    reader, found, step = frames.Frames(), [], 0
+
+    while stream:
+        cut = cuts[step % len(cuts)]
+        found += reader.feed(stream[:cut])
+        stream, step = stream[cut:], step + 1
+
+    assert [frame[9] for frame in found] == bodies
+
+
+@given(st.binary(min_size=1, max_size=200))
+@settings(max_examples=300)
+def test_whatever_bytes_come_only_frames_or_a_broken_stream_come_out(data):
+    try:
+        found = list(frames.Frames().feed(data))
+    except frames.BrokenStream:
+        return
+    assert all(type(frame) is list and frame for frame in found)
+
+
+def test_a_frame_beyond_every_limit_breaks_the_stream_instead_of_filling_memory():
+    reader = frames.Frames()
+    head = msgpack.packb([0, 1, b""])[:-2] + b"\xc6" + (1 << 31).to_bytes(4, "big")
+
+    list(reader.feed(head))
+    with pytest.raises(frames.BrokenStream):
+        for _ in range(80):  # of 256 KiB
+            list(reader.feed(bytes(256 * 1024)))
+
+
+def test_receiving_tells_nothing_yet_from_the_end():
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        assert frames.receive(ours) is None
+
+        theirs.send(b"x")
+        theirs.close()
+
+        assert frames.receive(ours) == b"x"
+        assert frames.receive(ours) == b""

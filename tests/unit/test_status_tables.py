@@ -1,0 +1,96 @@
+"""What `qworker status` makes of what queues and workers tell: rates, remarks, facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from qworker.cli.status import Snapshot, _facts, _parts, _rates, _spaced
+from qworker.model import QueueStats, WorkerRecord
+
+QUEUE = QueueStats(
+    queue="mail", ready=1200, claimed=3, scheduled=4, suspects=0, oldest_wait_s=75.0, lines={"default:normal": 1200},
+    counters={"succeeded": 10, "failed": 2, "cancelled": 1, "submitted": 99}, now_ms=1_000_000,
+)  # fmt: skip
+WORKER = WorkerRecord(
+    id="box:7:ab", host="box", pid=7, boot_id="b", pid_ns="n", start_time=1, queues=("mail",), state="running",
+    started_ms=910_000, slots={"process": 2, "thread": 8}, beat_ms=999_000,
+    running=({"id": "mail:1", "name": "tasks.work", "ran_s": 4.2, "asked": "timeout", "child": 70, "slot": 1},),
+    survivors=({"id": "mail:0"},), unknown={"tasks.new": 5},
+)  # fmt: skip
+
+
+def snapshot(*, taken: float = 0.0, queue: QueueStats = QUEUE, worker: WorkerRecord | None = WORKER) -> Snapshot:
+    return Snapshot(taken, (queue,), () if worker is None else (worker,))
+
+
+def shown(seen: Snapshot, rates: dict[str, float] | None = None) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        for part in _spaced(_parts(seen, rates or {})):
+            console.print(part, markup=False)
+    return capture.get()
+
+
+def words(line: str) -> str:
+    return " ".join(line.split())
+
+
+def test_everything_is_on_the_tables():
+    lines = [words(line) for line in shown(snapshot(), {"mail": 12.34}).splitlines()]
+
+    assert "mail 1,200 3 4 1 min 15 s 12.3/s 10 3" in lines
+    assert "box:7:ab running mail process=2 thread=8 1 1 min 30 s" in lines
+    assert "mail:1 tasks.work 4.2 s asked to end: timeout box:7:ab 70 1" in lines
+    assert "tasks.new 5" in lines
+    assert "1 survivor(s) of ended tasks still run: see qworker dessert" in lines
+
+
+def test_a_queue_that_nobody_serves_is_said_with_what_to_do():
+    text = shown(snapshot(worker=None))
+
+    assert "mail: 1,204 wait, and no worker serves it: qworker start MODULE:APP -q mail" in text
+    assert "no worker serves it" not in shown(snapshot())
+
+
+def test_suspects_are_said():
+    assert "mail: 2 suspect(s) wait to run alone in a worker" in shown(snapshot(queue=replace(QUEUE, suspects=2)))
+
+
+def test_a_worker_that_fell_silent_is_said():
+    assert "running, silent for 25 s" in shown(snapshot(worker=replace(WORKER, beat_ms=975_000)))
+
+
+def test_nothing_at_all_is_said_in_a_line():
+    assert shown(Snapshot(0.0, (), ())) == "no queue was ever used in this namespace, and no worker runs\n"
+
+
+def test_names_cannot_rule_the_terminal_and_are_no_markup():
+    text = shown(snapshot(worker=replace(WORKER, unknown={"\x1b[31m[red]x[/red]": 1})))
+
+    assert "\\x1b[31m[red]x[/red]" in text
+    assert "\x1b[31m" not in text
+
+
+@pytest.mark.parametrize(("later", "rate"), [(33, 10.0), (13, 0.0), (0, 0.0)])
+def test_the_rate_is_of_ended_tasks_and_never_negative(later, rate):
+    after = snapshot(taken=2.0, queue=replace(QUEUE, counters={"succeeded": later, "submitted": 10**6}))
+
+    assert _rates(snapshot(), after) == {"mail": rate}
+
+
+def test_a_queue_that_is_new_has_no_rate_yet():
+    assert _rates(Snapshot(0.0, (), ()), snapshot(taken=1.0)) == {"mail": 0.0}
+
+
+def test_the_facts_for_machines():
+    facts = _facts(snapshot(), {"mail": 1.234})
+
+    assert facts["queues"][0] | {"lines": None, "counters": None} == {
+        "queue": "mail", "ready": 1200, "claimed": 3, "scheduled": 4, "suspects": 0, "oldest_wait_s": 75.0,
+        "rate": 1.23, "lines": None, "counters": None,
+    }  # fmt: skip
+    assert facts["workers"][0]["told_s_ago"] == 1.0
+    assert facts["workers"][0]["running"][0]["id"] == "mail:1"
