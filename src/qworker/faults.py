@@ -33,7 +33,7 @@ _VERSION = 1
 _UNFIT = (StopIteration, StopAsyncIteration)
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - not an error by itself: the text of one, as a cause
+class RemoteTraceback(Exception):
     """The traceback of a task's exception, as text: the `__cause__` of what `result()` raises."""
 
     def __init__(self, text: str) -> None:

@@ -321,3 +321,13 @@ def test_a_settled_task_is_not_rescued(broker: TwiceBroker) -> None:
 
     assert ids(take(broker, "c2")) == ["b"]
     assert b"a" not in snapshot(broker.client)[b"qw:{t.q}:tasks"]
+
+
+def test_a_shorter_lease_of_one_worker_does_not_pull_in_the_longer_one_of_another(broker: TwiceBroker) -> None:
+    seed(broker, "a", "b")
+    take(broker, "c1", 1, lease_ms=60_000)
+
+    take(broker, "c2", 1, worker=OTHER, lease_ms=1_000)
+    renew(broker, "c2", lease_ms=1_000)
+
+    assert broker.client.zscore("qw:{t.q}:leases", name("c1")) == START_MS + 60_000

@@ -40,6 +40,7 @@ def test_what_no_worker_has_is_cancelled_and_never_starts(broker: TwiceBroker, m
 
     assert [answer.code for answer in answers] == ["cancelled", "cancelled"]
     assert [answer.code for answer in broker.second] == ["cancelled", "cancelled"]
+    assert broker.client.exists("qw:{t.q}:tasks", "qw:{t.q}:later") == 0
     broker.at(100)
     assert ids(take(broker, "c1")) == ["b"]
     assert counters(broker)["cancelled"] == 2

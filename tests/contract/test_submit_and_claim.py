@@ -266,7 +266,9 @@ def test_claim_by_id_takes_exactly_the_queued_ones(broker: TwiceBroker) -> None:
     )
 
     assert ids(window) == ["c"]
+    assert broker.second == window
     assert window.fence == 2
+    assert counters(broker)["claimed"] == 2
     assert only(window).record.claim == name("c2")
     assert ids(take(broker, "c3")) == ["b"]
     assert broker.settle(QUEUE, [end("c", "c2")]).codes == ("ok",)

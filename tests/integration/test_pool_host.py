@@ -136,6 +136,23 @@ def test_a_start_hook_that_fails_is_reported_and_tried_again_with_growing_pauses
     asyncio.run(check())
 
 
+def test_a_suspect_whose_child_cannot_start_comes_back_and_starts_no_storm(tmp_path, monkeypatch):
+    flag = tmp_path / "may start"
+    monkeypatch.setenv("HOOK_FLAG", str(flag))
+    flag.touch()
+
+    async def check():
+        async with a_pool("thread", 2, target="fussy_app:app") as pool:
+            flag.unlink()
+
+            ending = await pool.run("anything", alone=True)
+
+            assert (ending.kind, ending.detail) == ("unstarted", "stalled")
+            assert 1 <= len(pool.heard.named("child.failed")) <= 4
+
+    asyncio.run(check())
+
+
 def test_when_the_fork_server_is_killed_what_ran_is_nobodys_fault_and_the_rest_runs_on_a_new_one(tmp_path):
     async def check():
         async with a_pool("process", 2) as pool:
@@ -158,6 +175,38 @@ def test_when_the_fork_server_is_killed_what_ran_is_nobodys_fault_and_the_rest_r
             await await_until(lambda: not is_running(grandchild), description="the grandchild is gone")
             assert pool.heard.named("forkserver.died")[0]["detail"] == "signal 9"
             assert pool.pool.capacity == 2
+
+    asyncio.run(check())
+
+
+def test_a_new_fork_server_that_cannot_import_the_app_is_reported_and_tried_again(tmp_path, monkeypatch):
+    broken = tmp_path / "broken"
+    monkeypatch.setenv("BROKEN_FLAG", str(broken))
+
+    async def check():
+        async with a_pool("process", 1, target="breakable_app:app") as pool:
+            broken.touch()
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+            failed = await await_until(lambda: pool.heard.named("forkserver.failed"), description="it fails")
+            assert "RuntimeError: broken by a deploy" in failed[0]["detail"]
+            assert pool.pool.free == 0
+
+            broken.unlink()
+
+            await await_until(lambda: pool.pool.free == 1, description="it serves again")
+            assert len(pool.heard.named("forkserver.started")) == 1
+            assert value_of(await pool.run("who", blob=make_blob("breakable_app.fine"))) == "fine"
+
+    asyncio.run(check())
+
+
+def test_a_child_is_the_first_that_the_kernel_ends_when_memory_runs_out():
+    async def check():
+        async with a_pool("process", 1) as pool:
+            child = value_of(await pool.run("who"))["pid"]
+
+            own = int(Path("/proc/self/oom_score_adj").read_text())
+            assert int(Path(f"/proc/{child}/oom_score_adj").read_text()) == min(1000, own + 300)
 
     asyncio.run(check())
 

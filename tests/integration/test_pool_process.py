@@ -273,6 +273,8 @@ def test_recall_brings_back_all_that_has_not_started_and_nothing_else():
 
             assert recalled == behind
             assert pool.pool.unstarted == 0
+            assert pool.pool.holds(first)
+            assert not any(pool.pool.holds(number) for number in behind)
             assert value_of(await pool.ending(first)) == "rested"
             assert set(pool.heard.ended) & set(behind) == set()
 

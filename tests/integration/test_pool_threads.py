@@ -227,6 +227,19 @@ def test_a_suspect_runs_beside_the_thread_child_in_one_of_its_own():
     asyncio.run(check())
 
 
+def test_a_suspect_that_is_asked_before_it_starts_leaves_no_child_behind():
+    async def check():
+        async with a_pool("thread", 2) as pool:
+            number = pool.put("noop", alone=True)
+
+            pool.pool.ask(number, "stop")
+
+            assert pool.heard.ended[number].kind == "unstarted"
+            await await_until(lambda: len(pool.pool.nursery.kids) == 1, description="only the thread child is left")
+
+    asyncio.run(check())
+
+
 def test_a_suspect_that_will_not_end_is_killed_because_it_is_alone():
     async def check():
         async with a_pool("thread", 2) as pool:

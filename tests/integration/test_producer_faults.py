@@ -219,7 +219,7 @@ if pid == 0:
     later = threading.Event()
     app.submit("tasks.double", 4).add_done_callback(lambda _: later.set())
     assert later.wait(20)  # callbacks are called in the order of the ends
-    assert fired == []
+    assert os.getpid() not in fired
     app.close()
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -236,7 +236,7 @@ def test_a_forked_child_has_a_client_of_its_own_and_leaves_the_parents_alone(
     with worker.serving(lambda n: n * 2):
         done = run(tmp_path / "forking.py", FORKING, server.url)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+    assert (done.stderr, done.stdout, done.returncode) == ("", "fine\n", 0)
 
 
 LEAVING = """

@@ -46,7 +46,7 @@ def facts(**changes: Any) -> Facts:
         slots={"process": 2},
         seen=[seen("q:1"), seen("q:2", State.CANCELLED, How.NEVER_STARTED, expected=NEVER)],
         notes=[start("q:1")],
-        forced=[Forced("busy loop", "process", "timeout 1 s, grace 1 s", How.KILLED, 1.0, 1.01, 0.0)],
+        forced=[Forced("busy loop", "process", "1 + 1 s", How.KILLED, 1.0, 1.01, 0.0)],
         survived=[Survived("sleep in a thread", 0.1)],
         kills=[KILL_CHILD, KILL_WORKER],
         rescue=Rescue(held=7, back_s=0.01, running=2, first_s=0.01, last_s=0.3),

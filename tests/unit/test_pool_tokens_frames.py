@@ -127,6 +127,49 @@ def test_a_frame_beyond_every_limit_breaks_the_stream_instead_of_filling_memory(
             list(reader.feed(bytes(256 * 1024)))
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [9],
+        [[]],
+        [None, 1],
+        [frames.READY, 1],
+        [frames.FAILED, 3],
+        [frames.GONE, "x"],
+        [frames.GONE],
+        [frames.OUTPUT, 1, "stdout"],
+        [frames.OUTPUT, 1, "stdout", b"bytes", None],
+        [frames.OUTPUT, 1, "stdout", "text", 5],
+        [frames.OUTCOME, 1, 0, 0.1, True, None],
+        [frames.OUTCOME, [], 0, 0.1, True, None, b""],
+        [frames.OUTCOME, 1, -1, 0.1, True, None, b""],
+        [frames.OUTCOME, 1, 6, 0.1, True, None, b""],
+        [frames.OUTCOME, 1, 0, "0.1", True, None, b""],
+        [frames.OUTCOME, 1, 0, 0.1, True, "soon", b""],
+        [frames.OUTCOME, 1, 0, 0.1, True, None, "text"],
+    ],
+)
+def test_a_frame_that_no_child_of_ours_writes_is_refused(frame):
+    with pytest.raises(frames.BrokenStream, match="no frame of ours"):
+        frames.checked(frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [frames.READY],
+        [frames.FAILED, "why"],
+        [frames.GONE, 4],
+        [frames.OUTPUT, 1, "log", "text", {"level": "info"}],
+        [frames.OUTPUT, 1, "stdout", "text", None],
+        [frames.OUTCOME, 1, frames.RETRY, 0.1, True, 1.5, b"e"],
+        [frames.OUTCOME, 1, frames.REFUSED, None, False, None, b""],
+    ],
+)
+def test_what_children_write_is_taken(frame):
+    assert frames.checked(frame) is frame
+
+
 def test_receiving_tells_nothing_yet_from_the_end():
     ours, theirs = socket.socketpair()
     with ours:

@@ -29,7 +29,7 @@ class Forced:
 
     what: str
     pool: str  # process, thread
-    order: str  # the order it was given: "timeout 1 s, grace 1 s"
+    order: str  # its limit and its grace: "1 + 1 s", "stop + 0.5 s"
     how: How
     asked_after_s: float | None  # from its start to the ask
     took_s: float | None  # from the ask to its end

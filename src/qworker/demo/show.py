@@ -68,13 +68,15 @@ def _outcomes(ledger: Ledger) -> Iterator[Text]:
 
 
 def _ended(facts: Facts) -> Iterator[RenderableType]:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=22)
-    table.add_column(justify="right")
-    table.add_column(justify="right")
-    table.add_row(*(Text(head, style="dim") for head in ("what it does", "asked at", "over after", "")))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=22)
+    for _ in range(3):
+        table.add_column(justify="right", min_width=8)
+    heads = ("what it does", "limit, grace", "asked at", "over in")
+    table.add_row(*(Text(head, style="dim") for head in heads))
     for forced in facts.forced:
-        table.add_row(forced.what, _seconds(forced.asked_after_s), _seconds(forced.took_s), _end_of(forced))
+        asked, over = _seconds(forced.asked_after_s), _seconds(forced.took_s)
+        table.add_row(forced.what, forced.order, asked, over, _end_of(forced))
     yield table
     gone = [forced.gone_after_s for forced in facts.forced if forced.gone_after_s is not None]
     if gone:
@@ -100,8 +102,9 @@ def _survivors(facts: Facts) -> Iterator[Text]:
 
 def _killed(facts: Facts) -> Iterator[Text]:
     rescue = facts.rescue
-    yield Text("     1  child, in the middle of a task")
-    yield Text("     1  worker, in the middle of everything:")
+    workers = sum(1 for kill in facts.kills if kill.worker)
+    yield Text(f"     {_many(len(facts.kills) - workers, 'child', 'children')}, in the middle of a task")
+    yield Text(f"     {_many(workers, 'worker')}, in the middle of everything:")
     held = "its window" if rescue.held is None else f"{rescue.held:,} tasks in its window"
     yield Text(f"        {held}, {rescue.running:,} of them running", style="dim")
     if rescue.back_s is not None:
@@ -145,8 +148,8 @@ def _verdict(ledger: Ledger) -> Text:
     return Text(f"Not as promised: {problems}, see above. {seconds} in all.\n", style="bold red")
 
 
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+def _many(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _seconds(value: float | None) -> str:

@@ -30,6 +30,7 @@ from typing import Any
 
 from ..broker import Broker, embedded
 from ..errors import QWorkerError
+from ..pool.linux import check_platform
 from . import notes, processes
 
 __all__ = ["DemoFailed", "Stage", "Worker", "logged_at"]
@@ -43,7 +44,7 @@ _MINE = "QWORKER_"
 _URL = "QWORKER_URL"
 
 
-class DemoFailed(QWorkerError):  # noqa: N818 - as the other errors are named
+class DemoFailed(QWorkerError):
     """The demo itself could not go on; what it had seen until then is not judged."""
 
 
@@ -91,6 +92,7 @@ class Stage:
         self._on_close: list[Callable[[], None]] = []
 
     def __enter__(self) -> Stage:
+        check_platform()
         self.directory = Path(tempfile.mkdtemp(prefix="qworker-demo-")).resolve()
         try:
             # What makes a directory a project, so that none of its parents is taken for one.

@@ -38,7 +38,7 @@ class Hung:
     future: Future[Any]
     what: str
     pool: str
-    order: str
+    order: str  # its limit and its grace
     told_s: float | None = None  # from when on its outcome may have been here
     gone_s: float | None = None  # when nothing of it was there any more
 

@@ -23,7 +23,7 @@ from .facts import Sums
 __all__ = ["Work"]
 
 CENSUS_SHARES = 10
-CENSUS_S = 0.5
+CENSUS_S = 0.3
 
 
 class Work:
@@ -32,7 +32,7 @@ class Work:
     def __init__(self, files: Sequence[Path], copies: Path) -> None:
         self.files = list(files)
         self._copies = [copies / f"{number}.py" for number in range(len(files))]
-        self._shares = [share for share in corpus.shares(self.files, CENSUS_SHARES) if share]
+        self._shares = corpus.shares(self.files, CENSUS_SHARES)
         self._parsed: list[Future[dict[str, int]]] = []
         self._copied: list[Future[str]] = []
         self._counted: list[Future[dict[str, int]]] = []

@@ -39,7 +39,7 @@ _CHUNK: Final = 256 * 1024
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
-class BrokenStream(Exception):  # noqa: N818 - a fact about a child, not an error of ours
+class BrokenStream(Exception):
     """What came is not what the other side writes."""
 
 
@@ -89,6 +89,40 @@ class Frames:
                 yield frame
         except (ValueError, TypeError, msgpack.BufferFull, RecursionError) as error:
             raise BrokenStream(f"not a frame: {type(error).__name__}: {error}") from error
+
+
+def checked(frame: list[Any]) -> list[Any]:
+    """Return a frame from a child, if it is one that children write.
+
+    Raises:
+        BrokenStream: it is not.
+    """
+    if not _is_well_formed(frame):
+        raise BrokenStream(f"no frame of ours: kind {str(frame[0])[:40]}, {len(frame)} fields")
+    return frame
+
+
+def _is_well_formed(frame: list[Any]) -> bool:
+    if frame[0] == OUTCOME:
+        if len(frame) != 7:
+            return False
+        _, number, code, ran_s, _, delay_s, payload = frame
+        return (
+            type(number) is int
+            and type(code) is int
+            and 0 <= code < len(KINDS)
+            and type(payload) is bytes
+            and (ran_s is None or type(ran_s) is float)
+            and (delay_s is None or type(delay_s) is float)
+        )
+    if frame[0] == OUTPUT:
+        types = [type(field) for field in frame[1:]]
+        return types[:3] == [int, str, str] and types[3:] in ([dict], [type(None)])
+    if frame[0] == GONE:
+        return len(frame) == 2 and type(frame[1]) is int
+    if frame[0] == FAILED:
+        return len(frame) == 2 and type(frame[1]) is str
+    return frame == [READY]
 
 
 def receive(stream: socket.socket) -> bytes | None:

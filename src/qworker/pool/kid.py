@@ -58,6 +58,7 @@ class Kid:
         self.plan = plan
         self.role = Role.STARTING
         self.ready = False
+        self.ready_at = 0.0
         self.pid = 0
         self.process: Process | None = None
         self.page = Page.create(plan.cells, start_until_ns)
@@ -163,14 +164,14 @@ class Kid:
         """
         data = frames.receive(self._stream)
         if data:
-            yield from self._frames.feed(data)
+            yield from map(frames.checked, self._frames.feed(data))
         elif data == b"":
             self._loop.remove_reader(self._stream)  # its end comes by its pidfd
 
     def drain(self) -> Iterator[list[Any]]:
         """Yield every frame that the stream holds."""
         while data := frames.receive(self._stream):
-            yield from self._frames.feed(data)
+            yield from map(frames.checked, self._frames.feed(data))
 
     def seen(self) -> Iterator[tuple[int, int, int]]:
         """Yield (slot, number, started_ns) of every slot that an attempt owns."""

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_RAISE = 300
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_platform() -> None:
@@ -43,8 +44,11 @@ def die_with_parent(parent: int) -> None:
 def volunteer_for_oom() -> None:
     """Let the kernel kill this process before the worker when memory runs out. Best effort."""
     try:
-        score = Path("/proc/self/oom_score_adj")
-        score.write_text(str(min(1000, int(score.read_text()) + _OOM_RAISE)))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(min(1000, int(os.read(fd, 16)) + _OOM_RAISE)).encode())
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         pass  # a container may mount /proc read-only; the blame survives a worker's death anyhow
 
@@ -95,7 +99,6 @@ def _parents() -> dict[int, int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")

@@ -22,6 +22,9 @@ from .page import FOREVER
 _BACKOFF_S: Final = (0.1, 30.0)
 # A child that was told to end by itself and does not is killed after this.
 _HANG_UP_S: Final = 1.0
+# One that dies sooner than this after its start, and without an order, counts as one that could not start.
+_UNSOUND_S: Final = 1.0
+_FORGIVEN_S: Final = 60.0  # without a failure for so long, the pauses begin anew
 
 
 class Keeper(Protocol):
@@ -109,7 +112,7 @@ class Nursery:
     def readied(self, kid: Kid) -> None:
         """It said READY."""
         kid.ready = True
-        self._failures = 0
+        kid.ready_at = time.monotonic()
         self._settle(kid)
         self._keeper.event("child.started", "info", child=kid.pid)
         self._serve(kid)
@@ -153,10 +156,15 @@ class Nursery:
         role, was_ready = kid.role, kid.ready
         kid.role = Role.DYING
         self.kids.remove(kid)
-        if role is Role.STARTING and not was_ready and not host_died and not self._closing:
-            text = kid.fault or f"it ended before it was ready: {detail}"
+        now = time.monotonic()
+        lived = was_ready and (kid.given > 0 or now - kid.ready_at >= _UNSOUND_S)
+        unsound = role in (Role.STARTING, Role.SERVING) and not lived and not host_died
+        if unsound and not self._closing:
+            if now - self._not_before > _FORGIVEN_S:
+                self._failures = 0
+            text = kid.fault or f"it ended {'as soon as' if was_ready else 'before'} it was ready: {detail}"
             self._keeper.event("child.failed", "error", child=kid.pid, detail=text, again_in_s=self._pause_s())
-            self._not_before = time.monotonic() + self._pause_s()
+            self._not_before = now + self._pause_s()
             self._failures += 1
         self._keeper.gone(kid, detail, host_died=host_died)
         kid.close()
@@ -166,10 +174,10 @@ class Nursery:
                 other.after = None
                 self._serve(other)
         if role in (Role.STARTING, Role.SERVING) and not kid.extra and not self._closing:
-            if role is Role.SERVING or host_died:
-                self.open()
-            else:
+            if unsound:
                 self._open_later()
+            else:
+                self.open(after=kid.after)
         if self._empty is not None and not self._empty.done() and not self.kids:
             self._empty.set_result(None)
 

@@ -130,9 +130,12 @@ class Patrol:
             wake = min(now + _THREADS_S, self._feel_pulse(kid, now))
         if marked < len(kid.entries):
             wake = min(wake, now + _UNSEEN_S)
-            if now - kid.progressed_at >= (_STALLED_S if marked >= kid.plan.slots else _ASLEEP_S):
+            # One that still starts is given its time: it says when it cannot.
+            if kid.role is not Role.STARTING and now - kid.progressed_at >= (
+                _STALLED_S if marked >= kid.plan.slots else _ASLEEP_S
+            ):
                 kid.stalled = True
-                pool.back_in_line(kid.take_back())
+                pool.take_back(kid)
         if kid.recycle_at is not None:
             if now >= kid.recycle_at:
                 kid.recycle_at = None
@@ -171,7 +174,8 @@ class Patrol:
     def _force(self, kid: Kid, slot: int, number: int, endings: list[Ending]) -> None:
         """Grace is over."""
         pool = self._pool
-        pool.back_in_line(kid.take_back() if not kid.plan.threads or kid.wedged else [])
+        if not kid.plan.threads or kid.wedged:
+            pool.line.give_back(kid.take_back())
         pool.absorb(kid, kid.drain(), endings)
         entry = kid.entries.get(number)
         if entry is None:

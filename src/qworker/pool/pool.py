@@ -28,7 +28,6 @@ from .patrol import Patrol
 from .survivors import Survivors
 
 SLOTS_MAX: Final = 4096
-_FLOAT: Final = (float, type(None))
 _UNMARKED: Final = "its child took its token and died before it started"
 
 
@@ -111,7 +110,7 @@ class Pool:
         slot = entry.kid.slot_of(number) if entry.kid is not None else None
         if entry.kid is not None and slot is None:
             # Whether it has started is for the token pipe to say: what can be taken back has not.
-            self.back_in_line(entry.kid.take_back())
+            self.take_back(entry.kid)
         if entry.kid is None:
             self.line.remove(entry)
             self.tell([self.ending(entry, "unstarted", asked=reason, detail=f"asked to end: {reason}")])
@@ -128,14 +127,21 @@ class Pool:
         return True
 
     def recall(self) -> list[int]:
-        """Take back everything unstarted; returns the numbers, for which no ending will be told."""
-        for kid in self.nursery.kids:
-            self.back_in_line(kid.take_back())
+        """Take back everything unstarted; returns the numbers, for which no ending will be told.
+
+        What the pool still `holds` afterwards runs, or is about to: its child has taken its token.
+        """
+        for kid in list(self.nursery.kids):
+            self.take_back(kid)
         recalled = [entry.order.number for entry in self.line.clear()]
         for number in recalled:
             del self.entries[number]
             self.ladder.gone(number)
         return recalled
+
+    def holds(self, number: int) -> bool:
+        """Is this order in the pool, in any way: waiting, between its token and its start, or running?"""
+        return number in self.entries
 
     def forget(self, numbers: Iterable[int]) -> None:
         """The claim is lost: end these at once. Each still ends exactly once in `endings`, with asked="fenced"."""
@@ -175,7 +181,7 @@ class Pool:
         """
         self._closing = True
         for kid in self.nursery.kids:
-            self.back_in_line(kid.take_back())
+            self.line.give_back(kid.take_back())
         self.return_line("the pool is closing")
         self.nursery.close()
         for kid in list(self.nursery.kids):
@@ -204,9 +210,10 @@ class Pool:
         if self.entries:
             self._patrol.wake_for_line(now)
 
-    def back_in_line(self, entries: Sequence[Entry]) -> None:
-        """These were taken back from a child."""
-        self.line.give_back(entries)
+    def take_back(self, kid: Kid) -> None:
+        """Back to the front of the line with all that a child has not taken."""
+        self.line.give_back(kid.take_back())
+        self.part(kid)
 
     def return_line(self, detail: str) -> None:
         """Everything in line goes back to the worker."""
@@ -259,8 +266,10 @@ class Pool:
             endings.append(self.ending(entry, kind, ran_s=ran_s, exact=exact, detail=detail))
         for number in list(kid.quarantined):
             self.survivor_gone(kid, number, healthy=False)
-        self.event("child.died", "info" if was_idle or kid.killed else "warning", child=kid.pid, detail=detail)
-        self.back_in_line(back)
+        expected = was_idle or kid.killed
+        name, level = ("child.ended", "info") if expected else ("child.died", "warning")
+        self.event(name, level, child=kid.pid, detail=detail)
+        self.line.give_back(back)
         if self._closing:
             self.return_line("the pool is closing")
         self.tell(endings)
@@ -273,7 +282,7 @@ class Pool:
                     self._outcome(kid, frame, endings)
                 else:
                     self._heed(kid, frame)
-        except (frames.BrokenStream, TypeError, ValueError, IndexError) as error:
+        except frames.BrokenStream as error:
             if not kid.fault:
                 self.nursery.crash(kid, f"something in it wrote to qworker's stream: {error}")
 
@@ -281,20 +290,16 @@ class Pool:
         kind = frame[0]
         if kind == frames.OUTPUT:
             _, number, stream, text, fields = frame
-            self._events.output(number if number in self.entries else 0, str(stream), str(text), fields)
+            self._events.output(number if number in kid.entries else 0, stream, text, fields)
         elif kind == frames.GONE:
             self.survivor_gone(kid, frame[1], healthy=False)
         elif kind == frames.READY:
             self.nursery.readied(kid)
         elif kind == frames.FAILED:
-            self.nursery.failed(kid, str(frame[1]))
-        else:
-            raise ValueError(f"a frame of kind {kind!r}")
+            self.nursery.failed(kid, frame[1])
 
     def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
         _, number, code, ran_s, retryable, delay_s, payload = frame
-        if type(payload) is not bytes or type(ran_s) not in _FLOAT or type(delay_s) not in _FLOAT:
-            raise ValueError("an outcome with fields of other types")
         kind = frames.KINDS[code]
         entry = kid.remove(number)
         if entry is None:
@@ -302,8 +307,8 @@ class Pool:
             return
         kid.progressed_at = self.line.moved_at = self._clock()
         kid.stalled = False
-        if kind == "unstarted":
-            self.back_in_line([entry])
+        if kind == "unstarted" and self.ladder.asked(number) is None:
+            self.line.give_back([entry])
             return
         if ran_s is not None:
             self._pace.learn(entry.order.name, ran_s)
@@ -355,13 +360,13 @@ class Pool:
         entry = self.entries.get(number) if number is not None else None
         task = entry.order.id if entry is not None else None
         self.event("child.killed", "warning", child=kid.pid, detail=why, **({"task": task} if task else {}))
-        self.back_in_line(kid.take_back())
+        self.line.give_back(kid.take_back())
         self.nursery.kill(kid)
         self.line.moved_at = self._clock()  # who waits may hope again: a fresh child is on its way
 
     def retire(self, kid: Kid) -> None:
         """Give its place to a fresh child; what runs in it goes on."""
-        self.back_in_line(kid.take_back())
+        self.line.give_back(kid.take_back())
         self.nursery.retire(kid)
         self.line.moved_at = self._clock()
 
