@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from . import codec, ids
 from .binding import Binder
-from .errors import BadOption
+from .errors import BadCall, BadOption
 from .model import Draft
 from .options import Options, SubmitOptions
 
@@ -51,10 +51,20 @@ class Call(Generic[R_co]):
     task: BoundTask[..., Any] | None = None
 
     def draft(self, task: BoundTask[..., Any] | None = None) -> Draft:
-        """Check and encode the call, for its own task or for the given one."""
+        """Check and encode the call, for its own task or for the given one.
+
+        `t.options(delay=60).submit_many([t.call(…)])` means these options: the given task is `t`, only better described.
+        """
         chosen = self.task or task
         if chosen is None:
             raise TypeError("call(…) does not say of which task; use task.call(…), or task.submit_many([…])")
+        if task is not None and self.task is not None:
+            if task.name != self.task.name:
+                raise BadCall(
+                    f"cannot submit a call of {self.task.name} through {task.name}.submit_many; "
+                    "app.submit_many takes calls of any tasks"
+                )
+            chosen = task
         return chosen.draft(self.args, self.kwargs)
 
 

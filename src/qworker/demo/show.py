@@ -103,8 +103,8 @@ def _survivors(facts: Facts) -> Iterator[Text]:
 def _killed(facts: Facts) -> Iterator[Text]:
     rescue = facts.rescue
     workers = sum(1 for kill in facts.kills if kill.worker)
-    yield Text(f"     {_many(len(facts.kills) - workers, 'child', 'children')}, in the middle of a task")
-    yield Text(f"     {_many(workers, 'worker')}, in the middle of everything:")
+    yield Text(f"     {_many(len(facts.kills) - workers, ' child', ' children')}, in the middle of a task")
+    yield Text(f"     {_many(workers, ' worker')}, in the middle of everything:")
     held = "its window" if rescue.held is None else f"{rescue.held:,} tasks in its window"
     yield Text(f"        {held}, {rescue.running:,} of them running", style="dim")
     if rescue.back_s is not None:

@@ -9,6 +9,7 @@ when the worker closes the stream (it is idle then), when the worker is gone, or
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -48,6 +49,8 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], f
         linux.become_subreaper()
         linux.volunteer_for_oom()
         _heed_no_signals()
+        # Written by the signal handler itself, so it works while C code holds the GIL. Needs a real descriptor.
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
         setproctitle.setproctitle(f"qworker: {plan.title}")
         random.seed()
         stream = socket.socket(fileno=stream_fd)
@@ -71,6 +74,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], f
             # A copy that a task made of this process must neither speak for it nor shrug off signals as it does.
             runner.forked = outbox.closed = True
             undo_capture()
+            faulthandler.unregister(signal.SIGUSR2)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

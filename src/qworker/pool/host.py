@@ -125,9 +125,17 @@ class Host:
         process.kill_asked = True
         if not process.server:
             asyncio.get_running_loop().call_soon(self._end, process, "ended before its start")
+        self._signal(process, signal.SIGKILL)
+
+    def dump(self, process: Process) -> None:
+        """Have a child write the stack of each of its threads to stderr, whatever it is doing."""
+        self._signal(process, signal.SIGUSR2)
+
+    @staticmethod
+    def _signal(process: Process, number: signal.Signals) -> None:
         if process.pidfd is not None:
             try:
-                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(process.pidfd, number)
             except ProcessLookupError:
                 pass  # it is dead already; its end is on the way
 

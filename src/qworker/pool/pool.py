@@ -174,6 +174,10 @@ class Pool:
         """Code that runs on after its outcome was told (`left_running`)."""
         return self.left.listed(self._clock())
 
+    def dump_stacks(self) -> None:
+        """Have each child that serves write the stacks of its slots to stderr."""
+        self.nursery.dump_stacks()
+
     async def close(self, *, kill_after_s: float) -> None:
         """Let what runs finish for `kill_after_s`, then kill. Everything unstarted comes back first.
 

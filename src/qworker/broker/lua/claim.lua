@@ -23,16 +23,9 @@ local known = call('HGET', K.held, claim)
 if known then
   -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
   call('ZADD', K.leases, int(now + lease), claim)
-  local words = {}
-  for text in string.gmatch(known, '%S+') do words[#words + 1] = text end
   local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
-  local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0, words[1], words[3] }
-  for i = 4, #words do
-    local text, blob = call('HGET', K.tasks, words[i]), call('HGET', K.bodies, words[i])
-    if blob and is_held_by(text, claim) then
-      reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = words[i], blob, text
-    end
-  end
+  local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0 }
+  add_window(reply, claim, known)
   return reply
 end
 

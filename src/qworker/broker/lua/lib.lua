@@ -185,6 +185,18 @@ local function rescue(claims)
   return count
 end
 
+-- Append to the reply what a claim still holds of its window: fence, alone, then id, blob, record of each task.
+local function add_window(reply, claim, about)
+  local fence, _, alone, names = string.match(about, '^(%d+) (%S+) (%d) (.*)$')
+  reply[#reply + 1], reply[#reply + 2] = fence, alone
+  for id in string.gmatch(names, '%S+') do
+    local text, blob = call('HGET', K.tasks, id), call('HGET', K.bodies, id)
+    if blob and is_held_by(text, claim) then
+      reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = id, blob, text
+    end
+  end
+end
+
 -- Read what claims and renewals go by, and see to the leases when the clock or the server has misbehaved.
 --
 -- A worker that saw the server stand still, or its clock step, is a witness that leases lapsed for no fault of their
