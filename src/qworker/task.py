@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 from . import codec, ids
 from .binding import Binder
 from .errors import BadCall, BadOption
-from .model import Draft
+from .model import Draft, PoolNeed
 from .options import Options, SubmitOptions
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class BoundTask(Generic[P, R]):
         self._binder = binder
         self._line = settings.line(is_async=is_async)
         self._header = codec.pack_header(settings.header(name))
+
+    @property
+    def need(self) -> PoolNeed:
+        """The kind of pool that it has to run in; `default`: whichever a worker runs such tasks in."""
+        return self._line.pool
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Queue one task and return its future, once the server has confirmed it.

@@ -11,7 +11,7 @@ import pytest
 
 from qworker.broker import AsyncBroker, BellRing, Broker, StopHint
 from qworker.errors import BrokerUnavailable, SubmitUnknown
-from qworker.model import Line, StopOrder
+from qworker.model import Line, StopOrder, WorkerRecord
 from support.brokers import LEASE_MS, QUEUE, WORKER, end, ids, item, name, seed, stop, take
 from support.proxy import Proxy
 from support.servers import Server
@@ -185,6 +185,31 @@ def test_stops_are_heard_also_after_the_connection_broke(server: Server) -> None
         seed(sync, "a", "b")
         take(sync, "c1")
         asyncio.run(main(sync))
+
+
+def test_a_worker_that_comes_is_announced_once_to_those_that_listen(server: Server) -> None:
+    async def main(sync: Broker) -> None:
+        comings: list[None] = []
+        async with AsyncBroker(server.url, "t", instance="me") as broker:
+            listener = asyncio.create_task(broker.listen_stops(WORKER, lambda hint: None, lambda: comings.append(None)))
+            await await_until(lambda: listening(broker), description="a listener")
+
+            sync.beat(worker_record("box:7:aaaa"))
+            sync.beat(worker_record("box:7:aaaa"))
+            sync.beat(worker_record("box:8:bbbb"))
+            # The third is told after the second: when it was heard, a second word on the first would have been, too.
+            await await_until(lambda: len(comings) >= 2, description="word of two workers")
+            await broker.server_facts()
+
+            listener.cancel()
+        assert len(comings) == 2
+
+    with Broker(server.url, "t") as sync:
+        asyncio.run(main(sync))
+
+
+def worker_record(worker: str) -> WorkerRecord:
+    return WorkerRecord(worker, "box", 7, "boot", "ns", 1, (QUEUE,), "running", 1, {})
 
 
 async def listening(broker: AsyncBroker) -> bool:

@@ -286,7 +286,8 @@ class BrokerMachine(RuleBasedStateMachine):
         task = self.tasks.get(local)
         own = [task.record.claim] if task is not None and task.record.claim else []
         claim = data.draw(st.sampled_from(own * 3 + self.names[-3:]))
-        value = make_value(state.value.encode(), claim=claim)
+        blob = make_blob(task.content if task is not None else b"")
+        value = make_value(state.value.encode(), blob=blob, claim=claim)
         settle = {
             "end": End(local, claim, state, value, 600_000, NOBODY),
             "again": Again(local, claim, delay_ms),

@@ -16,6 +16,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import hiredis
 import redis.asyncio
 
 from ..ids import new_token
@@ -121,7 +122,8 @@ class AsyncBroker:
                             await connection.send_command("SCRIPT", "LOAD", call.script.text)
                             await connection.read_response()
                         sent = True
-                        await connection.send_command(*wire(tries.call))
+                        # Packed in C: redis-py's asyncio connection does it in Python, 3 µs per task of a window.
+                        await connection.send_packed_command(hiredis.pack_command(wire(tries.call)))
                         reply = await connection.read_response()
                     except BaseException as exc:
                         if not in_step(exc):
@@ -182,21 +184,27 @@ class AsyncBroker:
             return None
         return bells.get(reply[0]) if reply else None
 
-    async def listen_stops(self, worker: str, on_hint: Callable[[StopHint], None]) -> None:
+    async def listen_stops(
+        self, worker: str, on_hint: Callable[[StopHint], None], on_hello: Callable[[], None] = lambda: None
+    ) -> None:
         """Call `on_hint` for each stop that is pushed to this worker, until cancelled; reconnects by itself.
 
-        Only hints: what is missed while the connection is down comes with the next renewal or settle.
+        `on_hello` is called when another worker has told of itself for the first time. Only hints: a stop that is
+        missed while the connection is down comes with the next renewal or settle.
         """
         client = self._client("stops")
+        hello = self.keyspace.hello.encode()
         while True:
             pubsub: Any = client.pubsub()
             try:
-                await pubsub.subscribe(self.keyspace.stops(worker))
+                await pubsub.subscribe(self.keyspace.stops(worker), self.keyspace.hello)
                 while True:
                     # A timeout, so that a connection that went silently dead is noticed by the ping that follows.
                     message = await pubsub.get_message(timeout=15.0)
                     if message is None:
                         await pubsub.ping()
+                    elif message["type"] == "message" and message["channel"] == hello:
+                        on_hello()
                     elif message["type"] == "message":
                         hint = _read_hint(message["data"])
                         if hint is not None:

@@ -43,7 +43,14 @@ _IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM"})
 
 def check_url(url: str) -> str:
     """Return a server's URL, or say why it cannot be one."""
-    if urlsplit(url).scheme not in _SCHEMES:
+    try:
+        parts = urlsplit(url)
+        # redis-py takes a database that is no number for database 0, and would fill the wrong one.
+        fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
+        fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        fits = False
+    if not fits:
         raise ConfigError(
             f"url={public_url(url)!r}: expected redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket"
         )
@@ -52,7 +59,10 @@ def check_url(url: str) -> str:
 
 def public_url(url: str) -> str:
     """A URL without its password, for messages and logs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL at all, so nobody can say which part of it is the password
+        return f"{url.partition(':')[0]}:…"
     if parts.password is None:
         return url
     user = parts.username or ""

@@ -151,7 +151,8 @@ def beat(owner: Owner, record: WorkerRecord, *, ttl_ms: int = 30_000) -> Flow[in
     now_ms: int = yield Call(verb, enlist, (owner.keyspace.workers,), args, int)
     text = json.dumps(dataclasses.asdict(dataclasses.replace(record, beat_ms=now_ms)), default=str)
     key = owner.keyspace.worker(record.id)
-    yield Call(verb, script, (key,), script.arguments(record=text, ttl_ms=ttl_ms), int)
+    told = script.arguments(record=text, ttl_ms=ttl_ms, hello=owner.keyspace.hello)
+    yield Call(verb, script, (key,), told, int)
     return now_ms
 
 

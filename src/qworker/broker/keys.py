@@ -87,6 +87,7 @@ class Keyspace:
         self.workers = f"qw:{namespace}:workers"
         self.inbox_prefix = f"qw:{namespace}:inbox:"
         self.stops_prefix = f"qw:{namespace}:stops:"
+        self.hello = f"qw:{namespace}:hello"  # the channel on which workers hear that another one has come
 
     def queue(self, name: str) -> QueueKeys:
         """The keys of a queue; made once per queue."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..model import Ending, Reason
+from ..model import Ending, PoolNeed, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class AppFacts:
     spawn: bool = False  # the import left threads: children are started as fresh interpreters
     warning: str = ""  # one line for the log, when `spawn`
     pid: int = 0  # of the fork server
+    needs: frozenset[PoolNeed] = frozenset()  # the pools that its tasks ask for
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from .apps import Apps, load
 IMPORT: Final = 0  # [IMPORT, targets, cwd]
 CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title] + stream, token pipe, page
 # fork server → worker
-FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning]
+FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
 FAILED: Final = 1  # [FAILED, text]
 BORN: Final = 2  # [BORN, id, pid] + pidfd
 EXIT: Final = 3  # [EXIT, id, status]: exit status ≥ 0, minus the signal, or a text; told after the sweep
@@ -118,7 +118,8 @@ class ForkServer:
         for at in range(0, len(tasks), _NAMES_PER_MESSAGE):
             some = tasks[at : at + _NAMES_PER_MESSAGE]
             self._tell([NAMES, [name for name, _ in some], [name for name, task in some if task.is_async]])
-        self._tell([FACTS, apps.url, apps.namespace, self._spawn, warning])
+        needs = sorted({task.need for task in apps.tasks.values()})
+        self._tell([FACTS, apps.url, apps.namespace, self._spawn, warning, needs])
 
     def _make(self, id_: int, plan: child.Plan, fds: tuple[int, int, int]) -> None:
         server = os.getpid()

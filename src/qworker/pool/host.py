@@ -222,10 +222,12 @@ class Host:
             self._names[1].update(message[2])
         elif self._answer is not None and not self._answer.done():
             if kind == forkserver.FACTS:
-                _, url, namespace, spawn, warning = message
+                _, url, namespace, spawn, warning, needs = message
                 names, async_names = map(frozenset, self._names)
                 assert self._server is not None
-                facts = AppFacts(url, namespace, names, async_names, spawn, warning, self._server.pid)
+                facts = AppFacts(
+                    url, namespace, names, async_names, spawn, warning, self._server.pid, frozenset(needs)
+                )
                 self._answer.set_result(facts)
             else:
                 self._answer.set_exception(AppImportError(message[1]))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from .. import codec, context
 from ..errors import NotEncodable, Retry, TaskInterrupt, TaskTooLarge
-from ..model import Header
+from ..model import Header, PoolNeed
 from . import frames
 from .inbox import Inbox
 from .output import Output
@@ -32,6 +32,8 @@ class RunnableTask(Protocol):
     def fn(self) -> Callable[..., Any]: ...
     @property
     def is_async(self) -> bool: ...
+    @property
+    def need(self) -> PoolNeed: ...
 
 
 class Runner:

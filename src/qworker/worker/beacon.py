@@ -8,15 +8,15 @@ import socket
 import time
 
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError
 from ..health import Beacon as HealthFile
 from ..model import WorkerRecord
 from .neighbours import Neighbours, boot_id, pid_ns, start_time
-from .state import State
+from .state import UNANSWERED, State
 
 IDLE_S = 10.0  # nothing runs: the record only has to stay alive
 BUSY_S = 1.0
 TTL_MS = 30_000
+TICK_S = 1.0
 MOST_SHOWN = 100  # of what runs: a record is for people
 
 
@@ -42,23 +42,31 @@ class Beacon:
             if time.monotonic() - last_look >= IDLE_S:
                 last_look = time.monotonic()
                 await self._neighbours.look()
-            busy = any(pool.running() or pool.survivors() for pool in self._state.pools.values())
+            busy = self._is_busy()
             until = time.monotonic() + (BUSY_S if busy else IDLE_S)
             while (left := until - time.monotonic()) > 0 and not self._changed.is_set():
-                self._health.turned()
                 try:
-                    async with asyncio.timeout(min(left, 1.0)):
+                    async with asyncio.timeout(min(left, TICK_S)):
                         await self._changed.wait()
                 except TimeoutError:
-                    if not busy and any(pool.running() for pool in self._state.pools.values()):
+                    if not busy and self._is_busy():
                         break  # something runs for a second already: show it
+
+    async def tick(self) -> None:
+        """Tell the health file that the loop turns, until cancelled; whatever Redis does meanwhile."""
+        while True:
+            self._health.turned()
+            await asyncio.sleep(TICK_S)
+
+    def _is_busy(self) -> bool:
+        state = self._state
+        return any(state.ledger.in_pool.values()) or any(pool.survivors() for pool in state.pools.values())
 
     async def beat(self) -> None:
         """Write the record once."""
-        self._health.turned()
         try:
             await self._broker.beat(self.record(), ttl_ms=TTL_MS)
-        except BrokerError:
+        except UNANSWERED:
             return  # claims and renewals tell of the outage
 
     def record(self) -> WorkerRecord:
@@ -88,7 +96,7 @@ class Beacon:
             queues=state.queues,
             state=state.phase.value,
             started_ms=self._started_ms,
-            slots={str(kind): slots for kind, slots in state.settings.concurrency.items()},
+            slots={str(kind): slots for kind, slots in state.slots.items()},
             running=tuple(running[:MOST_SHOWN]),
             survivors=tuple(survivors[:MOST_SHOWN]),
             unknown=dict(state.unknown),

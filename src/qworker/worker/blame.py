@@ -39,6 +39,7 @@ class Verdict(NamedTuple):
 
 
 RELEASE = Verdict(back="release")
+SUCCESS = Verdict(State.SUCCEEDED, How.RETURNED)
 
 
 def on_claim(record: Record, header: Header, *, remaining_ms: int | None) -> Verdict | None:
@@ -67,7 +68,7 @@ def on_ending(
     """
     kind, asked = ending.kind, ending.asked
     if kind == "returned":
-        return Verdict(State.SUCCEEDED, How.RETURNED)
+        return SUCCESS
     if kind == "unstarted":
         if remaining_ms is not None and remaining_ms <= 0:
             return Verdict(State.EXPIRED, How.NEVER_STARTED, "its deadline passed before it started")
@@ -80,6 +81,9 @@ def on_ending(
         return _on_death(ending, record, header)
     if asked is not None:
         return _on_asked(ending, asked, record, header, remaining_ms, jitter)
+    if kind == "killed":
+        # Killed without having been asked: its worker ended in disorder.
+        return _on_asked(ending, "drain", record, header, remaining_ms, jitter)
     # Nobody asked: it raised (an interrupt of its own making counts as any other exception).
     if kind == "retry":
         delay_ms = _backoff_ms(record, header, jitter) if ending.delay_s is None else max(0, int(ending.delay_s * 1000))
@@ -109,6 +113,13 @@ _HOW_OF_ENDING = {
     "killed": How.KILLED,
     "left_running": How.LEFT_RUNNING,
 }
+
+
+def how_of(ending: Ending | None) -> How:
+    """In which way an attempt ended whose way back a stop has closed: it is recorded as cancelled instead."""
+    if ending is None or ending.kind == "unstarted":
+        return How.NEVER_STARTED
+    return _HOW_OF_ENDING.get(ending.kind, How.HOST_DIED)
 
 
 def _on_asked(

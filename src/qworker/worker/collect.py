@@ -13,15 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..lifecycle import State as TaskState
-from ..model import Ending
+from ..model import Ending, PoolKind
 from .blame import Verdict, on_ending
 from .ledger import Held
 from .outcomes import error_line
 from .settler import Settler
 from .state import Phase, State
-
-# The shutdown's own ends: the code was stopped by this worker, and the task goes back.
-OURS = frozenset({"drain", "recycle", "fenced"})
 
 
 class Collector:
@@ -32,7 +29,7 @@ class Collector:
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
         # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
-        self.after_close: list[tuple[Held, Ending]] = []
+        self.outlived: dict[int, tuple[Held, Ending]] = {}
 
     # What a pool calls.
 
@@ -40,25 +37,43 @@ class Collector:
         """Judge what ended and have it settled; a recalled task only goes back."""
         state, settler = self._state, self.settler
         assert settler is not None
-        now = time.monotonic()
-        tasks = state.ledger.tasks
+        now, ended_ms = time.monotonic(), state.server_ms()
+        tasks, end = state.ledger.tasks, state.ledger.end
+        stalled: set[PoolKind] = set()
         for ending in endings:
             held = tasks.get(ending.number)
             if held is None or held.ended:
                 continue  # its claim was lost: whatever it did, another worker decides
-            if ending.asked in OURS and ending.kind == "left_running":
-                self.after_close.append((held, ending))
-                continue
+            kind = ending.kind
+            if ending.asked == "drain":
+                if kind == "left_running":
+                    self.outlived[held.number] = (held, ending)
+                    continue
+                if kind == "killed":
+                    state.killed += 1
+            if kind == "unstarted" and ending.detail == "stalled":
+                stalled.add(held.kind)
             remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
             verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
-            if ending.kind == "unstarted" and ending.detail == "stalled":
-                state.rooms[held.kind].recalled()
-            if ending.kind == "killed" and ending.asked in OURS:
-                state.killed += 1
-            state.ledger.end(held)
-            self._measure(held, now)
-            settler.put(held, verdict, ending)
+            end(held)
+            claim = held.claim
+            if claim.running == 0:
+                for pool, size in claim.sizes.items():
+                    state.rooms[pool].drained(size, now - claim.opened)
+            settler.put(held, verdict, ending, ended_ms=ended_ms)
+        for pool in stalled:
+            state.rooms[pool].recalled()  # once, however many came back: they were one window too many
         state.wake.set()
+
+    def children_gone(self) -> None:
+        """The drain has ended every child: what would not stop does not run any more, and may run elsewhere."""
+        ended = [ending._replace(kind="killed") for _, ending in self.outlived.values()]
+        self.outlived.clear()
+        # No pool knows of these, and their code, if it ever ran, ran in children that are gone.
+        left = [n for n, held in self._state.ledger.tasks.items() if not held.ended]
+        known = {ending.number for ending in ended}
+        ended += [Ending(number, "killed", asked="drain") for number in left if number not in known]
+        self.endings(ended)
 
     def started(self, numbers: Sequence[int]) -> None:
         """Nothing to record: a start becomes `running` with the first renewal after a second."""
@@ -66,10 +81,13 @@ class Collector:
     def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
         """Log what a task printed or logged."""
         held = self._state.ledger.tasks.get(number)
-        known = {} if held is None else {"task": held.full_id, "name": held.header.name}
-        level = str((fields or {}).get("level", "info")).lower()
-        rest = {key: value for key, value in (fields or {}).items() if key not in ("level", "task", "name")}
-        self._state.emit("task.output", level=level, **known, stream=stream, text=text, **rest)
+        given = fields or {}
+        level = str(given.get("level", "info")).lower()
+        # What user code names its fields is its own affair: ours win.
+        line = {str(key): value for key, value in given.items() if key != "level"} | {"stream": stream, "text": text}
+        if held is not None:
+            line |= {"task": held.full_id, "name": held.header.name}
+        self._state.emit("task.output", level=level, **line)
 
     def event(self, name: str, level: str, **fields: Any) -> None:
         """Log what happened to children, slots and survivors, and count it."""
@@ -109,6 +127,7 @@ class Collector:
         state = self._state
         state.counters[verdict.back or "release"] += 1
         if verdict.back == "again":
+            state.owed_until = max(state.owed_until, time.monotonic() + verdict.delay_ms / 1000)
             state.emit(
                 "task.retry", level="warning", task=held.full_id, name=held.header.name, attempt=attempt,
                 of=held.header.retries + 1, again_in_s=verdict.delay_ms / 1000, reason=verdict.reason or None,
@@ -122,10 +141,3 @@ class Collector:
         else:
             level = "info" if state.phase is Phase.DRAINING else "debug"
             state.emit("task.released", level=level, task=held.full_id, name=held.header.name)
-
-    def _measure(self, held: Held, now: float) -> None:
-        claim = held.claim
-        if claim.running == 0:
-            took = now - claim.opened
-            for kind, size in claim.sizes.items():
-                self._state.rooms[kind].drained(size, took)

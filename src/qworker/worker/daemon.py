@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import log
 from ..broker.aio import AsyncBroker
 from ..broker.values import ServerFacts
-from ..config import Settings
+from ..config import Settings, default_slots
 from ..durations import text
-from ..errors import BrokerUnavailable, ConfigError
+from ..errors import BrokerUnavailable, QWorkerError
 from ..health import Beacon as HealthFile
+from ..model import PoolKind, PoolNeed
+from ..pool.facts import AppFacts
 from ..pool.host import Host
 from ..pool.pool import Pool
 from .beacon import Beacon
@@ -35,7 +38,7 @@ from .lease import Lease
 from .neighbours import Neighbours
 from .settler import Settler
 from .signals import Signals
-from .state import State
+from .state import UNANSWERED, State
 from .stopper import listen
 from .window import Room
 
@@ -99,18 +102,39 @@ class _Daemon:
         self._settings, self._targets = settings, targets
         self._emit: log.Emit = log.event
         self._id = worker_id(settings.name)
+        self._told_to_end = False
 
     async def run(self) -> int:
-        host = Host()
+        """Run the worker; until its roles run, a signal just ends it (as PID 1 nothing else would)."""
+        main = asyncio.ensure_future(self._run())
+
+        def end() -> None:
+            self._told_to_end = True
+            main.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end)
+        try:
+            return await main
+        except asyncio.CancelledError:
+            if not self._told_to_end:
+                raise
+            self._emit("worker.stopped", worker=self._id, note="told to end before it had begun")
+            return EXIT_DONE
+
+    async def _run(self) -> int:
+        host = Host(lambda name, level, fields: self._emit(name, level=level, **fields))
         try:
             facts = await host.start(self._targets, Path.cwd())
+            if facts.warning:
+                self._emit("app.warning", level="warning", note=facts.warning)
             url, namespace = self._server(facts.url), self._settings.namespace or facts.namespace
             # A call gives up well within a lease: whoever waits for it must still be able to act on the silence.
             timeout_s = max(0.5, self._settings.lease_s / 3)
             broker = AsyncBroker(url, namespace, timeout_s=timeout_s, instance=self._id)
             try:
                 await self._reach(broker)
-                return await self._work(host, broker, facts.names)
+                return await self._work(host, broker, facts)
             finally:
                 await broker.close()
         finally:
@@ -145,19 +169,17 @@ class _Daemon:
         for warning in _warnings(facts):
             self._emit("server.warning", level="warning", note=warning)
 
-    async def _work(self, host: Host, broker: AsyncBroker, names: frozenset[str]) -> int:
+    async def _work(self, host: Host, broker: AsyncBroker, facts: AppFacts) -> int:
         settings = self._settings
         state = State(
-            id=self._id, settings=settings, queues=settings.queues, names=names, emit=self._emit,
-            lease=Lease(settings.lease_s),
+            id=self._id, settings=settings, queues=settings.queues, names=facts.names, emit=self._emit,
+            lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
         )  # fmt: skip
-        if not settings.concurrency:
-            raise ConfigError("-c: a worker needs at least one slot")
         health = HealthFile(self._id)
         outage = _Outage(self._emit, health)
         collector = Collector(state)
         fixed = None if settings.window == "auto" else int(settings.window)
-        for kind, slots in settings.concurrency.items():
+        for kind, slots in state.slots.items():
             state.pools[kind] = Pool(
                 kind, slots, host, collector,
                 max_survivors=settings.max_survivors,
@@ -167,7 +189,7 @@ class _Daemon:
             state.rooms[kind] = Room(slots, fixed=fixed)
 
         settler = Settler(
-            broker, state.ledger, self._id,
+            broker, state.ledger, self._id, state.queues,
             now_ms=state.server_ms,
             on_settled=collector.settled,
             on_stops=lambda queue, stops: keeper.stops(queue, stops),
@@ -185,9 +207,10 @@ class _Daemon:
         for pool in state.pools.values():
             await pool.start()
         self._hello(state)
-        drain = Drain(state, dispatcher, collector, settler, signals)
+        drain = Drain(state, fetcher, dispatcher, collector, settler, signals)
         try:
             async with asyncio.TaskGroup() as roles:
+                state.spawn = roles.create_task
                 tasks = [
                     roles.create_task(role, name=name)
                     for name, role in (
@@ -196,17 +219,21 @@ class _Daemon:
                         ("keeper", keeper.run()),
                         ("stopper", listen(state, broker, dispatcher)),
                         ("beacon", beacon.run()),
+                        ("health", beacon.tick()),
                     )
                 ]
                 await self._until_end(signals, fetcher)
                 await drain.run(changed=beacon.changed)
                 for task in tasks:
                     task.cancel()
+                neighbours.close()
+        except BaseExceptionGroup as group:
+            raise self._cause(group) from None
         finally:
             neighbours.close()
             for pool in state.pools.values():
                 await pool.close(kill_after_s=0.0)
-        await self._goodbye(broker, state, health)
+        await self._goodbye(broker, state, health, settled=not settler.pending)
         if signals.stop.is_set() and signals.last is not None:
             return 128 + signals.last
         return EXIT_KILLED_WORK if state.killed else EXIT_DONE
@@ -225,20 +252,47 @@ class _Daemon:
         settings = state.settings
         self._emit(
             "worker.started", worker=state.id, pid=os.getpid(), tasks=len(state.names), queues=",".join(state.queues),
-            slots=",".join(f"{kind}={slots}" for kind, slots in settings.concurrency.items()),
+            slots=",".join(f"{kind}={slots}" for kind, slots in state.slots.items()),
             window=str(settings.window), lease_s=settings.lease_s,
             note=f"tasks without a timeout of their own may run {text(1800)}",
         )  # fmt: skip
 
-    async def _goodbye(self, broker: AsyncBroker, state: State, health: HealthFile) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await broker.retire(state.id)
-        except (BrokerUnavailable, TimeoutError):
-            pass  # the record lapses by itself
+    def _cause(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
+        """Return what ended the roles: one error to be told in a line, else one whose traceback shows where it was."""
+        errors = list(_leaves(group))
+        errors.sort(key=lambda error: not isinstance(error, QWorkerError))
+        for error in errors:
+            self._emit("worker.failed", level="error", worker=self._id, error=f"{type(error).__name__}: {error}",
+                       note="its children are killed; what it held runs again when its lease lapses")  # fmt: skip
+        return errors[0]
+
+    async def _goodbye(self, broker: AsyncBroker, state: State, health: HealthFile, *, settled: bool) -> None:
+        if settled:  # else Redis does not answer anyway, and the record lapses by itself
+            try:
+                async with asyncio.timeout(1.0):
+                    await broker.retire(state.id)
+            except (*UNANSWERED, TimeoutError):
+                pass  # as above
         health.remove()
         ended: dict[str, Any] = {key: count for key, count in state.counters.items() if "." not in key and count}
         self._emit("worker.stopped", worker=state.id, killed=state.killed, **ended)
+
+
+def slots_for(given: Mapping[PoolKind, int], needs: frozenset[PoolNeed]) -> dict[PoolKind, int]:
+    """Return the slots of each pool: those that were asked for, and a pool for whatever else the tasks need."""
+    slots = dict(given)
+    for need in sorted(needs):
+        if need != "default" and need not in slots:
+            slots[need] = default_slots(need)
+    return slots
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _warnings(facts: ServerFacts) -> Iterator[str]:

@@ -12,17 +12,18 @@ import time
 
 from .. import codec
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError, DecodeError
+from ..errors import DecodeError
 from ..lifecycle import How
 from ..lifecycle import State as TaskState
 from ..model import Claimed, Header, Order, Park, PoolKind, StopOrder, Window
-from .blame import Verdict, on_claim
+from .blame import RELEASE, Verdict, on_claim
 from .ledger import Held, OpenClaim
 from .settler import Settler
-from .state import State
+from .state import UNANSWERED, Phase, State
 
 PARK_MS = 1_000  # a worker that knows the name may be the next to look
 UNREADABLE = Header(name="?")
+STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
 
 
 class Dispatcher:
@@ -39,13 +40,22 @@ class Dispatcher:
         state = self._state
         now = time.monotonic()
         state.lease.opened(sent, alone=not state.ledger.claims)
+        if state.lease.uncertain(now):
+            state.mark_soon.set()  # older claims must be renewed before anything may start
         claim = OpenClaim(window.claim, window.queue, window.fence, now, alone)
         state.ledger.open(claim)
+        state.counters["claimed"] += len(window.tasks)
         orders: dict[PoolKind, list[Order]] = {}
         carefully: list[tuple[Held, Order]] = []
         for task in window.tasks:
-            held = self._hold(task, claim, window, now)
-            if held is None:
+            held, unreadable = self._hold(task, claim)
+            if task.record.deadline_ms:
+                held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
+            if state.phase is Phase.DRAINING:
+                # Its claim was under way when the drain began: it goes back as what was recalled did.
+                self._bury(held, RELEASE)
+                continue
+            if not self._may_run(held, unreadable, now):
                 continue
             order = self._order(held, now)
             if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > 1:
@@ -54,11 +64,10 @@ class Dispatcher:
                 carefully.append((held, order))
             else:
                 orders.setdefault(held.kind, []).append(order)
-        state.counters["claimed"] += len(window.tasks)
         for kind, batch in orders.items():
             state.put(kind, batch)
         if carefully:
-            start = asyncio.get_running_loop().create_task(self._start_recorded(claim, carefully))
+            start = state.spawn(self._start_recorded(claim, carefully))
             self._starting.add(start)
             start.add_done_callback(self._starting.discard)
         return claim.sizes
@@ -84,66 +93,71 @@ class Dispatcher:
         state.ask(held.number, "stop", None if order.grace_ms is None else order.grace_ms / 1000)
         state.mark_soon.set()
 
-    def _hold(self, task: Claimed, claim: OpenClaim, window: Window, now: float) -> Held | None:
+    def _hold(self, task: Claimed, claim: OpenClaim) -> tuple[Held, str]:
+        """Enter a task in the ledger; also return why its header cannot be read, if it cannot."""
         state = self._state
-        full_id = f"{window.queue}:{task.id}"
         kind: PoolKind
+        unreadable = ""
         try:
-            header, kind, unreadable = codec.read_header(task.blob), state.kind_of(codec.line_of(task.blob).pool), ""
+            header, kind = codec.read_header(task.blob), state.kind_of(codec.line_of(task.blob).pool)
         except DecodeError as error:
             header, kind, unreadable = UNREADABLE, state.settings.pool, str(error)
         if kind not in state.pools:
             kind = next(iter(state.pools))
-        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id)
-        remaining_ms = task.record.deadline_ms - window.now_ms if task.record.deadline_ms else None
-        if remaining_ms is not None:
-            held.deadline = now + remaining_ms / 1000
+        before = state.ledger.by_id.get((claim.queue, task.id))
+        if before is not None and not before.ended:
+            # Its lease lapsed in an outage, and this very call put it back and handed it out anew. The new claim is the
+            # proof that the old one is lost; what runs under that must end before it may start once more.
+            state.emit(
+                "claim.lost", level="error", claim=before.claim.id, queue=claim.queue, tasks=1, first=before.full_id,
+                note="its lease lapsed while Redis did not answer; what runs of it is killed, and it runs again",
+            )  # fmt: skip
+            state.fence([before])
+        held = Held(state.ledger.next_number(), task, claim, header, kind, f"{claim.queue}:{task.id}")
         state.ledger.add(held)
-        verdict = (
-            Verdict(TaskState.FAILED, How.NEVER_STARTED, f"its header cannot be read: {unreadable}")
-            if unreadable
-            else on_claim(task.record, header, remaining_ms=remaining_ms)
-        )
-        if verdict is None and (early := self._early_stops.pop((claim.id, task.id), None)):
+        return held, unreadable
+
+    def _may_run(self, held: Held, unreadable: str, now: float) -> bool:
+        """Say whether a task is to be run here now; one that is not is on its way out."""
+        task, header = held.task, held.header
+        if unreadable:
+            self._bury(held, Verdict(TaskState.FAILED, How.NEVER_STARTED, f"its header cannot be read: {unreadable}"))
+            return False
+        remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
+        verdict = on_claim(task.record, header, remaining_ms=remaining_ms)
+        early = self._early_stops.pop((held.claim.id, task.id), None) if self._early_stops else None
+        if verdict is None and early is not None:
             held.stop = early[0]
-            verdict = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
+            verdict = STOPPED
         if verdict is not None:
-            state.ledger.end(held)
-            self._settler.put(held, verdict)
-            return None
-        if header.name not in state.names:
+            self._bury(held, verdict)
+            return False
+        if header.name not in self._state.names:
             self._park(held)
-            return None
-        return held
+            return False
+        return True
+
+    def _bury(self, held: Held, verdict: Verdict) -> None:
+        self._state.ledger.end(held)
+        self._settler.put(held, verdict)
 
     def _park(self, held: Held) -> None:
-        state = self._state
-        if held.header.name not in state.unknown:
-            state.emit(
+        if self._state.saw_unknown(held.header.name):
+            self._state.emit(
                 "task.unknown", level="warning", task=held.full_id, name=held.header.name,
                 note="no task of this name is registered here; it waits for a worker that knows it",
             )  # fmt: skip
-        state.unknown[held.header.name] += 1
-        state.ledger.end(held)
+        self._state.ledger.end(held)
         self._settler.put_raw(held, Park(held.task.id, held.claim.id, PARK_MS))
 
     def _order(self, held: Held, now: float) -> Order:
         header, record = held.header, held.task.record
+        timeout_s = None if header.timeout_ms is None else header.timeout_ms / 1000
+        deadline_s = None if held.deadline is None else held.deadline - now
         return Order(
-            number=held.number,
-            id=held.full_id,
-            name=header.name,
-            blob=held.task.blob,
-            run=record.run,
-            attempt=record.attempt,
-            fence=held.claim.fence,
-            timeout_s=None if header.timeout_ms is None else header.timeout_ms / 1000,
-            grace_s=header.grace_ms / 1000,
-            alone=record.losses > 0,
-            retries=header.retries,
-            deadline_s=None if held.deadline is None else held.deadline - now,
-            handed=now,
-        )
+            held.number, held.full_id, header.name, held.task.blob, record.run, record.attempt, held.claim.fence,
+            timeout_s, header.grace_ms / 1000, record.losses > 0, header.retries, deadline_s, now,
+        )  # fmt: skip
 
     async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]]) -> None:
         """Record the start of suspects and of at_most_once tasks before they run: a death then counts."""
@@ -162,17 +176,19 @@ class Dispatcher:
                     stalled=state.lease.stalled(sent),
                 )
                 break
-            except BrokerError:
+            except UNANSWERED:
                 # Not started, so nothing is wrong: either the lease lapses and another worker has it, or Redis is back.
                 await asyncio.sleep(0.2)
         if claim.id in renewal.lost:
             return  # the keeper meets the same answer and lets the claim go
+        orders: dict[PoolKind, list[Order]] = {}
         for held, order in starts:
             if held.ended or held.number not in state.ledger.tasks:
                 continue
             held.start_recorded = True
             if held.stop is not None:
-                state.ledger.end(held)
-                self._settler.put(held, Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started"))
+                self._bury(held, STOPPED)
                 continue
-            state.put(held.kind, [order])
+            orders.setdefault(held.kind, []).append(order)
+        for kind, batch in orders.items():
+            state.put(kind, batch)

@@ -4,6 +4,8 @@
 
 The whole of it fits into 28 s by default, inside the 30 s that Kubernetes grants: 20 s for what runs, 5 s of grace at
 most, 2 s to record, and the rest to close. A second signal skips the waiting, a third the grace.
+
+A claim that is under way when the drain begins may still bring a window: the dispatcher gives it back unstarted.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from .blame import RELEASE
 from .collect import Collector
 from .dispatch import Dispatcher
+from .fetcher import Fetcher
 from .settler import Settler
 from .signals import Signals
 from .state import Phase, State
@@ -21,16 +24,23 @@ from .state import Phase, State
 GRACE_CAP_S = 5.0
 SETTLE_S = 2.0
 CLOSE_S = 0.5
+LOOK_S = 0.25  # how often the wait for what runs looks by itself: the wake-up is shared with the fetcher
 
 
 class Drain:
     """The orderly end of one worker."""
 
     def __init__(
-        self, state: State, dispatcher: Dispatcher, collector: Collector, settler: Settler, signals: Signals
+        self,
+        state: State,
+        fetcher: Fetcher,
+        dispatcher: Dispatcher,
+        collector: Collector,
+        settler: Settler,
+        signals: Signals,
     ) -> None:
-        self._state, self._dispatcher, self._collector = state, dispatcher, collector
-        self._settler, self._signals = settler, signals
+        self._state, self._fetcher, self._dispatcher = state, fetcher, dispatcher
+        self._collector, self._settler, self._signals = collector, settler, signals
 
     async def run(self, *, changed: Callable[[], None]) -> None:
         """Drain; returns when every child has ended and everything that can be recorded is."""
@@ -38,6 +48,7 @@ class Drain:
         state.phase = Phase.DRAINING
         state.wake.set()
         changed()
+        await self._fetcher.hush()
         self._give_back()
         running = self._running()
         state.emit("worker.draining", running=len(running), wait_s=state.settings.drain_timeout_s)
@@ -46,17 +57,12 @@ class Drain:
         if running := self._running():
             await self._force(running)
         # A thread that would not stop ends with its child; only then may its task run elsewhere.
-        for pool in state.pools.values():
-            await pool.close(kill_after_s=0.0 if self._signals.kill.is_set() else CLOSE_S)
-        for held, ending in self._collector.after_close:
-            state.killed += 1
-            state.ledger.end(held)
-            self._settler.put(held, RELEASE, ending)
-        for held in [held for held in state.ledger.tasks.values() if not held.ended]:
-            state.ledger.end(held)
-            self._settler.put(held, RELEASE)
+        close_s = 0.0 if self._signals.kill.is_set() else CLOSE_S
+        await asyncio.gather(*(pool.close(kill_after_s=close_s) for pool in state.pools.values()))
+        self._collector.children_gone()
         try:
             async with asyncio.timeout(SETTLE_S):
+                await self._fetcher.idle.wait()
                 await self._settler.wait_empty()
         except TimeoutError:
             state.emit(
@@ -69,8 +75,11 @@ class Drain:
         state = self._state
         self._dispatcher.cancel_starts()
         recalled = [number for pool in state.pools.values() for number in pool.recall()]
-        in_pools = {task.number for pool in state.pools.values() for task in pool.running()}
-        waiting = [n for n, held in state.ledger.tasks.items() if not held.ended and n not in in_pools]
+        # What a pool still holds runs, or is about to: its child has taken its token. The rest never came to a pool.
+        waiting = [
+            number for number, held in state.ledger.tasks.items()
+            if not held.ended and not state.pools[held.kind].holds(number)
+        ]  # fmt: skip
         # In the order in which they were claimed, so that they stand in their line as before.
         for number in sorted({*recalled, *waiting}):
             held = state.ledger.tasks.get(number)
@@ -79,8 +88,8 @@ class Drain:
                 self._settler.put(held, RELEASE)
 
     def _running(self) -> list[int]:
-        later = {held.number for held, _ in self._collector.after_close}
-        return [n for n, held in self._state.ledger.tasks.items() if not held.ended and n not in later]
+        outlived = self._collector.outlived
+        return [n for n, held in self._state.ledger.tasks.items() if not held.ended and n not in outlived]
 
     async def _force(self, running: list[int]) -> None:
         state = self._state
@@ -88,8 +97,7 @@ class Drain:
                    note="these tasks are asked to stop, then killed; they run again elsewhere")  # fmt: skip
         grace = 0.0 if self._signals.kill.is_set() else None
         for number in running:
-            held = state.ledger.tasks[number]
-            own = held.header.grace_ms / 1000
+            own = state.ledger.tasks[number].header.grace_ms / 1000
             state.ask(number, "drain", min(own, GRACE_CAP_S) if grace is None else grace)
         await self._wait_for_end(GRACE_CAP_S + 1.0, self._signals.kill)
         if self._signals.kill.is_set():
@@ -106,7 +114,8 @@ class Drain:
                     while self._running() and not (cut is not None and cut.done()):
                         self._state.wake.clear()
                         wake = asyncio.ensure_future(self._state.wake.wait())
-                        await asyncio.wait({wake, *([cut] if cut else [])}, return_when=asyncio.FIRST_COMPLETED)
+                        waits = {wake, cut} if cut is not None else {wake}
+                        await asyncio.wait(waits, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                         wake.cancel()
                 finally:
                     if cut is not None:

@@ -5,7 +5,8 @@
       └── wake ◄─┴── bell (a hint), at the latest after 1 s or when the next scheduled task is due
 
 Only when a claim left room unused does the worker wait for the bell; while it leaves work behind, the script rings for
-the others. A suspect that must run alone is claimed only by a worker that holds nothing.
+the others. A bell wakes one worker, so each listens only to those that it has room for, and only while it waits. A
+suspect that must run alone is claimed only by a worker that holds nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import time
 from collections.abc import Callable
 
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError
+from ..errors import ServerUnfit
 from ..ids import new_token
 from ..model import PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
-from .state import Phase, State
+from .state import UNANSWERED, Phase, State
 
 POLL_S = 1.0
 MAX_BYTES = 16 << 20  # of bodies in one window
@@ -39,38 +40,55 @@ class Fetcher:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._left: dict[PoolKind, bool] = dict.fromkeys(state.rooms, True)  # the queues may hold more for this pool
         self._next_due_s: float | None = None
-        self._suspects_since: float | None = None
+        self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
         self._no_claims_until = 0.0
         self._cool_until = 0.0
+        self._bell: asyncio.Task[None] | None = None
         self._bell_wanted = asyncio.Event()
+        self._bells: tuple[PoolNeed, ...] = ()  # which of them are listened to
         self._rung = asyncio.Event()
-        self.empty = asyncio.Event()  # the last round claimed nothing, and nothing is held: what --burst waits for
-        self.claiming = False
+        # Nothing is ready, nothing is held, and no retry of ours is still to come: what --burst waits for. Tasks that
+        # are scheduled for later are for a worker that stays.
+        self.empty = asyncio.Event()
+        self.idle = asyncio.Event()  # no claim is under way
+        self.idle.set()
 
     async def run(self) -> None:
-        """Claim until the worker is quiet."""
+        """Claim while the worker is running."""
         state = self._state
-        bell = asyncio.create_task(self._listen())
-        try:
-            while True:
-                state.wake.clear()
-                if state.phase is not Phase.RUNNING:
-                    await state.wake.wait()
-                    continue
-                rooms = self._rooms()
-                if not rooms:
-                    await self._wait_wake(POLL_S)
-                    continue
-                if not any(self._left[kind] for kind in rooms):
-                    await self._wait_bell()
-                    if state.phase is not Phase.RUNNING:
-                        continue
-                    rooms = self._rooms()
-                    if not rooms:
-                        continue
-                await self._round(rooms)
-        finally:
+        while True:
+            if state.phase is Phase.RUNNING:
+                self._bell = asyncio.create_task(self._listen(), name="bell")
+                try:
+                    await self._claim_while_running()
+                finally:
+                    await self.hush()
+            state.wake.clear()
+            if state.phase is not Phase.RUNNING:
+                await state.wake.wait()
+
+    async def hush(self) -> None:
+        """Listen to the bell no longer: what this worker gives back rings for the others."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
             bell.cancel()
+            await asyncio.wait({bell})
+            if not bell.cancelled():
+                bell.result()  # it never returns: so it raises what ended it
+
+    async def _claim_while_running(self) -> None:
+        state = self._state
+        while state.phase is Phase.RUNNING:
+            state.wake.clear()
+            rooms = self._rooms()
+            if not rooms:
+                await self._wait_wake(POLL_S)
+            elif any(self._left[kind] for kind in rooms):
+                await self._round(rooms)
+            else:
+                await self._wait_bell(rooms)
+                if state.phase is Phase.RUNNING and (rooms := self._rooms()):
+                    await self._round(rooms)
 
     def _rooms(self) -> dict[PoolKind, int]:
         """Return the room of each pool that is worth a claim now; empty when nothing may be claimed."""
@@ -90,36 +108,38 @@ class Fetcher:
     async def _round(self, rooms: dict[PoolKind, int]) -> None:
         """Claim from each queue in turn until the rooms are full."""
         state = self._state
+        # What rings from here on may be for what the claims of this round do not see any more.
+        self._rung.clear()
+        # Only such a round can find that nothing is left: it looks at every line, and nothing comes back behind it.
+        whole = not state.ledger.tasks and len(rooms) == len(state.rooms)
         took = 0
         self._next_due_s = None
-        asked = dict(rooms)
-        self.claiming = True
-        try:
-            for queue in state.queues:
-                alone = not state.ledger.tasks
-                sent, window = await self._claim(queue, rooms, alone=alone)
-                if window is None:
-                    return
-                self._note(window)
-                if not window.tasks:
-                    continue
+        asked = list(rooms)
+        for kind in asked:
+            self._left[kind] = True  # until this round has seen the end of its lines
+        for queue in state.queues:
+            alone = not state.ledger.tasks
+            sent, window = await self._claim(queue, rooms, alone=alone)
+            if window is None:
+                return
+            self._note(window, alone=alone)
+            if window.tasks:
                 took += len(window.tasks)
-                lone = state.alone = window.alone
-                sizes = self._dispatcher.accept(window, sent, alone=lone)
-                if lone:
-                    return
+                state.alone = window.alone
+                sizes = self._dispatcher.accept(window, sent, alone=window.alone)
+                if window.alone:
+                    return  # the lines were not looked at
                 for kind in list(rooms):
                     rooms[kind] -= sizes.get(kind, 0)
                     if rooms[kind] <= 0:
                         del rooms[kind]
                 if not rooms:
                     break
-        finally:
-            self.claiming = False
         for kind in asked:
-            # A pool that was filled may find more next time; one that was not has emptied its lines.
-            self._left[kind] = kind not in rooms
-        if took == 0 and not state.ledger.tasks:
+            # A pool that was filled may find more next time; one that was not has emptied its lines, and a bell may
+            # have rung for it since.
+            self._left[kind] = kind not in rooms or self._rung.is_set()
+        if whole and took == 0 and time.monotonic() >= state.owed_until:
             self.empty.set()
 
     async def _claim(self, queue: str, rooms: dict[PoolKind, int], *, alone: bool) -> tuple[float, Window | None]:
@@ -131,6 +151,7 @@ class Fetcher:
             sent = time.monotonic()
             stalled = lease.stalled(sent)
             lease.asked(sent)
+            self.idle.clear()
             try:
                 window = await self._broker.claim(
                     queue,
@@ -143,17 +164,21 @@ class Fetcher:
                     expected_ms=lease.expected_ms(sent),
                     stalled=stalled,
                 )
-            except BrokerError as error:
+            except ServerUnfit:
+                raise  # it stays so, however often it is asked: the worker ends, and says why
+            except UNANSWERED as error:
                 self._on_call(False, str(error))
                 await self._wait_wake(pause * (0.5 + random.random()))
                 pause = min(pause * 2, 2.0)
                 continue
+            finally:
+                self.idle.set()
             lease.answered(sent, time.monotonic(), window.now_ms)
             self._on_call(True, "")
             return sent, window
         return 0.0, None
 
-    def _note(self, window: Window) -> None:
+    def _note(self, window: Window, *, alone: bool) -> None:
         """Learn from a reply: when the next task is due, whether suspects wait, whether Redis lost its state."""
         state, now = self._state, time.monotonic()
         if window.next_due_ms is not None:
@@ -164,36 +189,45 @@ class Fetcher:
             state.emit("tasks.rescued", level="warning", queue=window.queue, count=window.rescued,
                        note="their worker's lease lapsed; they run again")  # fmt: skip
         state.see_epoch(window.queue, window.epoch)
-        if not window.suspects:
-            self._suspects_since = None
-        elif self._suspects_since is None:
-            self._suspects_since = now
-        elif now - self._suspects_since > PATIENCE_S and now > self._cool_until and state.ledger.tasks:
+        if alone and not window.alone:
+            # It could have had one: those that wait, if any, need a pool that is not here.
+            self._suspects_since.pop(window.queue, None)
+            self._no_claims_until = 0.0
+        elif not window.suspects:
+            self._suspects_since.pop(window.queue, None)
+        elif now - self._suspects_since.setdefault(window.queue, now) > PATIENCE_S and now > self._cool_until:
             # Nobody idle took them: make room here for a while, then serve the others again.
             self._no_claims_until, self._cool_until = now + MAKE_ROOM_S, now + MAKE_ROOM_S + COOL_DOWN_S
 
-    async def _wait_bell(self) -> None:
+    async def _wait_bell(self, rooms: dict[PoolKind, int]) -> None:
         """Wait for the bell, for room that opens in a pool whose lines may hold more, or for the next due task."""
-        timeout = POLL_S
+        state = self._state
+        ends = time.monotonic() + POLL_S
         if self._next_due_s is not None:
-            timeout = min(timeout, max(0.0, self._next_due_s - time.monotonic()))
-        self._rung.clear()
+            ends = min(ends, self._next_due_s)
+        bell = self._bell
+        assert bell is not None
+        self._bells = tuple(need for kind in rooms for need in state.needs(kind))
         self._bell_wanted.set()
+        rung = asyncio.ensure_future(self._rung.wait())
+        wake = asyncio.ensure_future(state.wake.wait())
         try:
-            wake = asyncio.ensure_future(self._state.wake.wait())
-            rung = asyncio.ensure_future(self._rung.wait())
-            deadline = time.monotonic() + timeout
-            while not rung.done() and (left := deadline - time.monotonic()) > 0:
-                await asyncio.wait({wake, rung}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            while not rung.done() and (left := ends - time.monotonic()) > 0:
+                await asyncio.wait({wake, rung, bell}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if bell.done() or state.phase is not Phase.RUNNING:
+                    break
                 if wake.done():
-                    if self._state.phase is not Phase.RUNNING or any(self._left[kind] for kind in self._rooms()):
+                    now = self._rooms()
+                    if any(self._left[kind] or kind not in rooms for kind in now):
                         break
-                    self._state.wake.clear()
-                    wake = asyncio.ensure_future(self._state.wake.wait())
+                    state.wake.clear()
+                    wake = asyncio.ensure_future(state.wake.wait())
         finally:
             self._bell_wanted.clear()
             wake.cancel()
             rung.cancel()
+        if bell.done():
+            bell.result()
 
     async def _wait_wake(self, timeout_s: float) -> None:
         try:
@@ -205,13 +239,9 @@ class Fetcher:
     async def _listen(self) -> None:
         """Read the bell while the fetcher waits for it. Whatever comes, it only means: look again."""
         state = self._state
-        needs: tuple[PoolNeed, ...] = tuple(dict.fromkeys(need for kind in state.pools for need in state.needs(kind)))
         while True:
             await self._bell_wanted.wait()
-            try:
-                heard = await self._broker.wait_bell(state.queues, needs, timeout_s=POLL_S)
-            except BrokerError:
-                await asyncio.sleep(0.2)  # the claim reports it
-                continue
+            heard = await self._broker.wait_bell(state.queues, self._bells, timeout_s=POLL_S)
             if heard is not None:
+                self._bell_wanted.clear()  # no second ring is taken from the others while this one is looked after
                 self._rung.set()

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError
 from ..model import StopOrder
 from .dispatch import Dispatcher
 from .ledger import Held, OpenClaim
-from .state import State
+from .state import UNANSWERED, State
 
 RENEW_S = 1.0
 RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
@@ -53,7 +52,7 @@ class Keeper:
             self._say_uncertain(False)
             return
         sent = time.monotonic()
-        marks = self._long_running()
+        marks = self._to_mark()
         answers = await asyncio.gather(
             *(self._renew_queue(queue, claims, marks.get(queue, []), sent) for queue, claims in by_queue.items())
         )
@@ -62,32 +61,32 @@ class Keeper:
             state.allow()
         self._say_uncertain(state.lease.uncertain(time.monotonic()))
 
-    async def _renew_queue(self, queue: str, claims: list[OpenClaim], marks: list[Held], sent: float) -> bool:
+    async def _renew_queue(
+        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], sent: float
+    ) -> bool:
         state, lease = self._state, self._state.lease
         stalled = lease.stalled(sent)
         lease.asked(sent)
-        now = {task.number: task.ran_s for pool in state.pools.values() for task in pool.running()} if marks else {}
         try:
             renewal = await self._broker.renew(
                 queue,
                 worker=state.id,
                 claims=[claim.id for claim in claims],
                 started=[
-                    (held.claim.id, held.task.id, int(now.get(held.number, 0.0) * 1000),
-                     held.header.delivery == "at_most_once")
-                    for held in marks
+                    (held.claim.id, held.task.id, int(ran_s * 1000), held.header.delivery == "at_most_once")
+                    for held, ran_s in marks
                 ],
                 lease_ms=int(lease.lease_s * 1000),
                 expected_ms=lease.expected_ms(sent),
                 stalled=stalled,
             )  # fmt: skip
-        except BrokerError as error:
+        except UNANSWERED as error:
             self._on_call(False, str(error))
             return False
         lease.answered(sent, time.monotonic(), renewal.now_ms)
         self._on_call(True, "")
         state.see_epoch(queue, renewal.epoch)
-        for held in marks:
+        for held, _ in marks:
             held.start_recorded = True
         for claim_id in renewal.lost:
             self._lose(claim_id)
@@ -105,32 +104,38 @@ class Keeper:
         claim = state.ledger.claims.get(claim_id)
         if claim is None:
             return  # settled while the renewal was under way
-        running = [number for number in claim.numbers if not state.ledger.tasks[number].ended]
+        tasks = state.ledger.tasks
+        running = [tasks[number] for number in sorted(claim.numbers) if not tasks[number].ended]
         # What has ended waits in the settler: its settle will be refused by the server, and said so.
         if running:
-            ids = [state.ledger.tasks[number].full_id for number in running]
             state.emit(
-                "claim.lost", level="error", claim=claim_id, queue=claim.queue, tasks=len(running), first=ids[0],
-                note="the lease lapsed and another worker has these tasks: what runs of them here is killed",
+                "claim.lost", level="error", claim=claim_id, queue=claim.queue, tasks=len(running),
+                first=running[0].full_id,
+                note="the server knows this claim no more, so its tasks are others': what runs of them here is killed",
             )  # fmt: skip
-            state.counters["fenced"] += len(running)
-            for kind, pool in state.pools.items():
-                pool.forget([number for number in running if state.ledger.tasks[number].kind == kind])
-            state.ledger.drop(running)
-        state.wake.set()
+            state.fence(running)
 
-    def _long_running(self) -> dict[str, list[Held]]:
+    def _to_mark(self) -> dict[str, list[tuple[Held, float]]]:
         """Return, by queue, what has run for a second (or was asked to stop) and is not yet recorded as running."""
         state = self._state
-        marks: dict[str, list[Held]] = {}
+        marks: dict[str, list[tuple[Held, float]]] = {}
+        now = time.monotonic()
+        # Whoever asked for a stop wants to know whether it runs, and asks Redis. For the others the pages, which are
+        # many with a thousand slots, are read only if something here is old enough.
+        if not any(
+            not held.start_recorded
+            and not held.ended
+            and (held.stop is not None or now - held.claim.opened >= RUNNING_AFTER_S)
+            for held in state.ledger.tasks.values()
+        ):
+            return marks
         for pool in state.pools.values():
             for task in pool.running():
                 held = state.ledger.tasks.get(task.number)
                 if held is None or held.start_recorded:
                     continue
-                # Whoever asked for the stop wants to know whether it runs, and asks Redis.
                 if task.ran_s >= RUNNING_AFTER_S or held.stop is not None:
-                    marks.setdefault(held.claim.queue, []).append(held)
+                    marks.setdefault(held.claim.queue, []).append((held, task.ran_s))
         return marks
 
     def _say_uncertain(self, uncertain: bool) -> None:

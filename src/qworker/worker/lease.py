@@ -53,8 +53,9 @@ class Lease:
     def opened(self, sent: float, *, alone: bool) -> None:
         """A claim sent at `sent` was answered. `alone`: nothing else is held, so its lease is the only one."""
         end = sent + self.lease_s
-        # With older claims held, theirs is the earlier end; the next renewal moves all of them together.
-        self.until = end if alone or self.until < sent else min(self.until, end)
+        # With older claims held, theirs is the earlier end, also when it has passed: what waits in a child belongs to
+        # any of them, and there is one instant for all. The next renewal moves them together.
+        self.until = end if alone else min(self.until, end)
 
     def renewed(self, sent: float) -> None:
         """A renewal of all claims, sent at `sent`, was answered."""

@@ -2,7 +2,8 @@
 
 A worker's record says which process it is: boot id, pid namespace, pid and the process's start time. Where all agree
 with what is seen here, a pidfd tells of its death without polling; where the pid is gone or belongs to a younger
-process, it has died already. Workers of other hosts are left to their leases.
+process, it has died already. Whatever cannot be seen for sure, and the workers of other hosts, are left to their
+leases: what a living worker holds must never be rescued.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import os
 from pathlib import Path
 
 from ..broker.aio import AsyncBroker
-from ..errors import BrokerError
 from ..model import WorkerRecord
-from .state import State
+from .state import UNANSWERED, State
 
 
 def boot_id() -> str:
@@ -63,16 +63,18 @@ class Neighbours:
         """Find workers of this host that are new or have died."""
         try:
             records = await self._broker.workers()
-        except BrokerError:
+        except UNANSWERED:
             return  # looked again with the next beat
         for record in records:
             if record.id == self._state.id or record.id in self._watched or not self._is_here(record):
                 continue
-            if start_time(record.pid) != record.start_time or not self._watch(record):
+            if not self._watch(record):
                 self._died(record)
 
     def close(self) -> None:
         """Stop watching."""
+        for rescue in self._rescues:
+            rescue.cancel()
         loop = asyncio.get_running_loop()
         for fd in self._watched.values():
             loop.remove_reader(fd)
@@ -80,16 +82,21 @@ class Neighbours:
         self._watched.clear()
 
     def _is_here(self, record: WorkerRecord) -> bool:
-        return bool(self._boot) and (record.boot_id, record.pid_ns) == (self._boot, self._ns)
+        # Where the system does not name its boot or its namespace, a pid says nothing.
+        return bool(self._boot and self._ns) and (record.boot_id, record.pid_ns) == (self._boot, self._ns)
 
     def _watch(self, record: WorkerRecord) -> bool:
-        """Watch a living process; False if it died in between."""
+        """Watch a process for its end; False if it is certain that it has ended."""
         try:
             fd = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            return False
         except (OSError, AttributeError):
-            return start_time(record.pid) == record.start_time
-        # Between reading the start time and opening the pidfd the pid may have gone to another process: look again.
-        if start_time(record.pid) != record.start_time:
+            return True  # no descriptor left, or no pidfds here: nothing is known
+        # Read after the pidfd was opened, so that both are of the same process. None: it is hidden from this user
+        # (hidepid), or a zombie, whose pidfd tells at once.
+        started = start_time(record.pid)
+        if started is not None and record.start_time and started != record.start_time:
             os.close(fd)
             return False
         self._watched[record.id] = fd
@@ -103,7 +110,7 @@ class Neighbours:
         self._died(record)
 
     def _died(self, record: WorkerRecord) -> None:
-        rescue = asyncio.get_running_loop().create_task(self._rescue(record))
+        rescue = self._state.spawn(self._rescue(record))
         self._rescues.add(rescue)
         rescue.add_done_callback(self._rescues.discard)
 
@@ -114,7 +121,7 @@ class Neighbours:
             for queue in record.queues:
                 count += await self._broker.rescue_worker(queue, record.id)
             await self._broker.retire(record.id)
-        except BrokerError:
+        except UNANSWERED:
             return  # its record stays, so the next look finds it again; at the latest its lease lapses
         if count:
             self._state.emit("worker.died", level="warning", worker=record.id, rescued=count,

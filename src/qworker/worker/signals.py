@@ -32,7 +32,9 @@ class Signals:
         loop.add_signal_handler(signal.SIGTSTP, self._on_quiet)
         loop.add_signal_handler(signal.SIGCONT, self._on_resume)
         loop.add_signal_handler(signal.SIGUSR2, self._dump)
-        loop.add_signal_handler(signal.SIGHUP, self._on_end, signal.SIGHUP)
+        # nohup, and shells that let go of a background job, ignore it on our behalf: then it stays ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._on_end, signal.SIGHUP)
 
     def _on_end(self, number: int) -> None:
         self._seen += 1

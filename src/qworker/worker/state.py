@@ -8,16 +8,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any
 
+from .. import log
 from ..config import Settings
+from ..errors import BrokerError, ServerFull
 from ..model import Order, PoolKind, PoolNeed, Reason
 from ..pool.pool import Pool
 from .lease import Lease
-from .ledger import Ledger
+from .ledger import Held, Ledger
 from .window import Room
+
+# What a call to the server may raise, and a later repetition may not.
+UNANSWERED = (BrokerError, ServerFull)
+MOST_UNKNOWN = 100  # names that nobody here knows: anybody may submit, and each worker tells of all of them
+OTHERS = "(others)"
 
 
 class Phase(StrEnum):
@@ -28,12 +36,6 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-class Emit(Protocol):
-    """Write one event to the log."""
-
-    def __call__(self, name: str, /, *, level: str = "info", **fields: object) -> None: ...
-
-
 @dataclass(slots=True)
 class State:
     """The shared state of one worker."""
@@ -41,8 +43,9 @@ class State:
     id: str
     settings: Settings
     queues: tuple[str, ...]
+    slots: Mapping[PoolKind, int]
     names: frozenset[str]
-    emit: Emit
+    emit: log.Emit
     lease: Lease
     ledger: Ledger = field(default_factory=Ledger)
     pools: dict[PoolKind, Pool] = field(default_factory=dict)
@@ -55,6 +58,9 @@ class State:
     epochs: dict[str, str] = field(default_factory=dict)  # queue -> the life of its data, as its scripts tell
     alone: bool = False  # a suspect runs, and nothing may be claimed beside it
     killed: int = 0  # tasks whose code was killed by the shutdown
+    owed_until: float = 0.0  # monotonic: when the last retry that this worker asked for is due
+    # Starts a passing helper. In a worker its failure ends the worker: nothing here fails unseen.
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = asyncio.create_task
 
     def needs(self, kind: PoolKind) -> tuple[PoolNeed, ...]:
         """Return the pool needs that a pool of this kind serves: its own, and `default` in the worker's `--pool`."""
@@ -73,6 +79,14 @@ class State:
                 "redis.state_lost", level="error", queue=queue,
                 note="the server lost this queue's data: what was queued or running there is gone; serving goes on",
             )  # fmt: skip
+
+    def saw_unknown(self, name: str) -> bool:
+        """Count a task whose name nobody here knows; True for the first of that name."""
+        first = name not in self.unknown
+        if first and len(self.unknown) >= MOST_UNKNOWN:
+            name, first = OTHERS, False
+        self.unknown[name] += 1
+        return first
 
     def server_ms(self) -> int:
         """Return the server's time as far as its replies tell; for display, never for a decision of Redis."""
@@ -96,3 +110,17 @@ class State:
         held = self.ledger.tasks.get(number)
         if held is not None and not held.ended:
             self.pools[held.kind].ask(number, reason, grace_s)
+
+    def fence(self, lost: Iterable[Held]) -> None:
+        """Let go of tasks that another claim has by now, and kill what runs of them.
+
+        In this order: whatever the pools tell of them from here on is nobody's.
+        """
+        numbers: dict[PoolKind, list[int]] = {}
+        for held in lost:
+            numbers.setdefault(held.kind, []).append(held.number)
+        for kind, some in numbers.items():
+            self.counters["fenced"] += len(some)
+            self.ledger.drop(some)
+            self.pools[kind].forget(some)
+        self.wake.set()

@@ -1,0 +1,213 @@
+"""The keeper: leases are renewed, lost claims are let go and killed, stops and marks travel with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from qworker.errors import BrokerUnavailable, ServerFull
+from qworker.model import StopOrder
+from support.roles import renewal, roles, task
+
+
+def test_all_claims_of_a_queue_are_renewed_in_one_call() -> None:
+    async def scenario() -> None:
+        async with roles(queues=("one", "two"), process=8) as w:
+            w.accept(task("a"), claim="c1", queue="one")
+            w.accept(task("b"), claim="c2", queue="one")
+            w.accept(task("c"), claim="c3", queue="two")
+
+            await w.keeper.renew()
+
+            calls = {call["queue"]: call["claims"] for call in w.broker.calls["renew"]}
+            assert calls == {"one": ["c1", "c2"], "two": ["c3"]}
+
+    asyncio.run(scenario())
+
+
+def test_the_lease_moves_only_when_every_queue_has_answered() -> None:
+    async def scenario() -> None:
+        async with roles(queues=("one", "two"), process=8) as w:
+            w.accept(task("a"), claim="c1", queue="one")
+            w.accept(task("c"), claim="c3", queue="two")
+            before = w.state.lease.until
+            w.broker.script("renew", renewal(), BrokerUnavailable("gone"))
+
+            await w.keeper.renew()
+            assert w.state.lease.until == before
+
+            await w.keeper.renew()
+            assert w.state.lease.until > before
+            assert w.pool.allowed_ns == int(w.state.lease.start_until * 1e9)
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_claim_is_let_go_before_its_tasks_are_killed() -> None:
+    """What the pool tells while it kills them is another worker's affair: nothing of it is settled."""
+
+    async def scenario() -> None:
+        async with roles(process=4) as w:
+            w.accept(task("runs"), task("waits"), claim="c1")
+            w.accept(task("kept"), claim="c2")
+            w.pool.started[w.pool.number_of("runs")] = 5.0
+            w.broker.script("renew", renewal(lost=["c1"]))
+
+            await w.keeper.renew()
+
+            assert set(w.state.ledger.claims) == {"c2"}
+            assert len(w.pool.forgotten) == 2
+            assert w.settler.pending == 0
+            assert not w.collector.outlived
+            assert w.state.counters["fenced"] == 2
+            (told,) = w.told("claim.lost")
+            assert (told["tasks"], told["first"]) == (2, "default:runs")
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_claim_whose_tasks_have_all_ended_waits_for_its_settle_to_be_refused() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"))
+            w.pool.end(w.pool.number_of("a"), "returned", payload=b"\xc0")
+            w.broker.script("renew", renewal(lost=["c1"]))
+
+            await w.keeper.renew()
+
+            assert not w.told("claim.lost")
+            assert w.settler.pending == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_that_was_settled_while_its_renewal_was_under_way_is_not_lost() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.run(w.settler.run())
+            w.accept(task("a"))
+            answer = w.broker.later("renew")
+            renewing = asyncio.ensure_future(w.keeper.renew())
+            await w.broker.called("renew")
+            w.pool.end(w.pool.number_of("a"), "returned", payload=b"\xc0")
+            await w.settler.wait_empty()
+
+            answer.set_result(renewal(lost=["c1"]))
+            await renewing
+
+            assert not w.told("claim.lost")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("gone"), ServerFull("full")])
+def test_an_unanswered_renewal_is_said_once_when_the_lease_becomes_uncertain(error) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"))
+            w.state.lease.until = 0.0
+            w.broker.script("renew", error, error)
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+            assert len(w.told("lease.uncertain")) == 1
+            assert w.answers == [False, False]
+            assert not w.pool.forgotten, "what runs goes on"
+
+            await w.keeper.renew()
+            assert len(w.told("lease.certain")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_task_that_has_run_for_a_second_is_marked_once() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("long", delivery="at_least_once"), task("short"))
+            for held in w.state.ledger.tasks.values():
+                held.claim.opened -= 2.0
+            w.pool.started = {w.pool.number_of("long"): 1.5, w.pool.number_of("short"): 0.4}
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+
+            first, second = (call["started"] for call in w.broker.calls["renew"])
+            assert first == [("c1", "long", 1500, False)]
+            assert second == []
+
+    asyncio.run(scenario())
+
+
+def test_a_mark_that_was_not_answered_is_sent_again() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"))
+            w.held("a").claim.opened -= 2.0
+            w.pool.started = {w.pool.number_of("a"): 1.5}
+            w.broker.script("renew", BrokerUnavailable("gone"))
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+
+            assert [len(call["started"]) for call in w.broker.calls["renew"]] == [1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_the_pages_are_not_read_while_nothing_can_need_a_mark() -> None:
+    """With a thousand slots, reading them all is what a renewal would cost most."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("young"), claim="c1")
+            w.accept(task("marked"), claim="c2")
+            w.held("marked").claim.opened -= 60.0
+            w.held("marked").start_recorded = True
+
+            await w.keeper.renew()
+
+            assert w.pool.pages_read == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_task_is_marked_at_once_so_that_who_asked_can_see_whether_it_runs() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.run(w.keeper.run())
+            w.accept(task("a"))
+            w.pool.started = {w.pool.number_of("a"): 0.01}
+
+            w.dispatcher.stop("default", "c1", "a", StopOrder())
+
+            async with asyncio.timeout(0.5):
+                call = await w.broker.called("renew")
+            assert call["started"] == [("c1", "a", 10, False)]
+
+    asyncio.run(scenario())
+
+
+def test_stops_that_a_renewal_brings_reach_the_tasks_and_come_once() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"))
+            stop = ("c1", "a", StopOrder(500))
+            w.broker.script("renew", renewal(stops=[stop]), renewal(stops=[stop]))
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+
+            assert w.pool.asked == [(w.pool.number_of("a"), "stop", 0.5)]
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_holds_nothing_asks_nothing() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            await w.keeper.renew()
+
+            assert not w.broker.calls["renew"]
+
+    asyncio.run(scenario())
