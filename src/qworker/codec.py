@@ -71,6 +71,7 @@ _OUTCOME_VERSION = "1"
 _NO_CLAIM = "-" * 12
 _MAX_CACHED = 1024
 _MAX_HEADER = 0xFFFF
+_MAX_COUNT = 1 << 53  # what scripts, which count in doubles, and the server's PX still hold
 
 _HEAD = Struct(">c12sQH")  # what follows the digest in a blob
 
@@ -141,13 +142,13 @@ def _decode_header(blob: bytes, key: bytes) -> Header:
     )
     if not (
         type(name) is str
-        and all(type(count) is int and count >= 0 for count in counts)
+        and all(type(count) is int and 0 <= count <= _MAX_COUNT for count in counts)
         and type(jitter) is bool
         and (retry_for is None or (type(retry_for) is list and all(type(kind) is str for kind in retry_for)))
         and delivery in ("at_least_once", "at_most_once")
         and type(extra) is dict
     ):
-        raise DecodeError("cannot decode the header of a task: a field is of the wrong type")
+        raise DecodeError("cannot decode the header of a task: a field is of the wrong type or out of all range")
     return Header(
         name=name,
         timeout_ms=timeout,

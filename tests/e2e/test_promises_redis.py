@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -59,6 +58,7 @@ def test_a_full_server_refuses_submits_whole_and_what_it_has_renews_retries_stop
         stopped = tasks.polite.submit(60)
         queued = tasks.nap.submit_many([call(0.2, n) for n in range(20)])
         retried = tasks.fails_once.submit()
+        lost = tasks.dies.submit(1)
         cancelled = tasks.nap.submit(0.0)
         wait_until(lambda: len(runs(execution_log)) >= 3, description="three starts")
         client.config_set("maxmemory", 1)
@@ -73,15 +73,18 @@ def test_a_full_server_refuses_submits_whole_and_what_it_has_renews_retries_stop
 
         assert caught.value.accepted == ()
         assert client.zcard("qw:{default.default}:later") <= 1
-        assert client.llen(READY) <= 22, "nothing of what was refused is in the queue"
+        assert client.llen(READY) <= 23, "nothing of what was refused is in the queue"
         assert cancelled.cancel() is True
         assert [future.result(timeout=20) for future in queued] == list(range(20))
         assert retried.result(timeout=10) == "second"
+        assert lost.result(timeout=10) == "lived"
         assert later.result(timeout=10) == "later"
-        wait_until(lambda: time.monotonic() > full + LEASE_S + 1, description="the lease to have been renewed or lapsed")
+        wait_until(
+            lambda: time.monotonic() > full + LEASE_S + 1, description="the lease to have been renewed or lapsed"
+        )
         assert stopped.stop(wait=3).how == "noticed"
-        assert set(starts(execution_log)) == {f.id for f in [stopped, *queued, retried, later]}
-        assert {run.attempt for run in runs(execution_log) if run.id != retried.id} == {1}
+        assert set(starts(execution_log)) == {f.id for f in [stopped, *queued, retried, lost, later]}
+        assert {run.attempt for run in runs(execution_log) if run.id not in (retried.id, lost.id)} == {1}
         assert not worker.events("claim.lost")
         assert not worker.events("lease.uncertain")
 
@@ -96,9 +99,7 @@ def test_a_server_frozen_for_longer_than_the_lease_makes_nothing_run_twice_and_n
     start, own, execution_log
 ) -> None:
     with bound(own.url) as tasks:
-        workers = [
-            start("-c", "2", "--window", "8", target=PROMISES, server_url=own.url, env=LEASE) for _ in range(2)
-        ]
+        workers = [start("-c", "2", "--window", "8", target=PROMISES, server_url=own.url, env=LEASE) for _ in range(2)]
         long = [tasks.nap.submit(7.0, "long") for _ in range(2)]
         wait_until(lambda: len(runs(execution_log)) == 2, description="the long ones to start")
         short = tasks.nap.submit_many([call(0.25, n) for n in range(40)])
@@ -125,9 +126,7 @@ def test_a_server_frozen_for_longer_than_the_lease_makes_nothing_run_twice_and_n
 # A forgetful server
 
 
-def test_scripts_forgotten_and_connections_killed_in_traffic_lose_and_double_nothing(
-    start, own, execution_log
-) -> None:
+def test_scripts_forgotten_and_connections_killed_in_traffic_lose_and_double_nothing(start, own, execution_log) -> None:
     halt = threading.Event()
     rounds = [0]
 
@@ -231,9 +230,7 @@ def test_a_submit_without_an_answer_carries_its_ids_and_may_be_repeated_at_any_t
             wait_until(lambda: len([run for run in runs(execution_log) if run.end]) == 4, description="four ends")
 
         again = [tasks.nap.options(id="given").submit(0.1, "given")]
-        again += [
-            tasks.nap.options(id=full.partition(":")[2]).submit(0.0, n) for n, full in enumerate(many.value.ids)
-        ]
+        again += [tasks.nap.options(id=full.partition(":")[2]).submit(0.0, n) for n, full in enumerate(many.value.ids)]
         if when == "before it ran":
             start("-c", "2", target=PROMISES, server_url=own.url)
 

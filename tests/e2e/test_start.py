@@ -65,6 +65,11 @@ def test_a_name_in_the_module_that_is_no_app(tmp_path, url) -> None:
         (("--drain-timeout", "soon"), ("--drain-timeout soon",)),
         (("-q", "UPPER CASE"), ("UPPER CASE",)),
         (("--url", "http://example.org"), ("http://example.org", "redis://")),
+        (("--url", "redis://host:port/0"), ("redis://host:port/0", "redis://")),
+        (("--url", "redis://host:99999/0"), ("99999", "redis://")),
+        (("--url", "redis://localhost/zero"), ("localhost/zero", "redis://")),
+        (("--url", "redis://:secret@[half"), ("redis://host:port/0",)),
+        (("--url", "unix://"), ("unix:///path",)),
     ],
 )
 def test_a_flag_that_cannot_be_used(tmp_path, url, args, words) -> None:

@@ -1,6 +1,6 @@
 """The surroundings of one role of the worker: a broker and pools that do what a test says, and a state between them.
 
-    async with roles(process=2) as w:                 # a state, fakes, and all roles that need no running loop of theirs
+    async with roles(process=2) as w:     # a state, fakes, and the roles
         w.broker.script("claim", window("c1", task("a")))
         w.run(w.fetcher.run())
         await w.broker.called("settle", 1)
@@ -226,6 +226,7 @@ class World:
             on_settled=self.collector.settled,
             on_stops=lambda queue, stops: self.keeper.stops(queue, stops),
             on_call=lambda ok, _: self.answers.append(ok),
+            on_empty=self.state.wake.set,
         )  # fmt: skip
         self.collector.settler = self.settler
         self.dispatcher = Dispatcher(self.state, self.broker, self.settler)
@@ -251,7 +252,7 @@ class World:
         self.dispatcher.accept(brought, sent, alone=brought.alone)
 
     def held(self, local: str, queue: str = "default") -> Any:
-        return self.state.ledger.by_id[queue, local]
+        return self.state.ledger.by_id[f"{queue}:{local}"]
 
     def told(self, name: str) -> list[dict[str, Any]]:
         """The fields of the events of this name."""

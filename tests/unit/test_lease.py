@@ -71,3 +71,14 @@ def test_silence_alone_is_no_witness() -> None:
     lease.answered(sent=100.0, now=100.1, server_ms=1)
 
     assert not lease.stalled(1000.0)
+
+
+def test_a_claim_answered_after_an_outage_does_not_revive_the_lapsed_lease_of_older_ones() -> None:
+    lease = Lease(10)
+    lease.opened(100.0, alone=True)
+
+    lease.opened(130.0, alone=False)
+
+    assert lease.uncertain(130.1)
+    lease.renewed(130.2)
+    assert not lease.uncertain(130.3)

@@ -41,9 +41,17 @@ class Owner:
     """What the calls of one broker share: its names, and what it knows of the server so far."""
 
     keyspace: Keyspace
-    token: str = field(default_factory=new_token)  # becomes the epoch of a queue that has none
     opened: dict[str, str] = field(default_factory=dict)  # queue -> epoch under which it was registered
     now_ms: Arg = ""  # set by tests; empty: the server's clock
+
+    @property
+    def token(self) -> str:
+        """What becomes the epoch of a queue that has none.
+
+        Another one for each call: if a server came back empty and met the very token again that had named the life
+        before, nobody would see that it lost its data.
+        """
+        return new_token()
 
     def queue(self, name: str) -> QueueKeys:
         """The keys of a queue."""

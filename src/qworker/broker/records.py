@@ -15,13 +15,14 @@ from ..lifecycle import HELD, STATE_OF
 from ..model import Line, Record, StopOrder
 
 NO_CLAIM = "-" * 12
+_DIGITS = 16  # numbers of fewer digits are whole in Lua, in JSON and in msgpack
 
 
 def read_stop(text: str) -> StopOrder | None:
-    """Read a stop as records and replies carry it."""
+    """Read a stop as records and replies carry it. What cannot be read is one, too, with the task's own grace."""
     if text == "-":
         return None
-    return StopOrder(None if text == "d" else int(text))
+    return StopOrder(int(text) if text.isascii() and text.isdecimal() and len(text) < _DIGITS else None)
 
 
 def write_stop(order: StopOrder | None) -> str:
@@ -37,6 +38,8 @@ def read_record(text: bytes | None) -> Record:
         return Record()
     try:
         state_code, claim, _line, stop, *numbers = text.decode("ascii").split(" ")
+        if any(len(number) >= _DIGITS for number in numbers):
+            raise ValueError("a number that nobody counted to")
         run, attempt, deliveries, losses, exact, started_ms, deadline_ms, once = map(int, numbers)
         state = STATE_OF[state_code]
         return Record(

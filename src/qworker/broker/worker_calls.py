@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..lifecycle import CODES
+from ..errors import DecodeError
+from ..lifecycle import CODES, State
 from ..model import (
     POOL_NEEDS,
     Again,
@@ -104,7 +105,7 @@ def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
     for local, blob, text in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
         record = records.get(text)
         if record is None:
-            record = records[text] = read_record(text)
+            record = records[text] = _record(text, claim)
         tasks.append(Claimed(local.decode(), blob, record))
     return Window(
         queue=queue,
@@ -118,6 +119,14 @@ def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
         tasks=tuple(tasks),
         alone=bool(int(alone)),
     )
+
+
+def _record(text: bytes, claim: str) -> Record:
+    try:
+        return read_record(text)
+    except DecodeError:
+        # Nobody of ours wrote it. The task is claimed all the same, so it runs, as one that was never touched.
+        return Record(State.CLAIMED, claim)
 
 
 def settle(

@@ -61,6 +61,7 @@ class Process:
         self.pid = 0
         self.pidfd: int | None = None
         self.kill_asked = False
+        self.gone = False  # the process has died; what it left may not be swept yet
         self.ended = False
 
     def close_fds(self) -> None:
@@ -225,9 +226,7 @@ class Host:
                 _, url, namespace, spawn, warning, needs = message
                 names, async_names = map(frozenset, self._names)
                 assert self._server is not None
-                facts = AppFacts(
-                    url, namespace, names, async_names, spawn, warning, self._server.pid, frozenset(needs)
-                )
+                facts = AppFacts(url, namespace, names, async_names, spawn, warning, self._server.pid, frozenset(needs))
                 self._answer.set_result(facts)
             else:
                 self._answer.set_exception(AppImportError(message[1]))
@@ -270,10 +269,11 @@ class Host:
                 )
             )
         self._sessions.update(process.pid for process in self._processes.values() if process.pid)
-        # The kernel kills its children with it. Those that have a pidfd are told when that says so.
+        # The kernel kills its children with it. Those that have a pidfd are told when that says so; it may have said so
+        # before this socket did, and then nobody is left to tell their exit.
         for process in list(self._processes.values()):
             if process.server == self._generation:
-                if process.pidfd is None:
+                if process.pidfd is None or process.gone:
                     self._end(process, "its fork server died", True)
                 else:
                     self.kill(process)
@@ -344,6 +344,7 @@ class Host:
     def _pidfd_ready(self, process: Process) -> None:
         """The process is gone. Its exit status comes from its server, if that still lives."""
         assert process.pidfd is not None
+        process.gone = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.pidfd)
         if process.server != self._generation or self._control is None:

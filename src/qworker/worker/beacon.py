@@ -27,20 +27,25 @@ class Beacon:
         self._state, self._broker, self._neighbours, self._health = state, broker, neighbours, health
         self._started_ms = state.server_ms()
         self._changed = asyncio.Event()
+        self._looked = 0.0  # when the neighbours were last looked at
         self._identity = (socket.gethostname(), os.getpid(), boot_id(), pid_ns(), start_time(os.getpid()) or 0)
 
     def changed(self) -> None:
         """Have the record written soon: a survivor came or went, the phase changed."""
         self._changed.set()
 
+    def greet(self) -> None:
+        """Have the neighbours looked at soon: another worker has come, and may be of this host."""
+        self._looked = 0.0
+        self._changed.set()
+
     async def run(self) -> None:
         """Write the record until cancelled; look after the neighbours every few beats."""
-        last_look = 0.0
         while True:
             self._changed.clear()
             await self.beat()
-            if time.monotonic() - last_look >= IDLE_S:
-                last_look = time.monotonic()
+            if time.monotonic() - self._looked >= IDLE_S:
+                self._looked = time.monotonic()
                 await self._neighbours.look()
             busy = self._is_busy()
             until = time.monotonic() + (BUSY_S if busy else IDLE_S)

@@ -100,7 +100,12 @@ class Collector:
 
     def settled(self, held: Held, ending: Ending | None, verdict: Verdict, code: str) -> None:
         """Log a transition that Redis has answered."""
-        state, attempt = self._state, held.task.record.attempt
+        state, outcome = self._state, verdict.outcome
+        if outcome is TaskState.SUCCEEDED and ending is not None and code != "lost":
+            state.counters["succeeded"] += 1
+            state.emit("task.ended", task=held.full_id, name=held.header.name, outcome="succeeded", ran_s=ending.ran_s)
+            return
+        attempt = held.task.record.attempt
         if code == "lost":
             state.counters["refused"] += 1
             state.emit(
@@ -108,15 +113,11 @@ class Collector:
                 note="the claim that held this task was lost; another worker decides its outcome",
             )  # fmt: skip
             return
-        if verdict.outcome is None:
+        if outcome is None:
             self._log_way_back(held, ending, verdict, attempt)
             return
-        outcome, how = verdict.outcome, verdict.how
+        how = verdict.how
         state.counters[outcome.value] += 1
-        if outcome is TaskState.SUCCEEDED:
-            assert ending is not None
-            state.emit("task.ended", task=held.full_id, name=held.header.name, outcome="succeeded", ran_s=ending.ran_s)
-            return
         state.emit(
             "task.ended", level="warning", task=held.full_id, name=held.header.name, outcome=outcome.value,
             how=None if how is None else how.value, attempt=attempt, ran_s=ending.ran_s if ending else None,

@@ -194,6 +194,7 @@ class _Daemon:
             on_settled=collector.settled,
             on_stops=lambda queue, stops: keeper.stops(queue, stops),
             on_call=outage.call,
+            on_empty=state.wake.set,
         )  # fmt: skip
         collector.settler = settler
         dispatcher = Dispatcher(state, broker, settler)
@@ -201,7 +202,7 @@ class _Daemon:
         fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
         neighbours = Neighbours(state, broker)
         beacon = Beacon(state, broker, neighbours, health)
-        collector.changed = beacon.changed
+        collector.changed = dispatcher.changed = beacon.changed
         signals = Signals(state, dump=lambda: _dump(state), changed=beacon.changed)
         signals.install()
         for pool in state.pools.values():
@@ -217,7 +218,7 @@ class _Daemon:
                         ("fetcher", fetcher.run()),
                         ("settler", settler.run()),
                         ("keeper", keeper.run()),
-                        ("stopper", listen(state, broker, dispatcher)),
+                        ("stopper", listen(state, broker, dispatcher, beacon.greet)),
                         ("beacon", beacon.run()),
                         ("health", beacon.tick()),
                     )

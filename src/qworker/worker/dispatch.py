@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from .. import codec
 from ..broker.aio import AsyncBroker
@@ -31,9 +32,11 @@ class Dispatcher:
 
     def __init__(self, state: State, broker: AsyncBroker, settler: Settler) -> None:
         self._state, self._broker, self._settler = state, broker, settler
+        self.changed: Callable[[], None] = lambda: None  # joined by the daemon: has the worker's record written soon
         # Stop hints that overtook the reply of the claim they are for: (claim, id) -> (order, forget at).
         self._early_stops: dict[tuple[str, str], tuple[StopOrder, float]] = {}
         self._starting: set[asyncio.Task[None]] = set()
+        self._kinds: dict[bytes, PoolKind] = {}  # by the letter of the line
 
     def accept(self, window: Window, sent: float, *, alone: bool) -> dict[PoolKind, int]:
         """Take in a window whose claim was sent at `sent` (monotonic); return how many tasks went to each pool."""
@@ -80,7 +83,7 @@ class Dispatcher:
     def stop(self, queue: str, claim: str, task_id: str, order: StopOrder) -> None:
         """Pass a stop on to a held task; keep one for a task that is not here yet for one lease."""
         state = self._state
-        held = state.ledger.by_id.get((queue, task_id))
+        held = state.ledger.by_id.get(f"{queue}:{task_id}")
         if held is None or held.claim.id != claim:
             now = time.monotonic()
             self._early_stops = {key: kept for key, kept in self._early_stops.items() if kept[1] > now}
@@ -99,12 +102,14 @@ class Dispatcher:
         kind: PoolKind
         unreadable = ""
         try:
-            header, kind = codec.read_header(task.blob), state.kind_of(codec.line_of(task.blob).pool)
+            header = codec.read_header(task.blob)
+            kind = self._kinds.get(task.blob[8:9]) or self._kind_of(task.blob)
         except DecodeError as error:
             header, kind, unreadable = UNREADABLE, state.settings.pool, str(error)
-        if kind not in state.pools:
-            kind = next(iter(state.pools))
-        before = state.ledger.by_id.get((claim.queue, task.id))
+            # Its outcome begins with its digest, and has other fields at fixed places behind that.
+            task = task._replace(blob=task.blob.ljust(8, b"\0"))
+        full_id = f"{claim.queue}:{task.id}"
+        before = state.ledger.by_id.get(full_id)
         if before is not None and not before.ended:
             # Its lease lapsed in an outage, and this very call put it back and handed it out anew. The new claim is the
             # proof that the old one is lost; what runs under that must end before it may start once more.
@@ -113,9 +118,17 @@ class Dispatcher:
                 note="its lease lapsed while Redis did not answer; what runs of it is killed, and it runs again",
             )  # fmt: skip
             state.fence([before])
-        held = Held(state.ledger.next_number(), task, claim, header, kind, f"{claim.queue}:{task.id}")
+        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id)
         state.ledger.add(held)
         return held, unreadable
+
+    def _kind_of(self, blob: bytes) -> PoolKind:
+        """Return the pool that a task needs; looked up once for each of the twelve lines."""
+        kind = self._state.kind_of(codec.line_of(blob).pool)
+        if kind not in self._state.pools:
+            kind = self._state.settings.pool  # it was not asked for; let it run where it can
+        self._kinds[blob[8:9]] = kind
+        return kind
 
     def _may_run(self, held: Held, unreadable: str, now: float) -> bool:
         """Say whether a task is to be run here now; one that is not is on its way out."""
@@ -147,6 +160,7 @@ class Dispatcher:
                 "task.unknown", level="warning", task=held.full_id, name=held.header.name,
                 note="no task of this name is registered here; it waits for a worker that knows it",
             )  # fmt: skip
+            self.changed()
         self._state.ledger.end(held)
         self._settler.put_raw(held, Park(held.task.id, held.claim.id, PARK_MS))
 

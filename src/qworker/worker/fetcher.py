@@ -220,6 +220,8 @@ class Fetcher:
                     now = self._rooms()
                     if any(self._left[kind] or kind not in rooms for kind in now):
                         break
+                    if state.settings.burst and not state.ledger.tasks:
+                        break  # was that the last?
                     state.wake.clear()
                     wake = asyncio.ensure_future(state.wake.wait())
         finally:

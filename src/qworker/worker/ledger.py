@@ -47,7 +47,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.tasks: dict[int, Held] = {}
-        self.by_id: dict[tuple[str, str], Held] = {}  # (queue, local id)
+        self.by_id: dict[str, Held] = {}  # full id
         self.claims: dict[str, OpenClaim] = {}
         self.in_pool: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}
         self._number = 0
@@ -67,11 +67,12 @@ class Ledger:
     def add(self, held: Held) -> None:
         """Take a task in, as not ended."""
         self.tasks[held.number] = held
-        self.by_id[held.claim.queue, held.task.id] = held
-        held.claim.numbers.add(held.number)
-        held.claim.sizes[held.kind] = held.claim.sizes.get(held.kind, 0) + 1
-        held.claim.running += 1
-        self.in_pool[held.kind] += 1
+        self.by_id[held.full_id] = held
+        claim, kind = held.claim, held.kind
+        claim.numbers.add(held.number)
+        claim.sizes[kind] = claim.sizes.get(kind, 0) + 1
+        claim.running += 1
+        self.in_pool[kind] += 1
 
     def end(self, held: Held) -> None:
         """Note that a task has ended in its pool: its room is free, its claim still held."""
@@ -87,13 +88,13 @@ class Ledger:
             if held is None:
                 continue
             self.end(held)
-            key = (held.claim.queue, held.task.id)
             # The same id may already be here again under a newer claim (released and claimed back).
-            if self.by_id.get(key) is held:
-                del self.by_id[key]
-            held.claim.numbers.discard(number)
-            if not held.claim.numbers:
-                self.claims.pop(held.claim.id, None)
+            if self.by_id.get(held.full_id) is held:
+                del self.by_id[held.full_id]
+            claim = held.claim
+            claim.numbers.discard(number)
+            if not claim.numbers:
+                self.claims.pop(claim.id, None)
 
     def claims_by_queue(self) -> dict[str, list[OpenClaim]]:
         """Return the open claims of each queue."""

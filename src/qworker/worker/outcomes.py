@@ -39,7 +39,7 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
     value, error = (kept, None) if state is State.SUCCEEDED else (None, kept or None)
     # By position, as all that is made once per task: it is twice as fast.
     outcome = Outcome(
-        held.full_id, state, how, record.run, record.attempt, claim, codec.digest_of(blob), worker, ended_ms,
+        held.full_id, state, how, record.run, record.attempt, claim, blob[:8], worker, ended_ms,
         ran_s, asked_after_s, took_s, kind == "left_running", reason, value, error, kept is None,
     )  # fmt: skip
     packed = codec.pack_outcome(outcome)

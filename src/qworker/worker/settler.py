@@ -68,10 +68,12 @@ class Settler:
         on_settled: Callable[[Held, Ending | None, Verdict, str], None],
         on_stops: Callable[[str, tuple[tuple[str, str, StopOrder], ...]], None],
         on_call: Callable[[bool, str], None],
+        on_empty: Callable[[], None],
     ) -> None:
         self._broker, self._ledger, self._worker = broker, ledger, worker
         self._now_ms = now_ms
         self._on_settled, self._on_stops, self._on_call = on_settled, on_stops, on_call
+        self._on_empty = on_empty
         self._lanes = {queue: _Lane(queue) for queue in queues}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -145,5 +147,7 @@ class Settler:
             dropped.append(held.number)
             self._on_settled(held, ending, verdict, code)
         self._ledger.drop(dropped)
+        if not self._ledger.tasks:
+            self._on_empty()  # who waits for an idle worker (a suspect, a burst) need not wait for a poll
         if reply.stops:
             self._on_stops(queue, reply.stops)

@@ -2,7 +2,8 @@
 --
 -- First what others left: claims whose lease lapsed are put back, and what is due comes into its line. Then suspects (one,
 -- and only for a worker that is `alone`), then the lines by priority. An id in a list is only a promise: it counts when
--- its body is there, names this very line, and is queued; anything else is what a cancel or an earlier life left behind.
+-- its body is there, names this very line, and is queued; anything else is what a cancel or an earlier life left behind,
+-- or nothing that qworker wrote. A body that names no line at all is handed out: its worker will say what is wrong.
 -- `rooms` are two arguments each: the needs of a pool as digits, and how many tasks it has room for.
 -- Sent twice, the same claim id brings the same window and fence again.
 --
@@ -97,6 +98,16 @@ local function claimed_text(id, line, text, suspect)
   return text_of(r)
 end
 
+local function is_for(blob, line)
+  local named = sub(blob, 9, 9)
+  return named == line or not K.lines[named]
+end
+
+-- An id that nobody can have given or drawn would not survive the lists of ids in `held`, nor its way to Python.
+local function is_id(text)
+  return #text <= 64 and string.find(text, '^[%w_.=@+-]+$') ~= nil
+end
+
 -- Take up to `room` tasks from one line. Returns how much room is left.
 local function drain(line, room)
   local key, batch = K.lines[line], 32
@@ -113,7 +124,7 @@ local function drain(line, room)
     for i = 1, #popped do
       local id, blob = popped[i], found[i]
       local text = nil
-      if blob and not seen[id] and sub(blob, 9, 9) == line then
+      if blob and not seen[id] and is_for(blob, line) and is_id(id) then
         if taken > 0 and size + #blob > max_bytes then
           local rest = {}
           for j = i, #popped do rest[#rest + 1] = popped[j] end
@@ -149,7 +160,7 @@ if A.alone == '1' then
     local id = waiting[i]
     local blob, record = call('HGET', K.bodies, id), call('HGET', K.tasks, id)
     local line = blob and sub(blob, 9, 9)
-    if not blob or not record then
+    if not blob or not record or not is_id(id) then
       call('LREM', K.suspects, 1, id)
     elseif K.lines[line] and serves[pool_of(line)] then
       local text = claimed_text(id, line, record, true)

@@ -263,7 +263,7 @@ end
 -- End a task that no worker has: record the outcome that the caller packed (with the digest of this task's blob put in)
 -- and tell the client that waits.
 local function finish(id, blob, record, code, value, result_key, now)
-  local outcome = sub(value, 1, 3) .. sub(blob, 1, 8) .. sub(value, 12)
+  local outcome = #blob < 8 and value or sub(value, 1, 3) .. sub(blob, 1, 8) .. sub(value, 12)
   call('SET', result_key, outcome, 'PX', A.ttl_ms)
   call('HDEL', K.bodies, id)
   if record then

@@ -1,0 +1,207 @@
+"""The neighbours: a worker that is certainly dead is rescued at once, one that may live never is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from qworker.errors import BrokerUnavailable
+from qworker.model import WorkerRecord
+from qworker.worker import neighbours as neighbours_module
+from qworker.worker.neighbours import Neighbours, boot_id, pid_ns, start_time
+from support.roles import World, roles
+
+
+def record(pid: int, **fields: Any) -> WorkerRecord:
+    """What a worker in that process says of itself."""
+    facts: dict[str, Any] = {
+        "id": f"box:{pid}:abcd", "host": "box", "pid": pid, "boot_id": boot_id(), "pid_ns": pid_ns(),
+        "start_time": start_time(pid) or 1, "queues": ("default", "slow"), "state": "running", "started_ms": 0,
+        "slots": {"process": 1},
+    }  # fmt: skip
+    return WorkerRecord(**(facts | fields))
+
+
+@pytest.fixture
+def neighbour() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that lives until the test ends it."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def gone_pid() -> int:
+    process = subprocess.Popen(["/bin/true"])
+    process.wait()
+    return process.pid
+
+
+async def look(w: World, *records: WorkerRecord) -> Neighbours:
+    found = Neighbours(w.state, w.broker)
+    w.broker.script("workers", records)
+    await found.look()
+    return found
+
+
+def test_a_neighbour_that_dies_is_rescued_at_once_in_all_its_queues(neighbour) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            found = await look(w, record(neighbour.pid))
+            assert not w.broker.calls["rescue_worker"]
+            w.broker.script("rescue_worker", 3, 2)
+
+            neighbour.kill()
+
+            await w.broker.called("retire")
+            assert [call["queue"] for call in w.broker.calls["rescue_worker"]] == ["default", "slow"]
+            await asyncio.sleep(0)
+            assert w.told("worker.died")[0]["rescued"] == 5
+            found.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_neighbour_that_died_before_it_was_looked_at_is_rescued() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            pid = gone_pid()
+
+            await look(w, record(pid))
+
+            assert (await w.broker.called("rescue_worker"))["worker"] == f"box:{pid}:abcd"
+
+    asyncio.run(scenario())
+
+
+def test_a_pid_that_belongs_to_a_younger_process_is_a_dead_neighbour(neighbour) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            await look(w, record(neighbour.pid, start_time=12345))
+
+            await w.broker.called("rescue_worker")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"boot_id": "another boot"},
+        {"pid_ns": "pid:[1]"},
+        {"start_time": 0},  # it could not read its own
+    ],
+)
+def test_a_worker_that_cannot_be_identified_is_left_to_its_lease(neighbour, other) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            found = await look(w, record(neighbour.pid, **other))
+            await asyncio.sleep(0)
+
+            assert not w.broker.calls["rescue_worker"]
+            found.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_living_neighbour_that_is_hidden_from_this_user_is_not_rescued(neighbour, monkeypatch) -> None:
+    """With /proc mounted hidepid=invisible another user's process has no stat: that is not death."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            told = record(neighbour.pid)
+            monkeypatch.setattr(neighbours_module, "start_time", lambda _pid: None)
+
+            found = await look(w, told)
+            await asyncio.sleep(0)
+            assert not w.broker.calls["rescue_worker"]
+
+            neighbour.kill()
+            await w.broker.called("rescue_worker")
+            found.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [OSError(24, "too many open files"), PermissionError()])
+def test_a_neighbour_that_cannot_be_watched_is_not_rescued(neighbour, monkeypatch, error) -> None:
+    def fail(_pid: int) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+
+    async def scenario() -> None:
+        async with roles() as w:
+            await look(w, record(neighbour.pid))
+            await asyncio.sleep(0)
+
+            assert not w.broker.calls["rescue_worker"]
+
+    asyncio.run(scenario())
+
+
+def test_where_the_pid_namespace_is_not_told_no_pid_says_anything(monkeypatch) -> None:
+    monkeypatch.setattr(neighbours_module, "pid_ns", lambda: "")
+
+    async def scenario() -> None:
+        async with roles() as w:
+            await look(w, record(gone_pid(), pid_ns=""))
+            await asyncio.sleep(0)
+
+            assert not w.broker.calls["rescue_worker"]
+
+    asyncio.run(scenario())
+
+
+def test_a_rescue_that_got_no_answer_is_tried_again_with_the_next_look() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            dead = record(gone_pid())
+            w.broker.script("rescue_worker", BrokerUnavailable("gone"))
+            found = await look(w, dead)
+            await w.broker.called("rescue_worker")
+            assert not w.broker.calls["retire"]
+
+            w.broker.script("workers", (dead,))
+            await found.look()
+
+            await w.broker.called("retire")
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_does_not_watch_itself_and_nobody_twice(neighbour) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            told = record(neighbour.pid)
+            found = await look(w, told, record(os.getpid(), id=w.state.id))
+            w.broker.script("workers", (told,))
+            await found.look()
+
+            assert list(found._watched) == [told.id]
+            found.close()
+            assert not found._watched
+
+    asyncio.run(scenario())
+
+
+def test_closing_ends_a_rescue_that_is_under_way() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.broker.later("rescue_worker")
+            found = await look(w, record(gone_pid()))
+            await w.broker.called("rescue_worker")
+            (rescue,) = found._rescues
+
+            found.close()
+
+            await asyncio.wait({rescue}, timeout=1)
+            assert rescue.cancelled()
+
+    asyncio.run(scenario())
