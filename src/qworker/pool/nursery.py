@@ -52,6 +52,7 @@ class _Link:
 
     def born(self, pid: int) -> None:
         self._kid.pid = pid
+        self._nursery.told(self._kid)
 
     def ended(self, detail: str, *, host_died: bool) -> None:
         self._nursery.ended(self._kid, detail, host_died=host_died)
@@ -114,8 +115,13 @@ class Nursery:
         kid.ready = True
         kid.ready_at = time.monotonic()
         self._settle(kid)
-        self._keeper.event("child.started", "info", child=kid.pid)
+        self.told(kid)
         self._serve(kid)
+
+    def told(self, kid: Kid) -> None:
+        """One more word of its start: its pid comes from the fork server, READY from itself, in either order."""
+        if kid.ready and kid.pid:
+            self._keeper.event("child.started", "info", child=kid.pid)
 
     def failed(self, kid: Kid, text: str) -> None:
         """It said that it could not start; its end follows."""
