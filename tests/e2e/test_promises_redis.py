@@ -99,7 +99,8 @@ def test_a_server_frozen_for_longer_than_the_lease_makes_nothing_run_twice_and_n
     start, own, execution_log
 ) -> None:
     with bound(own.url) as tasks:
-        workers = [start("-c", "2", "--window", "8", target=PROMISES, server_url=own.url, env=LEASE) for _ in range(2)]
+        # Windows that the free slots cannot empty in a lease: something is there that could start.
+        workers = [start("-c", "2", "--window", "24", target=PROMISES, server_url=own.url, env=LEASE) for _ in range(2)]
         long = [tasks.nap.submit(7.0, "long") for _ in range(2)]
         wait_until(lambda: len(runs(execution_log)) == 2, description="the long ones to start")
         short = tasks.nap.submit_many([call(0.25, n) for n in range(40)])

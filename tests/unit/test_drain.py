@@ -132,16 +132,26 @@ def test_a_claim_that_is_under_way_is_waited_for_and_its_window_goes_back() -> N
     asyncio.run(scenario())
 
 
-def test_the_bell_is_not_listened_to_while_draining() -> None:
+def test_the_bell_is_not_listened_to_any_more_when_the_first_task_goes_back() -> None:
+    """Its release rings the bell for the other workers."""
+
     async def scenario() -> None:
-        async with draining() as d:
+        async with draining(process=4) as d:
             bell = d.w.broker.later("wait_bell")
             d.w.run(d.w.fetcher.run())
             await d.w.broker.called("wait_bell")
+            d.w.accept(task("a"))
+            listening: list[bool] = []
+            settle = d.w.broker.settle
 
+            async def watched(*args: Any, **more: Any) -> Any:
+                listening.append(not bell.cancelled())
+                return await settle(*args, **more)
+
+            d.w.broker.settle = watched
             await d.begin()
 
-            assert bell.cancelled()
+            assert listening == [False]
 
     asyncio.run(scenario())
 
@@ -254,7 +264,7 @@ def test_the_wait_for_what_runs_survives_a_lost_wake_up(monkeypatch) -> None:
             start(d.w, "a")
             ended = d.begin()
             await d.said("worker.draining")
-            d.w.state.wake.set = lambda: None  # type: ignore[method-assign]
+            d.w.state.wake.set = d.w.settler._on_empty = lambda: None  # type: ignore[method-assign]
 
             d.w.pool.end(d.w.pool.number_of("a"), "returned", payload=b"\xc0")
 

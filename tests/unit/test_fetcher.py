@@ -116,6 +116,8 @@ def test_an_idle_worker_claims_again_when_the_bell_rings() -> None:
             ring.set_result(BellRing("default", "default"))
 
             await w.broker.called("claim", 2)
+            await turn()
+            assert len(w.broker.calls["claim"]) == 2, "one ring, one claim"
 
     asyncio.run(scenario())
 
@@ -250,18 +252,21 @@ def test_nothing_is_claimed_on_top_of_claims_that_cannot_be_renewed() -> None:
 def test_a_suspect_stays_alone_until_it_is_settled_and_then_the_lines_are_looked_at_at_once() -> None:
     async def scenario() -> None:
         async with roles() as w:
-            w.broker.script("claim", window("c1", task("s"), alone=True, suspects=0))
+            w.broker.script("claim", window("c0"), window("c1", task("s"), alone=True, suspects=0))
+            ring = w.broker.later("wait_bell")
             w.run(w.fetcher.run())
-            first = await w.broker.called("claim")
-            assert first["alone"] is True
+            await w.broker.called("wait_bell")
+            ring.set_result(BellRing("default", "default"))
+            call = await w.broker.called("claim", 2)
+            assert call["alone"] is True
             await turn()
-            assert len(w.broker.calls["claim"]) == 1
+            assert len(w.broker.calls["claim"]) == 2
 
             w.run(w.settler.run())
             w.pool.end(w.pool.number_of("s"), "returned", payload=b"\xc0")
 
             async with asyncio.timeout(0.5):  # no bell rings for what was there before
-                await w.broker.called("claim", 2)
+                await w.broker.called("claim", 3)
 
     asyncio.run(scenario())
 

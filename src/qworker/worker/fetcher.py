@@ -136,9 +136,8 @@ class Fetcher:
                 if not rooms:
                     break
         for kind in asked:
-            # A pool that was filled may find more next time; one that was not has emptied its lines, and a bell may
-            # have rung for it since.
-            self._left[kind] = kind not in rooms or self._rung.is_set()
+            # A pool that was filled may find more next time; one that was not has emptied its lines.
+            self._left[kind] = kind not in rooms
         if whole and took == 0 and time.monotonic() >= state.owed_until:
             self.empty.set()
 
