@@ -1,31 +1,31 @@
 """Every error that qworker raises, drawn as a tree; each message is made here and nowhere else.
 
-    QWorkerError
-    ├── ConfigError (ValueError)          a setting, flag, name or option that cannot be used
-    │   └── AppImportError                the app that a worker was told to run cannot be imported
-    ├── Refused                           at submit: nothing happened, nothing is queued
-    │   ├── BadCall (TypeError)           the arguments do not bind to the task's signature
-    │   ├── BadOption (ConfigError)       an option, queue name or id that cannot be used
-    │   ├── NotEncodable (TypeError)      a value that msgpack and our extensions cannot carry
-    │   ├── TaskTooLarge (ValueError)     larger than 1 MiB, or nested deeper than 100
-    │   ├── Conflict                      the id is taken by a task with other content
-    │   └── ServerFull                    the server is at its memory limit
-    ├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe
-    ├── BrokerError
-    │   ├── BrokerUnavailable (ConnectionError)
-    │   └── ServerUnfit                   eviction policy, version or schema that would lose or misread tasks
-    ├── DecodeError (ValueError)          bytes that are not what qworker writes
-    ├── TaskError                         how a task ended, raised by Future.result()
-    │   ├── TaskFailed                    it raised something that cannot be rebuilt here
-    │   ├── TaskTimedOut                  out of its own time (never a TimeoutError: that is the waiter's)
-    │   ├── TaskCancelled (concurrent.futures.CancelledError)
-    │   ├── TaskCrashed                   its process died too often, or it could not be delivered
-    │   ├── TaskExpired                   its deadline passed
-    │   ├── ResultExpired                 it ended, but its value is no longer (or never was) kept
-    │   └── TaskNotFound                  no task of that id is known
-    └── WaitTimeout (TimeoutError)        the waiter's time is up; the task is left alone
-    Retry (Exception)                     raised by a task that wants to be run again later
-    TaskInterrupt (BaseException)         raised in a task by current.check(), so that `except Exception` cannot eat it
+QWorkerError
+├── ConfigError (ValueError)          a setting, flag, name or option that cannot be used
+│   └── AppImportError                the app that a worker was told to run cannot be imported
+├── Refused                           at submit: nothing happened, nothing is queued
+│   ├── BadCall (TypeError)           the arguments do not bind to the task's signature
+│   ├── BadOption (ConfigError)       an option, queue name or id that cannot be used
+│   ├── NotEncodable (TypeError)      a value that msgpack and our extensions cannot carry
+│   ├── TaskTooLarge (ValueError)     larger than 1 MiB, or nested deeper than 100
+│   ├── Conflict                      the id is taken by a task with other content
+│   └── ServerFull                    the server is at its memory limit
+├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe
+├── BrokerError
+│   ├── BrokerUnavailable (ConnectionError)
+│   └── ServerUnfit                   eviction policy, version or schema that would lose or misread tasks
+├── DecodeError (ValueError)          bytes that are not what qworker writes
+├── TaskError                         how a task ended, raised by Future.result()
+│   ├── TaskFailed                    it raised something that cannot be rebuilt here
+│   ├── TaskTimedOut                  out of its own time (never a TimeoutError: that is the waiter's)
+│   ├── TaskCancelled (concurrent.futures.CancelledError)
+│   ├── TaskCrashed                   its process died too often, or it could not be delivered
+│   ├── TaskExpired                   its deadline passed
+│   ├── ResultExpired                 it ended, but its value is no longer (or never was) kept
+│   └── TaskNotFound                  no task of that id is known
+└── WaitTimeout (TimeoutError)        the waiter's time is up; the task is left alone
+Retry (Exception)                     raised by a task that wants to be run again later
+TaskInterrupt (BaseException)         raised in a task by current.check(), so that `except Exception` cannot eat it
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Call(Generic[R_co]):
     def draft(self, task: BoundTask[..., Any] | None = None) -> Draft:
         """Check and encode the call, for its own task or for the given one.
 
-        `t.options(delay=60).submit_many([t.call(…)])` means these options: the given task is `t`, only better described.
+        `t.options(delay=60).submit_many([t.call(…)])` means these options: it is the same task.
         """
         chosen = self.task or task
         if chosen is None:

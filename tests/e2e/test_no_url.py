@@ -107,3 +107,20 @@ def test_a_worker_serves_again_after_its_embedded_server_was_killed(project, tmp
         assert worker.process.poll() is None
     finally:
         worker.close()
+
+
+def test_an_embedded_server_that_dies_is_started_again_by_the_worker_alone(project: Path) -> None:
+    worker = start_worker(None, "tasks:app", log_dir=project, cwd=project)
+    try:
+        server = embedded.status(project).server
+        assert server is not None
+
+        os.kill(server, signal.SIGKILL)
+
+        worker.wait_event("redis.back", timeout=30)
+        again = embedded.status(project).server
+        assert again not in (None, server)
+        producer = produce(project)
+        assert producer.communicate(timeout=30)[0].strip() == "9900"
+    finally:
+        worker.close()

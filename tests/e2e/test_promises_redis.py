@@ -103,7 +103,7 @@ def test_a_server_frozen_for_longer_than_the_lease_makes_nothing_run_twice_and_n
         workers = [start("-c", "2", "--window", "24", target=PROMISES, server_url=own.url, env=LEASE) for _ in range(2)]
         long = [tasks.nap.submit(7.0, "long") for _ in range(2)]
         wait_until(lambda: len(runs(execution_log)) == 2, description="the long ones to start")
-        short = tasks.nap.submit_many([call(0.25, n) for n in range(40)])
+        short = tasks.nap.submit_many([call(0.3, n) for n in range(60)])
         wait_until(lambda: len(runs(execution_log)) >= 6, description="some short ones to start")
 
         own.freeze()
@@ -114,7 +114,7 @@ def test_a_server_frozen_for_longer_than_the_lease_makes_nothing_run_twice_and_n
         own.thaw()
         thawed = time.monotonic()
 
-        assert [future.result(timeout=30) for future in short] == list(range(40))
+        assert [future.result(timeout=30) for future in short] == list(range(60))
         assert [future.result(timeout=30) for future in long] == ["long", "long"]
         assert set(starts(execution_log).values()) == {1}
         meanwhile = [run for run in runs(execution_log) if frozen + LEASE_S < run.start < thawed]

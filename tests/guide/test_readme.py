@@ -1,4 +1,4 @@
-"""The code of the README, run as it stands: its quick start and its worked example, with a worker started as it says."""
+"""The code of the README, run as it stands: its quick start and its worked example, with the worker it names."""
 
 from __future__ import annotations
 

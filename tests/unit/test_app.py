@@ -174,6 +174,28 @@ def test_one_id_is_refused_for_many_tasks(app: App) -> None:
         f.options(id="a").submit_many([call(1), call(2)])
 
 
+def test_the_options_of_submit_many_hold_for_calls_of_the_same_task(app: App) -> None:
+    @app.task
+    def f(x: int) -> None: ...
+
+    urgent = f.options(priority="high", queue="fast")
+
+    draft = f.call(1).draft(urgent)
+
+    assert (draft.queue, draft.line.priority) == ("fast", "high")
+
+
+def test_a_call_of_another_task_is_refused(app: App) -> None:
+    @app.task
+    def f(x: int) -> None: ...
+
+    @app.task
+    def g(x: int) -> None: ...
+
+    with pytest.raises(BadCall, match=r"cannot submit a call of .*f through .*g\.submit_many; app\.submit_many takes"):
+        g.submit_many([f.call(1)])
+
+
 def test_a_call_without_a_task_says_what_to_do(app: App) -> None:
     with pytest.raises(TypeError, match=r"call\(…\) does not say of which task; use task\.call"):
         app.submit_many([call(1)])

@@ -7,12 +7,14 @@ Implements the pool's `Events`. Called on the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..lifecycle import State as TaskState
+from ..log import Emit
 from ..model import Ending, PoolKind
 from .blame import Verdict, on_ending
 from .ledger import Held
@@ -21,12 +23,47 @@ from .settler import Settler
 from .state import Phase, State
 
 
+class Successes:
+    """Keeps successes from flooding the log: a hundred lines a second, then one line that counts the rest.
+
+    Nothing else is ever counted instead of told; `--log-level debug` shows each of these, too.
+    """
+
+    MOST_LINES = 100
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._left = 0
+        self._second_ends = 0.0
+        self._untold = 0
+
+    def level(self) -> str:
+        """Return the level for one more success."""
+        if self._left == 0:
+            now = time.monotonic()
+            if now < self._second_ends:
+                self._untold += 1
+                if self._untold == 1:
+                    asyncio.get_running_loop().call_later(self._second_ends - now, self.tell_rest)
+                return "debug"
+            self._second_ends, self._left = now + 1.0, self.MOST_LINES
+        self._left -= 1
+        return "info"
+
+    def tell_rest(self) -> None:
+        """Count what had no line of its own."""
+        if self._untold:
+            self._emit("tasks.succeeded", count=self._untold, note="beside those that have a line of their own")
+            self._untold = 0
+
+
 class Collector:
     """What the pools tell, turned into verdicts."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
+        self._successes = Successes(state.emit)
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
         # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
         self.outlived: dict[int, tuple[Held, Ending]] = {}
@@ -103,7 +140,10 @@ class Collector:
         state, outcome = self._state, verdict.outcome
         if outcome is TaskState.SUCCEEDED and ending is not None and code != "lost":
             state.counters["succeeded"] += 1
-            state.emit("task.ended", task=held.full_id, name=held.header.name, outcome="succeeded", ran_s=ending.ran_s)
+            state.emit(
+                "task.ended", level=self._successes.level(), task=held.full_id, name=held.header.name,
+                outcome="succeeded", ran_s=ending.ran_s,
+            )  # fmt: skip
             return
         attempt = held.task.record.attempt
         if code == "lost":

@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from .fetcher import Fetcher
 from .keeper import Keeper
 from .lease import Lease
 from .neighbours import Neighbours
+from .outage import Outage
 from .settler import Settler
 from .signals import Signals
 from .state import UNANSWERED, State
@@ -44,7 +44,6 @@ from .window import Room
 
 EXIT_DONE = 0
 EXIT_KILLED_WORK = 4
-OUTAGE_LOG_S = 10.0
 
 
 def worker_id(name: str | None = None) -> str:
@@ -74,35 +73,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-class _Outage:
-    """Says once that Redis does not answer, repeats it every few seconds, and says when it is back."""
-
-    def __init__(self, emit: log.Emit, health: HealthFile) -> None:
-        self._emit, self._health = emit, health
-        self._since: float | None = None
-        self._said = 0.0
-
-    def call(self, ok: bool, error: str) -> None:
-        now = time.monotonic()
-        if ok:
-            self._health.succeeded()
-            if self._since is not None:
-                self._emit("redis.back", after_s=round(now - self._since, 1))
-                self._since = None
-            return
-        self._since = self._since if self._since is not None else now
-        if now - self._said >= OUTAGE_LOG_S:
-            self._said = now
-            self._emit("redis.unreachable", level="error", error=error,
-                       note="trying again with the same calls; running tasks go on")  # fmt: skip
-
-
 class _Daemon:
     def __init__(self, settings: Settings, targets: Sequence[str]) -> None:
         self._settings, self._targets = settings, targets
         self._emit: log.Emit = log.event
         self._id = worker_id(settings.name)
         self._told_to_end = False
+        self._revive: Callable[[], object] | None = None  # starts the embedded server again, if that is ours
 
     async def run(self) -> int:
         """Run the worker; until its roles run, a signal just ends it (as PID 1 nothing else would)."""
@@ -149,12 +126,13 @@ class _Daemon:
         environ = dict(os.environ) if self._settings.embedded else {**os.environ, "QWORKER_EMBEDDED": "0"}
         server = embedded.ensure(environ=environ)
         self._emit("server.embedded", note=server.line)
+        self._revive = lambda: embedded.ensure(environ=environ)
         return server.url
 
     async def _reach(self, broker: AsyncBroker) -> None:
         """Wait until the server answers and is fit to hold tasks."""
         health = HealthFile(self._id)
-        outage = _Outage(self._emit, health)
+        outage = Outage(self._emit, health, self._revive)
         pause = 0.2
         while True:
             try:
@@ -176,7 +154,7 @@ class _Daemon:
             lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
         )  # fmt: skip
         health = HealthFile(self._id)
-        outage = _Outage(self._emit, health)
+        outage = Outage(self._emit, health, self._revive)
         collector = Collector(state)
         fixed = None if settings.window == "auto" else int(settings.window)
         for kind, slots in state.slots.items():
