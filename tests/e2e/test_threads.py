@@ -69,3 +69,25 @@ def test_a_task_that_holds_the_gil_is_replaced_within_a_second_and_costs_no_leas
     assert not worker.events("claim.lost")
     assert not worker.events("lease.uncertain")
     assert len(executions(execution_log)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_holding_the_gil_for_20_s_costs_no_default_lease(start, tasks, execution_log) -> None:
+    worker = start(*THREADS)
+    stuck = tasks.stuck_in_c.options(timeout=20, grace=0).submit()
+    wait_until(lambda: executions(execution_log), description="its start")
+    begun = time.monotonic()
+
+    served = 0
+    while not stuck.wait(0.5):
+        assert tasks.add.submit(served, 1).result(timeout=5) == served + 1
+        served += 1
+
+    assert time.monotonic() - begun > 19
+    assert served > 20
+    with pytest.raises(TaskTimedOut):
+        stuck.result()
+    assert worker.events("child.wedged")
+    assert not worker.events("claim.lost") + worker.events("lease.uncertain")
+    assert len(executions(execution_log)) == 1
