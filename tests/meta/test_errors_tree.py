@@ -8,7 +8,7 @@ import re
 
 from qworker import errors
 
-LINE = re.compile(r"^    ([│ ]*(?:├── |└── )?)(\w+)(?: \(([\w.]+)\))?(?: {2,}(\S.*))?$")
+LINE = re.compile(r"^([│ ]*(?:├── |└── )?)(\w+)(?: \(([\w.]+)\))?(?: {2,}(\S.*))?$")
 
 
 def drawn() -> dict[str, tuple[str | None, str | None]]:
