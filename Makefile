@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	       "Name another one: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.13" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "cannot make $(VENV): on Debian and Ubuntu, install the package python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,embedded]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,embedded,uvloop]'
 	@touch $@
 
 demo: $(STAMP) ## Watch tasks run, hang, get stopped and killed, and the ledger add up (no Redis needed)

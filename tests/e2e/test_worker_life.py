@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from e2e.conftest import executions
-from support.daemon import alive, descendants, spawn_worker
+from qworker import TaskTimedOut, call
+from support.daemon import TESTS, alive, descendants, spawn_worker
 from support.waiting import wait_until
 
 THREADED = """
@@ -117,3 +118,18 @@ def test_tasks_given_back_by_a_drain_are_run_by_an_idle_worker_at_once(start, ta
     assert waiting.result(timeout=5) == "waiting"
     assert time.monotonic() - begun < 2.0
     assert running.result(timeout=10) == "running"
+
+
+def test_without_uvloop_everything_works_on_asyncios_own_loop(start, tasks, tmp_path) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "uvloop.py").write_text("raise ImportError('not here')\n")
+    worker = start("-c", "2", env={"PYTHONPATH": f"{shadow}:{TESTS}"})
+    many = tasks.add.submit_many([call(n, 1) for n in range(300)])
+    stuck = tasks.stuck_in_c.options(timeout=0.3, grace=0.3).submit()
+
+    assert [future.result(timeout=20) for future in many] == [n + 1 for n in range(300)]
+    with pytest.raises(TaskTimedOut):
+        stuck.result(timeout=10)
+    worker.term()
+    assert worker.wait() == 0
