@@ -47,8 +47,9 @@ test: $(STAMP) ## The quick suite: all but what is marked slow (no Redis needs t
 test-all: $(STAMP) ## Every test, with branch coverage
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-branch --cov-report=term $(ARGS)
 
-bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor, in one run
+bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor; how punctual 100 kills are
 	$(BIN)/python benchmarks/drain.py $(ARGS)
+	$(BIN)/python benchmarks/kill.py
 
 clean: ## Remove .venv and what the tools left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
