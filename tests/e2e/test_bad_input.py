@@ -240,8 +240,12 @@ def test_records_that_nobody_wrote_hold_up_nobody(serve, tasks, client) -> None:
 def test_messages_that_nobody_wrote_are_dropped(serve, tasks, client) -> None:
     worker = serve("-c", "1")
     future = tasks.nap.submit(0.5, "fine")
-    channels = [channel.decode() for channel in client.pubsub_channels("qw:*")]
-    assert any(":stops:" in channel for channel in channels)
+
+    def listened_to() -> list[str]:
+        return [channel.decode() for channel in client.pubsub_channels("qw:*")]
+
+    wait_until(lambda: any(":stops:" in name for name in listened_to()), description="the worker to hear of stops")
+    channels = listened_to()
     assert any(":inbox:" in channel for channel in channels)
 
     for channel in channels:

@@ -52,12 +52,13 @@ def test_a_killed_worker_is_rescued_at_once_on_the_same_host(start, tasks, execu
     killed = time.monotonic()
     wait_until(lambda: not any(alive(pid) for pid in below), description="its children to be gone")
     start("-c", "2")
+    serving = time.monotonic()
 
     begun = wait_until(
         lambda: [line for line in executions(execution_log) if float(line[4]) > killed], timeout=5,
         description="a start after the kill",
     )  # fmt: skip
-    assert float(begun[0][4]) - killed < 4.0  # 2 s from the second start, which itself takes a moment here
+    assert float(begun[0][4]) - serving < 2.0
     assert [future.result(timeout=30) for future in futures] == [str(n) for n in range(20)]
     # Ended once each; started twice at most where the kill hit them.
     assert sorted(starts_by_id(execution_log).values())[:16] == [1] * 16

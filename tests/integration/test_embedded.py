@@ -477,7 +477,7 @@ def test_a_server_that_neither_answers_nor_ends_is_reported_and_can_be_stopped(u
     ):
         embedded.ensure(root=project, environ={}, timeout_s=0.2)
 
-    assert embedded.stop(project, timeout_s=1.0)
+    assert embedded.stop(project, timeout_s=4.0)
     assert not is_running(before.server)
 
 

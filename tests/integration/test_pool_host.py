@@ -174,7 +174,7 @@ def test_when_the_fork_server_is_killed_what_ran_is_nobodys_fault_and_the_rest_r
             assert not any(is_running(child) for child in children)
             await await_until(lambda: not is_running(grandchild), description="the grandchild is gone")
             assert pool.heard.named("forkserver.died")[0]["detail"] == "signal 9"
-            assert pool.pool.capacity == 2
+            await await_until(lambda: pool.pool.capacity == 2, description="both places are taken again")
 
     asyncio.run(check())
 

@@ -165,6 +165,8 @@ class Nursery:
         now = time.monotonic()
         lived = was_ready and (kid.given > 0 or now - kid.ready_at >= _UNSOUND_S)
         unsound = role in (Role.STARTING, Role.SERVING) and not lived and not host_died
+        # First this: it reads what the child still had to say, which may be why it could not start.
+        self._keeper.gone(kid, detail, host_died=host_died)
         if unsound and not self._closing:
             if now - self._not_before > _FORGIVEN_S:
                 self._failures = 0
@@ -172,7 +174,6 @@ class Nursery:
             self._keeper.event("child.failed", "error", child=kid.pid, detail=text, again_in_s=self._pause_s())
             self._not_before = now + self._pause_s()
             self._failures += 1
-        self._keeper.gone(kid, detail, host_died=host_died)
         kid.close()
         self._settle(kid)
         for other in self.kids:
