@@ -30,6 +30,13 @@ from support.brokers import (
 )  # fmt: skip
 
 
+def test_an_empty_queue_has_nothing_due(broker) -> None:
+    """Else a worker would look again at once, for ever."""
+    window = take(broker, "c1")
+
+    assert (window.tasks, window.next_due_ms) == ((), None)
+
+
 def test_a_plain_submit_writes_no_record(broker: TwiceBroker) -> None:
     answer = broker.submit(QUEUE, Line(), [item("a"), item("b")], given=False)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -133,3 +135,44 @@ def test_without_uvloop_everything_works_on_asyncios_own_loop(start, tasks, tmp_
         stuck.result(timeout=10)
     worker.term()
     assert worker.wait() == 0
+
+
+def test_an_idle_worker_asks_redis_twice_a_second_at_most_and_rests(start, url, tasks) -> None:
+    worker = start("-c", "2")
+    assert tasks.add.submit(1, 1).result(timeout=10) == 2
+    pids = worker.processes()
+    with redis.Redis.from_url(url) as client:
+        calls = CallCounter(client)
+        # Once it has looked twice and found nothing, it is idle.
+        wait_until(lambda: calls.of("blpop") >= 2, description="the worker to wait for the bell")
+        before, spent, begun = calls.all(), cpu_s(pids), time.monotonic()
+
+        wait_until(lambda: calls.of("blpop") >= before["blpop"] + 6, timeout=20, description="six more looks")
+
+        took = time.monotonic() - begun
+        asked = {name: count - before.get(name, 0) for name, count in calls.all().items()}
+        assert (asked["evalsha"] + asked["blpop"]) / took <= 2.4, asked  # two, and the record every ten seconds
+        assert (cpu_s(pids) - spent) / took < 0.05
+
+
+class CallCounter:
+    """Counts the calls of clients at the server; those of scripts count as the script's one."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def all(self) -> dict[str, int]:
+        stats = self._client.info("commandstats")
+        return {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in stats.items()}
+
+    def of(self, name: str) -> int:
+        return self.all().get(name, 0)
+
+
+def cpu_s(pids: list[int]) -> float:
+    """The processor time that processes have used, in seconds."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

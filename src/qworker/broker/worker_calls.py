@@ -113,7 +113,7 @@ def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
         fence=int(fence),
         now_ms=int(now_ms),
         epoch=epoch.decode(),
-        next_due_ms=int(due_ms) if due_ms else None,
+        next_due_ms=int(due_ms) or None,
         suspects=int(suspects),
         rescued=int(rescued),
         tasks=tuple(tasks),
