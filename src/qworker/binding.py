@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import BadCall, ConfigError
 
-__all__ = ["Binder", "name_of"]
+__all__ = ["Binder", "check_name", "name_of"]
 
 
 class Binder:
@@ -70,6 +70,13 @@ class Binder:
         self._names = frozenset(one.name for one in parameters)
         self._required = frozenset(one.name for one in parameters if one.default is one.empty)
         self._read = True  # last: another thread may be checking already
+
+
+def check_name(name: str) -> str:
+    """Return a given name of a task, or say why it cannot be one."""
+    if not isinstance(name, str) or not name or not name.isprintable() or " " in name:
+        raise ConfigError(f"{name!a} is not the name of a task: expected module.function, without spaces")
+    return name
 
 
 def name_of(fn: Callable[..., Any]) -> str:

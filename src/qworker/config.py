@@ -147,7 +147,10 @@ class Settings:
     """What can be set, once. Field `drain_timeout_s` is `--drain-timeout`, QWORKER_DRAIN_TIMEOUT, `drain-timeout`."""
 
     url: str | None = _setting(
-        None, _text, "--url", "The server: redis://, rediss:// or unix://; else the embedded one."
+        None,
+        _text,
+        "--url",
+        "The server: redis://, rediss:// or unix://; else QWORKER_URL, else the app's own, else the embedded server.",
     )
     namespace: str | None = _setting(
         None, lambda value: check_namespace(_text(value)), "--namespace", "Keeps projects on one server apart."

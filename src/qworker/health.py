@@ -21,6 +21,7 @@ __all__ = ["LIVE_WITHIN_S", "READY_WITHIN_S", "Beacon", "Health", "path", "read"
 LIVE_WITHIN_S = 10.0  # the loop turned
 READY_WITHIN_S = 30.0  # a claim, renewal or settle succeeded; an idle worker claims each second
 _EVERY_S = 1.0
+_STALE_AFTER_S = 60.0  # a draft lives for as long as it takes to write it
 _VERSION = 1
 
 
@@ -166,6 +167,12 @@ def _sweep(directory: Path) -> None:
                 file.unlink(missing_ok=True)
             except OSError:
                 pass  # another worker that starts was faster
+    for draft in directory.glob("health-*.new"):
+        try:
+            if time.time() - draft.stat().st_mtime > _STALE_AFTER_S:
+                draft.unlink()
+        except OSError:
+            pass  # its worker has just renamed it
 
 
 def _is_there(pid: int, start: object) -> bool:

@@ -78,8 +78,8 @@ class Options:
     max_crashes: int = 3
     id: str | None = None
 
-    def merged(self, given: SubmitOptions | TaskOptions) -> Options:
-        """Return these options with the given ones in their place.
+    def merged(self, given: SubmitOptions | TaskOptions, *, also: tuple[str, ...] = ()) -> Options:
+        """Return these options with the given ones in their place. `also` is what else could be meant by a wrong one.
 
         Raises:
             BadOption: an option that does not exist, or has a value that cannot be used.
@@ -89,8 +89,7 @@ class Options:
             try:
                 field, check = _CHECKS[name]
             except KeyError:
-                known = ", ".join(sorted(_CHECKS))
-                raise BadOption(f"there is no option {name!r}; the options of a task are {known}") from None
+                raise BadOption(_unknown(name, also)) from None
             changes[field] = check(name, value)
         return replace(self, **changes)
 
@@ -144,6 +143,15 @@ def pool_need(pool: PoolKind | None, *, is_async: bool) -> PoolNeed:
     """
     del is_async
     return pool or "default"
+
+
+def _unknown(name: str, also: tuple[str, ...]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, (*_CHECKS, *also), 1)
+    meant = f": did you mean {close[0]}? The" if close else "; the"
+    own = f"; besides them there are {', '.join(also)}" if also else ""
+    return f"there is no option {name!r}{meant} options of a task are {', '.join(sorted(_CHECKS))}{own}"
 
 
 def _remaining_ms(when: float | datetime | None, now: datetime) -> int:

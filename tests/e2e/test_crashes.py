@@ -11,7 +11,6 @@ import pytest
 from e2e.conftest import BASIC, bound_tasks, executions, starts_by_id
 from qworker import TaskCrashed, call
 from support.daemon import alive, descendants, spawn_worker
-from support.servers import start_server
 from support.waiting import wait_until
 
 LEASE_S = 2.0
@@ -64,6 +63,25 @@ def test_a_killed_worker_is_rescued_at_once_on_the_same_host(start, tasks, execu
     assert sorted(starts_by_id(execution_log).values())[:16] == [1] * 16
 
 
+def test_what_a_killed_worker_ran_runs_again_before_the_backlog(start, tasks, execution_log) -> None:
+    first = start("-c", "2")
+    tasks.nap.submit_many([call(3.0, tag=str(n)) for n in range(8)])
+    wait_until(lambda: len(executions(execution_log)) == 2, description="two starts")
+    running = {line[1] for line in executions(execution_log)}
+    # A second of life: its claims have been renewed, so these are tasks that are known to have started.
+    wait_until(
+        lambda: tasks.app.future(next(iter(running))).status().state == "running", description="a recorded start"
+    )
+
+    first.kill()
+    start("-c", "2")
+    serving = time.monotonic()
+
+    again = wait_until(lambda: executions(execution_log)[3:], timeout=4, description="two more starts")
+    assert {line[1] for line in executions(execution_log)[2:4]} == running
+    assert max(float(line[4]) for line in again) - serving < 2.0
+
+
 def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, tasks, execution_log) -> None:
     first = start("-c", "1", env={"QWORKER_LEASE": str(LEASE_S)})
     future = tasks.nap.submit(1.5, tag="moved")
@@ -88,38 +106,34 @@ def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, 
 
 
 def test_redis_killed_and_back_with_its_append_only_file_loses_nothing(
-    start, tmp_path, monkeypatch, execution_log
+    start, new_server, monkeypatch, execution_log
 ) -> None:
-    server = start_server("redis", tmp_path / "own")
-    try:
-        for tasks in bound_tasks(server.url, monkeypatch):
-            worker = start("-c", "2", server_url=server.url)
-            futures = tasks.nap.submit_many([call(0.1, tag=str(n)) for n in range(40)])
-            wait_until(lambda: len(executions(execution_log, "end")) >= 5, description="five ends")
+    server = new_server()
+    for tasks in bound_tasks(server.url, monkeypatch):
+        worker = start("-c", "2", server_url=server.url)
+        futures = tasks.nap.submit_many([call(0.1, tag=str(n)) for n in range(40)])
+        wait_until(lambda: len(executions(execution_log, "end")) >= 5, description="five ends")
 
-            server.kill()
-            worker.wait_event("redis.unreachable")
-            server.restart()
-
-            assert [future.result(timeout=30) for future in futures] == [str(n) for n in range(40)]
-            assert set(starts_by_id(execution_log).values()) == {1}, "a restart of Redis costs no second start"
-    finally:
-        server.stop()
-
-
-def test_a_worker_that_starts_before_redis_waits_for_it(start, tmp_path, monkeypatch) -> None:
-    server = start_server("redis", tmp_path / "own")
-    try:
         server.kill()
-        worker = spawn_worker(server.url, "support.apps.basic:app", "-c", "1", log_dir=tmp_path)
-        try:
-            worker.wait_event("redis.unreachable")
-            server.restart()
-            worker.wait_event("worker.started")
-        finally:
-            worker.close()
+        worker.wait_event("redis.unreachable")
+        server.restart()
+
+        assert [future.result(timeout=30) for future in futures] == [str(n) for n in range(40)]
+        assert set(starts_by_id(execution_log).values()) == {1}, "a restart of Redis costs no second start"
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it(new_server, tmp_path) -> None:
+    server = new_server()
+    server.kill()
+    worker = spawn_worker(server.url, "support.apps.basic:app", "-c", "1", log_dir=tmp_path)
+    try:
+        told = worker.wait_event("redis.unreachable")
+        server.restart()
+        worker.wait_event("worker.started")
     finally:
-        server.stop()
+        worker.close()
+
+    assert told["note"] == "waiting for the server; the worker starts when it answers"
 
 
 def test_a_task_that_kills_its_child_each_time_ends_as_crashed_after_three_starts(start, tasks, execution_log) -> None:

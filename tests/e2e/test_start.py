@@ -13,7 +13,6 @@ import pytest
 from qworker import App
 from qworker.errors import BrokerUnavailable
 from support.daemon import TESTS
-from support.servers import start_server
 
 
 def run(*args: str, url: str | None = None, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -76,16 +75,14 @@ def test_a_flag_that_cannot_be_used(tmp_path, url, args, words) -> None:
     refused(run("start", "support.apps.basic:app", *args, url=url, cwd=tmp_path), 2, *words)
 
 
-def test_a_server_that_evicts_queued_tasks(tmp_path) -> None:
-    server = start_server("redis", tmp_path / "own", "--maxmemory-policy", "allkeys-lru")
-    try:
-        done = run("start", "support.apps.basic:app", "--burst", url=server.url, cwd=tmp_path)
-        refused(done, 1, "allkeys-lru", "noeviction", "--allow-eviction")
-        assert run(
-            "start", "support.apps.basic:app", "--burst", "--allow-eviction", url=server.url, cwd=tmp_path
-        ).returncode == 0  # fmt: skip
-    finally:
-        server.stop()
+def test_a_server_that_evicts_queued_tasks(new_server, tmp_path) -> None:
+    server = new_server(None, "--maxmemory-policy", "allkeys-lru")
+
+    done = run("start", "support.apps.basic:app", "--burst", url=server.url, cwd=tmp_path)
+    allowed = run("start", "support.apps.basic:app", "--burst", "--allow-eviction", url=server.url, cwd=tmp_path)
+
+    refused(done, 1, "allkeys-lru", "noeviction", "--allow-eviction")
+    assert allowed.returncode == 0
 
 
 def test_embedded_forbidden_and_no_url(tmp_path) -> None:

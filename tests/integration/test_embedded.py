@@ -247,6 +247,32 @@ def test_a_copied_project_has_a_server_of_its_own(user, project, tmp_path):
         assert one.get("where") == b"original"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "-MISCONF Errors writing to the AOF file: No space left on device",
+        "-OOM command not allowed when used memory > 'maxmemory'.",
+        "-READONLY You can't write against a read only replica.",
+    ],
+)
+def test_a_server_that_refuses_writes_is_there_and_is_returned_at_once(user, project, runtime, monkeypatch, answer):
+    first = user()
+    assert first.found["started"]
+    monkeypatch.setattr(guardian, "ping", lambda path: answer)
+
+    found = embedded.ensure(root=project, environ={"XDG_RUNTIME_DIR": str(runtime)}, timeout_s=0.5)
+
+    assert (found.url, found.started) == (first.url, False)
+
+
+def test_a_server_that_is_loading_is_waited_for(user, project, runtime, monkeypatch):
+    assert user().found["started"]
+    monkeypatch.setattr(guardian, "ping", lambda path: "-LOADING the dataset in memory")
+
+    with pytest.raises(BrokerUnavailable, match=r"does not answer within 0\.1 s \(it says -LOADING the dataset"):
+        embedded.ensure(root=project, environ={"XDG_RUNTIME_DIR": str(runtime)}, timeout_s=0.1)
+
+
 def test_eight_processes_at_once_start_one_server(user, project):
     users = [user(project, "wait") for _ in range(8)]
 
@@ -606,6 +632,33 @@ def test_it_can_be_forbidden(project, value):
         "Set QWORKER_URL=redis://host:6379"
     )
     assert not (project / ".qworker").exists()
+
+
+# What others left behind
+
+
+def test_a_guardian_that_starts_sweeps_away_the_sockets_of_servers_that_were_killed(user, runtime):
+    place = runtime / "qworker"
+    place.mkdir(mode=0o700)
+
+    def bind(name: str, *, age_s: float) -> socket.socket:
+        link = socket.socket(socket.AF_UNIX)
+        link.bind(str(place / name))
+        os.utime(place / name, (time.time() - age_s,) * 2)
+        return link
+
+    stale, young, foreign, live = f"{1:016x}.sock", f"{2:016x}.sock", "other.sock", f"{3:016x}.sock"
+    bind(stale, age_s=3600).close()
+    bind(young, age_s=0).close()  # of a server that is just starting, for all anybody knows
+    bind(foreign, age_s=3600).close()
+    (place / f"{4:016x}.sock").touch()
+    with bind(live, age_s=3600) as listening:
+        listening.listen(1)
+        own = Path(user().url.removeprefix("unix://")).name
+
+        wait_until(lambda: not (place / stale).exists(), description="the end of the stale socket")
+        user().found  # noqa: B018 - the sweep may still be under way
+        assert {path.name for path in place.iterdir()} == {young, foreign, live, f"{4:016x}.sock", own}
 
 
 # What becomes of it when its directory does not stay

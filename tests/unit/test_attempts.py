@@ -46,8 +46,41 @@ def test_what_passes_is_tried_again_after_a_jittered_pause_until_the_deadline(er
 
     assert all(0 <= pause <= 1.0 for pause in pauses)
     assert len(set(pauses)) > 10
-    with pytest.raises(BrokerUnavailable, match=r"cannot do a thing: no .* within 0 s \(1 attempts\); last:"):
+    with pytest.raises(BrokerUnavailable, match=r"^cannot do a thing: (no .* within 0 s \(1 attempts\); last:|.* refuses)"):
         attempts(timeout_s=0.0).failed(error, sent=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (Broken("Error 111 connecting to box:6379. Connection refused."), "ConnectionError: Error 111 connecting to"
+         " box:6379. Connection refused"),
+        (TimeoutError(), "TimeoutError"),
+        (Broken("gone"), "ConnectionError: gone"),
+    ],
+)  # fmt: skip
+def test_the_last_error_is_told_with_one_full_stop_and_by_its_class_when_it_has_no_text(
+    error: Exception, last: str
+) -> None:
+    with pytest.raises(BrokerUnavailable) as caught:
+        attempts(timeout_s=0.0).failed(error, sent=False)
+
+    assert str(caught.value) == (
+        "cannot do a thing: no usable answer from the server at redis://:***@box:6379/0 within 0 s (1 attempts);"
+        f" last: {last}. Check that it runs and that the URL is right"
+    )
+
+
+def test_a_server_that_cannot_write_to_its_disk_is_told_so() -> None:
+    full = ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
+
+    with pytest.raises(BrokerUnavailable) as caught:
+        attempts(timeout_s=0.0).failed(full, sent=True)
+
+    assert str(caught.value) == (
+        "cannot do a thing: the server at redis://:***@box:6379/0 refuses writes: MISCONF Errors writing to the AOF"
+        " file: No space left on device. Free space on its disk; it goes on by itself"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qworker.binding import Binder, name_of
+from qworker.binding import Binder, check_name, name_of
 from qworker.errors import BadCall, ConfigError
 
 
@@ -69,6 +69,14 @@ def test_a_task_is_named_by_module_and_function() -> None:
 
     assert name_of(plain) == f"{__name__}.plain"
     assert name_of(inner) == f"{__name__}.test_a_task_is_named_by_module_and_function.inner"
+
+
+@pytest.mark.parametrize("name", ["", "x y", "x\ny", "x\x1b", 3])
+def test_a_name_that_nobody_could_write_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is not the name of a task: expected module\.function, without spaces"):
+        check_name(name)
+
+    assert check_name("tasks.größe") == "tasks.größe"
 
 
 def test_a_lambda_has_no_name_to_be_found_by() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Annotated
@@ -12,8 +13,16 @@ import pytest
 import typer
 
 from qworker import cli, health
+from qworker.broker import embedded
 from qworker.cli import VERBS, Verb
-from qworker.errors import BrokerUnavailable, ConfigError, TaskFailed
+from qworker.cli.client import _receipt_text, _refuse_late
+from qworker.errors import BrokerUnavailable, ConfigError, TaskFailed, WaitTimeout
+from qworker.future import Future
+from qworker.lifecycle import How, State
+from qworker.model import StopReceipt
+from qworker.options import Options
+from qworker.status import Status
+from qworker.task import BoundTask
 
 
 def start_python(*args: str, **more):
@@ -66,6 +75,114 @@ def test_every_verb_explains_itself(name, capsys):
     assert "--help" in out
 
 
+def test_the_verbs_of_a_family_have_the_short_help_too(capsys):
+    for argv in (["embedded", "-h"], ["embedded", "stop", "-h"]):
+        assert cli.run(argv) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: qworker {' '.join(argv[:-1])} ")
+
+
+def test_the_help_of_start_has_the_defaults_and_where_the_server_comes_from(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    assert cli.run(["start", "--help"]) == 0
+
+    out = capsys.readouterr().out
+    for text in (
+        "tasks run again then. [15 s]",
+        "asked to stop. [20 s]",
+        "or a number. [auto]",
+        "strict order. [default]",
+        "name no pool themselves. [process]",
+        "else QWORKER_URL, else the app's own, else the embedded server.",
+    ):
+        assert text in " ".join(out.split())
+
+
+class Known:
+    """Stands for an app of a server on which there is a task already, or none."""
+
+    def __init__(self, state: State | None) -> None:
+        self.state, self.sent = state, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def named(self, name):
+        return BoundTask(self, name, Options(), binder=None, is_async=False)
+
+    def send(self, drafts):
+        self.sent += drafts
+        return [Future(f"{draft.queue}:{draft.local}") for draft in drafts]
+
+    def future(self, id):  # noqa: A002
+        future = Future(id)
+        future.status = lambda: Status(id, self.state)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [(State.CANCELLED, "default:x was already there (cancelled): nothing was queued\n"), (None, "")],
+)
+def test_submitting_an_id_again_says_that_nothing_was_queued(state, said, monkeypatch, capsys):
+    monkeypatch.setattr("qworker.cli.client.open_app", lambda *_: Known(state))
+
+    code = cli.run(["submit", "a.b", "--id", "x"])
+
+    assert (code, *capsys.readouterr()) == (0, "default:x\n", said)
+
+
+@pytest.mark.parametrize(
+    ("still_running", "said"),
+    [
+        (False, "had already ended: cancelled (killed); its code does not run"),
+        (None, "had already ended: cancelled (killed); whether its code runs is not known\nbox does not answer"),
+    ],
+)
+def test_a_receipt_of_what_had_ended_before_says_so(still_running, said):
+    receipt = StopReceipt("q:1", State.CANCELLED, How.KILLED, still_running, 0.1, note="box does not answer")
+
+    assert _receipt_text(receipt, had_ended=True) == said
+    assert _receipt_text(receipt).startswith("cancelled (killed); ")
+
+
+def test_a_late_result_is_told_with_the_time_that_was_asked_for():
+    future = Known(State.RUNNING).future("q:1")
+
+    with pytest.raises(WaitTimeout, match=r"^task q:1 has not ended within 1\.0 s: running on a worker"):
+        _refuse_late(future, 1.0)
+
+
+@pytest.mark.parametrize(("started", "said"), [(True, "no server's URL is set: started the embedded"), (False, "")])
+def test_the_embedded_server_is_told_of_only_by_who_started_it(started, said, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QWORKER_URL", raising=False)
+    server = embedded.Embedded("redis://127.0.0.1:1", tmp_path, "/bin/valkey-server", started)
+    monkeypatch.setattr(embedded, "ensure", lambda: server)
+
+    assert cli.run(["show", "q:1"]) == 1
+
+    assert capfd.readouterr().err.startswith(said or "qworker show: ")
+
+
+def test_an_interrupted_demo_ends_with_a_line(monkeypatch, capsys):
+    def play(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("qworker.cli.demo._play", play)
+
+    assert cli.run(["demo"]) == 130
+    assert cli.run(["demo", "--keep"]) == 130
+
+    assert capsys.readouterr().err.splitlines() == [
+        "Interrupted: nothing of the demo is left.",
+        "Interrupted: no process of the demo is left, its directory is kept.",
+    ]
+
+
 def test_without_a_verb_the_help_goes_to_stderr(capsys):
     assert cli.run([]) == 2
     assert "Usage: qworker VERB" in capsys.readouterr().err
@@ -86,6 +203,14 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["strat"], "qworker: there is no verb 'strat': did you mean start?"),
         (["xyzzy"], "qworker: there is no verb 'xyzzy': qworker --help lists them"),
         (["\x1b[31m"], "qworker: there is no verb '\\x1b[31m': qworker --help lists them"),
+        (["--url", "redis://x", "status"], "qworker: options come after the verb: qworker status --url …"),
+        (["--foo"], "qworker: options come after the verb: qworker VERB --foo …"),
+        (["status", "--foo"], "qworker status: No such option: --foo. See: qworker status --help"),
+        (["start", "--foo", "a:b"], "qworker start: No such option: --foo. See: qworker start --help"),
+        (["start", "--leese", "3"], "qworker start: No such option: --leese (Possible options: --lease"),
+        (["start", "tasks.py"], "qworker start: tasks.py is a file, and a module is expected: write tasks:app, with"),
+        (["start", "a/b.py:c"], "qworker start: a/b.py:c is a file, and a module is expected: write a.b:c, without .py"),
+        (["submit", "bad name"], "qworker submit: 'bad name' is not the name of a task: expected module.function"),
         (["show"], "qworker show: Missing argument 'ID'. See: qworker show --help"),
         (["show", "--nonsense", "q:1"], "qworker show: No such option: --nonsense. See: qworker show --help"),
         (["show", "nope"], "qworker show: 'nope' is not a task id: expected queue:local, such as default:01JC2M6Q"),

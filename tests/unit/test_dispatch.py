@@ -169,15 +169,16 @@ def test_a_start_that_must_count_is_recorded_before_it_happens(record, header) -
             w.accept(task("a", record=record, **header), task("b"))
 
             call = await w.broker.called("renew")
-            assert w.pool.batches == [["b"]], "the careful one waits for its record"
+            assert w.pool.batches == [], "what stands behind it must not take its slot meanwhile"
             assert call["started"] == [("c1", "a", 0, bool(header))]
 
             recorded.set_result(renewal())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert w.pool.batches == [["b"], ["a"]]
+            assert w.pool.batches == [["a", "b"]]
             assert w.pool.orders[w.pool.number_of("a")].alone is (record.losses > 0)
             assert w.held("a").start_recorded
+            assert not w.held("b").start_recorded
 
     asyncio.run(scenario())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ResponseError
 
 from qworker.broker.values import ServerFacts
-from qworker.cli.doctor import HostFacts, judge_host, judge_server
+from qworker.cli import doctor
+from qworker.cli.doctor import Finding, HostFacts, judge_host, judge_server
 
 GOOD = ServerFacts(
     software="valkey",
@@ -28,8 +30,9 @@ HOST = HostFacts(
 )  # fmt: skip
 
 
-def server(skew_s: float = 0.0, **changes):
-    return {one.what: one for one in judge_server(replace(GOOD, **changes), skew_s=skew_s)}
+def server(skew_s: float = 0.0, *, is_embedded: bool = False, refusal: str = "", **changes):
+    facts = replace(GOOD, **changes)
+    return {one.what: one for one in judge_server(facts, skew_s=skew_s, is_embedded=is_embedded, refusal=refusal)}
 
 
 def host(**changes):
@@ -76,6 +79,49 @@ def test_what_is_wrong_with_a_server_is_said(changes, what, level, found):
 
     assert finding.level == level
     assert found in finding.found
+
+
+def test_a_server_that_cannot_write_to_its_disk_is_bad():
+    finding = server(refusal="Errors writing to the AOF file: No space left on device")["disk"]
+
+    assert finding == Finding(
+        "bad", "disk", "the server cannot write: Errors writing to the AOF file: No space left on device",
+        "free space on its disk; it goes on by itself",
+    )  # fmt: skip
+    assert "disk" not in server()
+
+
+class Refusing:
+    """A broker whose server answers PING with an error."""
+
+    def __init__(self, text: str) -> None:
+        self.client, self.text = self, text
+
+    def ping(self) -> None:
+        raise ResponseError(self.text)
+
+
+def test_the_refusal_of_a_ping_tells_of_the_disk_and_of_nothing_else():
+    assert doctor._refusal(Refusing("MISCONF Errors writing to the AOF file")) == "Errors writing to the AOF file"
+    assert doctor._refusal(Refusing("NOPERM this user has no permissions to run 'ping'")) == ""
+
+
+def test_nobody_is_told_to_change_the_settings_of_the_embedded_server():
+    finding = server(is_embedded=True, max_memory=0)["memory"]
+
+    assert finding == Finding("ok", "memory", "1.0 MiB used")
+
+
+def test_on_a_narrow_terminal_a_hint_is_wrapped_under_itself(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    doctor._print([Finding("warn", "memory", "found " * 20, "do this with --one-option " * 5)])
+
+    first, *rest = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert first.startswith("warn memory       found found")
+    assert len(rest) >= 3
+    assert all(line.startswith(" " * 18) and line[18] != " " and len(line) <= 80 for line in rest)
+    assert "".join(rest).count("--one-option") == 5, "no option is broken at its hyphen"
 
 
 def test_each_complaint_says_what_to_do():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -102,6 +103,17 @@ def test_a_worker_that_starts_sweeps_away_what_killed_ones_left(place, clock):
     Beacon("next").turned()
 
     assert [file.name for file in place.iterdir()] == [f"health-{os.getpid()}.json"]
+
+
+def test_a_worker_that_starts_sweeps_away_old_drafts_and_no_draft_that_is_being_written(place, clock):
+    Beacon("mine").turned()
+    for name, age_s in (("health-1.new", 3600), ("health-2.new", 0)):
+        (place / name).write_text("{")
+        os.utime(place / name, (time.time() - age_s,) * 2)
+
+    Beacon("next").turned()
+
+    assert sorted(file.name for file in place.iterdir()) == ["health-2.new", f"health-{os.getpid()}.json"]
 
 
 def test_a_worker_in_good_order_leaves_no_file(place):

@@ -116,7 +116,8 @@ def test_a_start_that_lies_in_the_past_is_now() -> None:
         ({"id": "default:a"}, "id='default:a'"),
         ({"delay": datetime(2030, 1, 1)}, "a datetime without a time zone could mean any hour"),  # noqa: DTZ001
         ({"deadline": 0}, "deadline=0: a deadline must lie ahead"),
-        ({"time_out": 3}, "there is no option 'time_out'; the options of a task are backoff, deadline"),
+        ({"time_out": 3}, "no option 'time_out': did you mean timeout? The options of a task are backoff, deadline"),
+        ({"xyzzy": 3}, "there is no option 'xyzzy'; the options of a task are backoff, deadline"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_by_name(given: dict[str, Any], text: str) -> None:

@@ -48,6 +48,22 @@ def test_everything_is_on_the_tables():
     assert "1 survivor(s) of ended tasks still run: see qworker dessert" in lines
 
 
+def test_a_name_that_nobody_knows_is_told_with_what_it_may_be():
+    assert "that a worker does not know → a typing mistake, or start a worker that has it\n" in shown(snapshot())
+
+
+def test_an_id_stays_in_one_piece_on_80_columns():
+    task_id = "default:01JC2M6Q8V4K1ZP0X3T5R7W9YB"
+    running = ({**WORKER.running[0], "id": task_id, "name": "tasks.of_some_length"},)
+    console = Console(width=80)
+
+    with console.capture() as capture:
+        for part in _parts(snapshot(worker=replace(WORKER, running=running)), {}):
+            console.print(part, markup=False)
+
+    assert task_id in capture.get()
+
+
 def test_a_queue_that_nobody_serves_is_said_with_what_to_do():
     text = shown(snapshot(worker=None))
 

@@ -196,19 +196,36 @@ class Attempts(Generic[T]):
             )
         if code in ("NOAUTH", "WRONGPASS", "NOPERM"):
             return BrokerError(
-                f"cannot {verb}: the server at {server} does not allow it: {exc}. Check user, password and rights in"
-                " the URL"
+                f"cannot {verb}: the server at {server} does not allow it: {_text(exc)}. Check user, password and rights"
+                " in the URL"
             )
         return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
 
     def _gave_up(self, exc: BaseException) -> Exception:
-        text = (
-            f"cannot {self.call.verb}: no usable answer from the server at {public_url(self._url)} within"
-            f" {self._timeout_s:g} s ({self._tries} attempts); last: {type(exc).__name__}: {exc}."
-        )
+        verb, server = self.call.verb, public_url(self._url)
+        if code_of(exc) == "MISCONF":
+            text = f"cannot {verb}: the server at {server} refuses writes: {_text(exc)}."
+            hint = "Free space on its disk; it goes on by itself"
+        else:
+            text = (
+                f"cannot {verb}: no usable answer from the server at {server} within {self._timeout_s:g} s"
+                f" ({self._tries} attempts); last: {_described(exc)}."
+            )
+            hint = "Check that it runs and that the URL is right"
         if self._maybe_applied and self.call.unanswered is not None:
             return self.call.unanswered(text)
-        return BrokerUnavailable(f"{text} Check that it runs and that the URL is right")
+        return BrokerUnavailable(f"{text} {hint}")
+
+
+def _text(exc: BaseException) -> str:
+    """An error's text as a part of a sentence of ours: without a full stop of its own."""
+    return str(exc).strip().rstrip(".")
+
+
+def _described(exc: BaseException) -> str:
+    """An error's class and text; the class alone when it has no text (TimeoutError)."""
+    text = _text(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def attempt_s(timeout_s: float) -> float:

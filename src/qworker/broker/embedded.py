@@ -151,7 +151,7 @@ def ensure(
             facts = read_facts(root)
             if facts:
                 answer = guardian.ping(facts["socket"])
-                if answer == "+PONG" and _is_held(state / guardian.GUARDIAN_LOCK):
+                if guardian.is_up(answer) and _is_held(state / guardian.GUARDIAN_LOCK):
                     return Embedded(to_url(facts["socket"]), root, str(facts.get("binary", "")), started=False)
             if time.monotonic() >= ends:
                 raise BrokerUnavailable(

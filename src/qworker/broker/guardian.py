@@ -22,9 +22,11 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -38,6 +40,7 @@ __all__ = [
     "SERVER_LOG",
     "STATE_FILE",
     "USERS_LOCK",
+    "is_up",
     "launch",
     "ping",
     "try_lock",
@@ -51,8 +54,13 @@ SERVER_LOG = "server.log"
 GUARDIAN_LOG = "guardian.log"
 READY = "ready"
 
+# Its disk is full, its memory is, or it became a replica.
+REFUSES_WRITES = ("-MISCONF", "-OOM", "-READONLY")
+
 PROBE_S = 1.0
 STOP_WITHIN_S = 5.0
+STALE_AFTER_S = 60.0
+SOCKET_NAME = re.compile(r"[0-9a-f]{16}\.sock")  # as places.socket_path names it
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
@@ -74,6 +82,11 @@ def ping(path: str, *, timeout_s: float = 1.0) -> str:
             return link.recv(64).split(b"\r\n")[0].decode("ascii", "replace")
     except OSError:
         return ""
+
+
+def is_up(answer: str) -> bool:
+    """Whether a server that answers so to PING has its data loaded. One that refuses writes is there, to be read."""
+    return answer == "+PONG" or answer.startswith(REFUSES_WRITES)
 
 
 def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -147,6 +160,7 @@ class Guardian:
         if problem:
             self._stop_server()
             return 1
+        sweep(Path(self.socket_path).parent)
         reason, clean = self._watch()
         say(f"stopping the server: {reason}")
         self._stop_server(clean=clean)
@@ -180,7 +194,7 @@ class Guardian:
         except (OSError, subprocess.SubprocessError) as error:
             return f"cannot run {self.binary}: {error}"
         # However long it loads: the user who waits has a deadline of its own, and the next one will find it loading.
-        while ping(self.socket_path) != "+PONG":
+        while not is_up(ping(self.socket_path)):
             if self.server.poll() is not None:
                 status = self.server.returncode
                 said = last_line(GUARDIAN_LOG) or last_line(SERVER_LOG)
@@ -264,6 +278,34 @@ class Guardian:
             self.server.wait()
 
 
+def sweep(directory: Path) -> None:
+    """Remove the sockets of this user's embedded servers that nobody listens on: those servers were killed -9."""
+    for path in directory.glob("*.sock"):
+        try:
+            found = path.lstat()
+            ours = SOCKET_NAME.fullmatch(path.name) and stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
+            # One that was bound a moment ago is not listened on yet, and refuses, too.
+            if not ours or time.time() - found.st_mtime < STALE_AFTER_S or not is_refused(str(path)):
+                continue
+            if inode(str(path)) == (found.st_dev, found.st_ino):  # its project may just have started a server anew
+                path.unlink()
+        except OSError:
+            continue  # another guardian was faster
+
+
+def is_refused(path: str) -> bool:
+    """Whether nobody listens on a socket. A frozen server still listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(0.1)
+        try:
+            link.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
 def dies_with(parent: int) -> Callable[[], None] | None:
     """Return what a child calls before exec to get a TERM when this process ends, however it ends (Linux only).
 
@@ -284,10 +326,10 @@ def dies_with(parent: int) -> Callable[[], None] | None:
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot: with the pid, it names a process for good (Linux only)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    return int(line.rpartition(")")[2].split()[19])
 
 
 def inode(path: str) -> tuple[int, int] | None:

@@ -95,7 +95,7 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
         print(_help(), file=sys.stderr)
         return EXIT_USAGE
     if verb not in VERBS:
-        raise ConfigError(_unknown(verb))
+        raise ConfigError(_unknown(verb, rest))
     return _invoke(verb, list(rest))
 
 
@@ -124,12 +124,23 @@ def _invoke(verb: str, rest: list[str]) -> int:
         # Wrong flags and arguments, by whichever click typer brings: old ones depend on it, new ones carry their own.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
+        _keep_close_ones(error)
         text: str = error.format_message()
         if text.startswith("Usage:"):  # a family of verbs without a verb
             print(text, file=sys.stderr)
             return EXIT_USAGE
         raise ConfigError(f"{text.rstrip('.')}. See: qworker {verb} --help") from None
     return 0
+
+
+def _keep_close_ones(error: Any) -> None:
+    """Of the options that the parser suggests, keep those that are alike without their dashes, too."""
+    import difflib
+
+    if getattr(error, "possibilities", None):
+        bare = {name.lstrip("-"): name for name in error.possibilities}
+        close = difflib.get_close_matches(error.option_name.lstrip("-"), bare, cutoff=0.65)
+        error.possibilities = [bare[name] for name in close]
 
 
 def _say(verb: str, error: QWorkerError) -> None:
@@ -139,9 +150,12 @@ def _say(verb: str, error: QWorkerError) -> None:
     print(escape(f"qworker {verb}: {text}" if verb in VERBS else f"qworker: {text}"), file=sys.stderr)
 
 
-def _unknown(verb: str) -> str:
+def _unknown(verb: str, rest: Sequence[str]) -> str:
     import difflib
 
+    if verb.startswith("-"):
+        meant = next((word for word in rest if word in VERBS), "VERB")
+        return f"options come after the verb: qworker {meant} {ascii(verb)[1:-1]} …"
     close = difflib.get_close_matches(verb, VERBS, 1)
     meant = f"did you mean {close[0]}?" if close else "qworker --help lists them"
     return f"there is no verb {verb!a}: {meant}"

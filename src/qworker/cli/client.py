@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import durations, ids
-from ..errors import ConfigError
+from ..errors import BrokerError, ConfigError
 from . import EXIT_ERROR
 from .shared import Json, Namespace, Url, escape_lines, open_app, open_broker, print_json, print_rows, said
 
@@ -87,7 +87,16 @@ def submit(
     wait_s = None if wait is None else _seconds("--wait", wait)
     named = _named_arguments(kwargs)
     with open_app(url, namespace) as app:
-        future = app.named(name).options(**options).submit(*map(_argument, args or ()), **named)
+        task = app.named(name).options(**options)
+        call = task.call(*map(_argument, args or ()), **named)
+        task.draft(call.args, call.kwargs)  # what is refused is refused before the server is asked for anything
+        before = None
+        if local_id is not None:
+            before = app.future(ids.join_id(task.settings.queue, local_id)).status().state
+        [future] = task.submit_many([call])
+        if before is not None:
+            state = before.replace("_", " ")
+            print(f"{future.id} was already there ({state}): nothing was queued", file=sys.stderr)
         if wait_s is None:
             if as_json:
                 print_json({"id": future.id})
@@ -166,14 +175,20 @@ def stop(
         if len(tasks) > 1:
             app.client()  # connected once, not by each thread
         with ThreadPoolExecutor(min(_AT_ONCE, len(tasks))) as pool:
-            receipts = list(pool.map(lambda task: app.future(task).stop(wait_s, grace_s), tasks))
+            found = list(pool.map(lambda task: _stop(app.future(task), wait_s, grace_s), tasks))
     if as_json:
-        print_json([_receipt_facts(receipt) for receipt in receipts])
+        print_json([_receipt_facts(receipt) for receipt, _ in found])
     else:
-        for receipt in receipts:
-            print_rows([(receipt.id, _receipt_text(receipt))])
-    if not all(receipts):
+        for receipt, had_ended in found:
+            print_rows([(receipt.id, _receipt_text(receipt, had_ended=had_ended))])
+    if not all(receipt for receipt, _ in found):
         raise typer.Exit(EXIT_ERROR)
+
+
+def _stop(future: Future[Any], wait_s: float, grace_s: float | None) -> tuple[StopReceipt, bool]:
+    """Stop a task. Also return whether it had ended before: its receipt would say the same of another's stop."""
+    had_ended = future.status().ended
+    return future.stop(wait_s, grace_s), had_ended
 
 
 # ── words into values ────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,7 +238,9 @@ def _check_ids(tasks: Sequence[str]) -> None:
 
 def _print_result(future: Future[Any], timeout_s: float | None, *, as_json: bool) -> None:
     try:
-        value = future.result(timeout_s)
+        if timeout_s is not None and not future.wait(timeout_s):
+            _refuse_late(future, timeout_s)
+        value = future.result()
     except Exception:
         if future.outcome is None:
             raise  # the waiter's trouble: its time is up, no such task, no server
@@ -233,6 +250,22 @@ def _print_result(future: Future[Any], timeout_s: float | None, *, as_json: bool
         print_json({"id": future.id, "state": "succeeded", "value": value})
     else:
         print(said(value))
+
+
+def _refuse_late(future: Future[Any], timeout_s: float) -> None:
+    """Say what the task is doing, unless it has just ended: the push of an outcome may be late or lost.
+
+    `Future.result` does the same, and tells the time that it took with the question; here that would be read as wrong.
+    """
+    from ..status import wait_timeout
+
+    try:
+        status = future.status()
+    except BrokerError as error:
+        trouble = f"what it is doing is not known, because {error}"
+        raise wait_timeout(None, shown=future.shown, waited_s=timeout_s, trouble=trouble) from None
+    if not future.done():
+        raise wait_timeout(status, shown=future.shown, waited_s=timeout_s)
 
 
 def _print_failure(future: Future[Any], *, as_json: bool) -> None:
@@ -260,9 +293,12 @@ _RUNS: dict[bool | None, str] = {
 }
 
 
-def _receipt_text(receipt: StopReceipt) -> str:
+def _receipt_text(receipt: StopReceipt, *, had_ended: bool = False) -> str:
     head = receipt.outcome or receipt.state or "unknown"
     how = f" ({receipt.how.replace('_', ' ')})" if receipt.how else ""
+    if had_ended and receipt.outcome is not None:
+        text = f"had already ended: {head.replace('_', ' ')}{how}; {_RUNS[receipt.still_running]}"
+        return text if receipt else f"{text}\n{receipt.note}"
     took = f"after {durations.text(receipt.took)}"
     return f"{head.replace('_', ' ')}{how}; {_RUNS[receipt.still_running]}, {took}" + (
         f"\n{receipt.note}" if receipt.note else ""

@@ -47,6 +47,8 @@ def demo(
         with _interruptible():
             ledger = _play(Dark() if json else Screen(console), files, keep=keep)
     except _Ended as ended:
+        left = "no process of the demo is left, its directory is kept" if keep else "nothing of the demo is left"
+        typer.echo(f"Interrupted: {left}.", err=True)
         raise typer.Exit(128 + ended.number) from None
     except DemoFailed as failure:
         if not json:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,13 +23,14 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from .. import durations
-from ..config import usable_cpus
+from ..config import Settings, usable_cpus
 from ..errors import BrokerError
 from ..log import escape
 from . import EXIT_UNHEALTHY
 from .shared import Json, Namespace, Url, open_broker, print_json, print_table
 
 if TYPE_CHECKING:
+    from ..broker.broker import Broker
     from ..broker.values import ServerFacts
 
 Level = Literal["ok", "warn", "bad"]
@@ -37,6 +40,7 @@ _SLOW_S, _VERY_SLOW_S = 0.005, 0.050
 _SKEW_S = 1.0
 _FEW_FILES = 4096
 _LITTLE_MEMORY = 512 * 1024 * 1024
+_INDENT = " " * 18
 _CGROUP = Path("/sys/fs/cgroup")
 
 # The first release of each line in which CVE-2025-49844 is mended: a Lua script could run code in the server.
@@ -80,10 +84,21 @@ def _print(findings: list[Finding]) -> None:
         line = Text()
         line.append(f"{finding.level:<5}", style=styles[finding.level])
         line.append(f"{finding.what:<13}", style="bold")
-        line.append(escape(finding.found))
+        line.append(_wrapped(finding.found))
         if finding.do:
-            line.append("\n" + " " * 18 + escape(finding.do), style="dim")
+            line.append("\n" + _INDENT + _wrapped(finding.do), style="dim")
         print_table(line)
+
+
+def _width() -> int:
+    """As wide as the terminal; in a pipe nobody wraps."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return shutil.get_terminal_size().columns if known else 250
+
+
+def _wrapped(text: str) -> str:
+    width = max(20, _width() - len(_INDENT))
+    return f"\n{_INDENT}".join(textwrap.wrap(escape(text), width, break_on_hyphens=False))
 
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,18 +112,44 @@ def _ask_server(url: str | None, namespace: str | None) -> Iterator[Finding]:
             yield Finding("bad", "server", str(error), "start it, or correct the URL")
             return
         local_ms = time.time() * 1000
+        refusal = _refusal(broker)
+    is_embedded = Settings.load({"url": url}).url is None
     best = min(looks, key=lambda facts: facts.latency_s)
-    yield from judge_server(best, skew_s=(looks[-1].now_ms - local_ms) / 1000)
+    skew_s = (looks[-1].now_ms - local_ms) / 1000
+    yield from judge_server(best, skew_s=skew_s, is_embedded=is_embedded, refusal=refusal)
 
 
-def judge_server(facts: ServerFacts, *, skew_s: float) -> Iterator[Finding]:
-    """Say what is to be said of a server; `skew_s` is how far its clock is ahead of ours."""
+def _refusal(broker: Broker) -> str:
+    """Why the server cannot write to its disk; empty when it can, or does not say. PING is refused as a write is."""
+    from redis.exceptions import RedisError
+
+    from ..broker.connection import code_of
+
+    try:
+        broker.client.ping()
+    except RedisError as error:
+        return str(error).removeprefix("MISCONF ") if code_of(error) == "MISCONF" else ""
+    return ""
+
+
+def judge_server(
+    facts: ServerFacts, *, skew_s: float, is_embedded: bool = False, refusal: str = ""
+) -> Iterator[Finding]:
+    """Say what is to be said of a server.
+
+    `skew_s` is how far its clock is ahead of ours; `refusal` is what it says when its disk cannot be written. The
+    settings of an embedded one are ours, so nobody is told to change them.
+    """
     yield _version(facts)
+    if refusal:
+        yield Finding(
+            "bad", "disk", f"the server cannot write: {refusal}", "free space on its disk; it goes on by itself"
+        )
     if facts.role in ("slave", "replica"):
         yield Finding("bad", "role", "a read-only replica", "give the URL of its primary")
     yield _eviction(facts)
     yield _persistence(facts)
-    yield _memory(facts)
+    yield _memory(facts, is_embedded=is_embedded)
     yield _clock(skew_s)
     yield _latency(facts.latency_s)
     if facts.cluster:
@@ -170,10 +211,12 @@ def _persistence(facts: ServerFacts) -> Finding:
     return Finding("warn", "persistence", "none: a restart of the server loses all tasks", "CONFIG SET appendonly yes")
 
 
-def _memory(facts: ServerFacts) -> Finding:
+def _memory(facts: ServerFacts, *, is_embedded: bool) -> Finding:
     if facts.used_memory is None:
         return Finding("warn", "memory", "could not be asked")
     used = _bytes(facts.used_memory)
+    if not facts.max_memory and is_embedded:
+        return Finding("ok", "memory", f"{used} used")
     if not facts.max_memory:
         return Finding(
             "warn",

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 TIMEOUT_S = 5.0
+_WHOLE = 40  # characters: a generated id in a queue with a name of some length
 _WIDE = 250  # columns in a pipe, where nobody wraps
 
 Url = Annotated[
@@ -68,7 +69,10 @@ def open_broker(url: str | None, namespace: str | None) -> Broker:
     if address is None:
         from ..broker import embedded
 
-        address = embedded.ensure().url
+        server = embedded.ensure()
+        address = server.url
+        if server.started:
+            print(escape(f"no server's URL is set: {server.line}"), file=sys.stderr)
     return Broker(address, settings.namespace or "default", timeout_s=TIMEOUT_S, role="cli")
 
 
@@ -129,8 +133,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    rows = list(rows)
+    for number, column in enumerate(columns):
+        # An id is copied, so it stays in one piece where that leaves room for the rest.
+        whole = column == "task" and max((len(escape(row[number])) for row in rows), default=0) <= _WHOLE
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        made.add_column(column.lstrip(">"), justify=justify, overflow="fold", no_wrap=whole)
     for row in rows:
         made.add_row(*(Text(escape(cell)) for cell in row))
     return Group(Text(title, style="bold"), made)  # a Table's own title wraps at the width of its table

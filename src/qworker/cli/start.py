@@ -8,17 +8,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
+from .. import durations
 from ..config import Settings
+from ..errors import ConfigError
 
 _SWITCHES = frozenset({"burst", "embedded", "allow_eviction"})
 
 
 def _metavar(name: str, own: str | None) -> str:
     return own or ("DURATION" if name.endswith("_s") else "VALUE")
+
+
+def _default(name: str, value: object) -> str:
+    """Return how a help text ends: with the default, where there is one to be told."""
+    if name in _SWITCHES or value is None:
+        return ""
+    if name == "queues":
+        return f" [{','.join(cast('tuple[str, ...]', value))}]"
+    return f" [{durations.text(cast('float', value))}]" if name.endswith("_s") else f" [{value}]"
+
+
+def _refuse_file(target: str) -> None:
+    module, _, attribute = target.partition(":")
+    if module.endswith(".py"):
+        meant = f"{module.removesuffix('.py').removeprefix('./').replace('/', '.')}:{attribute or 'app'}"
+        raise ConfigError(f"{target} is a file, and a module is expected: write {meant}, without .py")
 
 
 def _with_flags(command: Callable[..., int]) -> Callable[..., None]:
@@ -36,7 +54,7 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., None]:
         kind: Any = bool if setting.name in _SWITCHES else str
         option = typer.Option(
             setting.metadata["flag"],
-            help=setting.metadata["help"],
+            help=setting.metadata["help"] + _default(setting.name, setting.default),
             metavar=None if setting.name in _SWITCHES else _metavar(setting.name, setting.metadata["metavar"]),
             show_default=False,
         )
@@ -60,6 +78,8 @@ def start(targets: list[str], flags: dict[str, Any]) -> int:
 
     Exit codes: 0 done or drained, 1 error, 2 usage, 4 drained but work was killed, 128+n after a second signal.
     """
+    for target in targets:
+        _refuse_file(target)
     settings = Settings.load(flags)
     from .. import log
     from ..worker.daemon import serve

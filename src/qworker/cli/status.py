@@ -216,7 +216,13 @@ def _parts(seen: Snapshot, rates: Mapping[str, float]) -> list[Any]:
         unknown.update(worker.unknown)
     if unknown:
         rows = ((name, str(count)) for name, count in unknown.most_common())
-        parts.append(table("Waiting: names that a worker does not know", ("name", ">seen"), rows))
+        parts.append(
+            table(
+                "Waiting: names that a worker does not know → a typing mistake, or start a worker that has it",
+                ("name", ">seen"),
+                rows,
+            )
+        )
     parts += _remarks(seen)
     return parts
 

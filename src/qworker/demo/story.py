@@ -237,7 +237,7 @@ class Story:
         self._kills.append(kill)
         self._notes.read()
         running = [part.future.id for part in self._running_in(victim, self._parts)]
-        self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks and holds more")
+        self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks")
         return self._see_rescue(kill, killed_at, running, other)
 
     def _see_rescue(self, kill: Kill, killed_at: float, running: Sequence[str], other: Worker) -> Rescue:

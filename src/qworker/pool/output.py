@@ -126,7 +126,8 @@ class Capture(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        if self.restored and self._original is not None:
+        # Since Python 3.13 a finalizer reports what it meets, and the original may be closed by then.
+        if self.restored and self._original is not None and not getattr(self._original, "closed", False):
             self._original.flush()
 
     def fileno(self) -> int:

@@ -188,7 +188,9 @@ class Patrol:
         asked = pool.ladder.asked(number)
         assert asked is not None
         if not kid.plan.threads:
-            pool.end_kid(kid, number, f"{asked.reason}: its grace of {asked.force_at - asked.at:.3g} s is over")
+            pool.end_kid(
+                kid, number, f"{asked.reason}: it still ran {asked.force_at - asked.at:.3g} s after it was asked"
+            )
         elif asked.reason == "recycle":
             pool.end_kid(kid, None, "its recycling took too long")
         elif kid.wedged:

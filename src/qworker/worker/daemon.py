@@ -185,6 +185,7 @@ class _Daemon:
         signals.install()
         for pool in state.pools.values():
             await pool.start()
+        await neighbours.rescue_first()
         self._hello(state)
         drain = Drain(state, fetcher, dispatcher, collector, settler, signals)
         try:

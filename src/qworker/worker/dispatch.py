@@ -49,7 +49,8 @@ class Dispatcher:
         state.ledger.open(claim)
         state.counters["claimed"] += len(window.tasks)
         orders: dict[PoolKind, list[Order]] = {}
-        carefully: list[tuple[Held, Order]] = []
+        in_order: list[tuple[Held, Order]] = []
+        carefully: set[int] = set()
         for task in window.tasks:
             held, unreadable = self._hold(task, claim)
             if task.record.deadline_ms:
@@ -64,15 +65,18 @@ class Dispatcher:
             if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > 1:
                 # The last: it was handed out before and nobody knows whether it started. It may have killed that worker
                 # within its first second, before any renewal: from now on its deaths count.
-                carefully.append((held, order))
-            else:
-                orders.setdefault(held.kind, []).append(order)
-        for kind, batch in orders.items():
-            state.put(kind, batch)
+                carefully.add(held.number)
+            orders.setdefault(held.kind, []).append(order)
+            in_order.append((held, order))
         if carefully:
-            start = state.spawn(self._start_recorded(claim, carefully))
+            # The whole window waits for the record: those that were rescued stand in front, and must not lose their
+            # slots to what stands behind them.
+            start = state.spawn(self._start_recorded(claim, in_order, carefully))
             self._starting.add(start)
             start.add_done_callback(self._starting.discard)
+        else:
+            for kind, batch in orders.items():
+                state.put(kind, batch)
         return claim.sizes
 
     def cancel_starts(self) -> None:
@@ -173,10 +177,14 @@ class Dispatcher:
             timeout_s, header.grace_ms / 1000, record.losses > 0, header.retries, deadline_s, now,
         )  # fmt: skip
 
-    async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]]) -> None:
-        """Record the start of suspects and of at_most_once tasks before they run: a death then counts."""
+    async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int]) -> None:
+        """Record the starts that must count (suspects, at_most_once) before they happen; then run the window."""
         state = self._state
-        started = [(claim.id, held.task.id, 0, held.header.delivery == "at_most_once") for held, _ in starts]
+        started = [
+            (claim.id, held.task.id, 0, held.header.delivery == "at_most_once")
+            for held, _ in starts
+            if held.number in carefully
+        ]
         while True:
             sent = time.monotonic()
             try:
@@ -199,7 +207,7 @@ class Dispatcher:
         for held, order in starts:
             if held.ended or held.number not in state.ledger.tasks:
                 continue
-            held.start_recorded = True
+            held.start_recorded = held.number in carefully
             if held.stop is not None:
                 self._bury(held, STOPPED)
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from pathlib import Path
 
 from ..broker.aio import AsyncBroker
@@ -50,6 +51,9 @@ def _read(path: Path) -> str:
         return ""
 
 
+FIRST_S = 1.0  # for the look before the first claim
+
+
 class Neighbours:
     """Watches the other workers of this host. Owned by the event loop."""
 
@@ -61,15 +65,28 @@ class Neighbours:
 
     async def look(self) -> None:
         """Find workers of this host that are new or have died."""
+        for record in await self._find_dead():
+            self._died(record)
+
+    async def rescue_first(self) -> None:
+        """Put back what workers that died before this one started have left: its first claim then takes that first.
+
+        Bounded: a server that does not answer must not keep the worker from starting.
+        """
+        try:
+            async with asyncio.timeout(FIRST_S):
+                for record in await self._find_dead():
+                    await self._rescue(record)
+        except TimeoutError:
+            pass  # the next look finds them again
+
+    async def _find_dead(self) -> list[WorkerRecord]:
         try:
             records = await self._broker.workers()
         except UNANSWERED:
-            return  # looked again with the next beat
-        for record in records:
-            if record.id == self._state.id or record.id in self._watched or not self._is_here(record):
-                continue
-            if not self._watch(record):
-                self._died(record)
+            return []  # looked again with the next beat
+        others = [r for r in records if r.id != self._state.id and r.id not in self._watched and self._is_here(r)]
+        return [record for record in others if not self._watch(record)]
 
     def close(self) -> None:
         """Stop watching."""
@@ -96,7 +113,8 @@ class Neighbours:
         # Read after the pidfd was opened, so that both are of the same process. None: it is hidden from this user
         # (hidepid), or a zombie, whose pidfd tells at once.
         started = start_time(record.pid)
-        if started is not None and record.start_time and started != record.start_time:
+        other = started is not None and record.start_time and started != record.start_time
+        if other or select.select([fd], [], [], 0)[0]:  # readable: it has ended, and only waits to be reaped
             os.close(fd)
             return False
         self._watched[record.id] = fd

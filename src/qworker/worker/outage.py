@@ -11,6 +11,7 @@ from ..log import Emit
 
 SAY_EVERY_S = 10.0
 REVIVE_EVERY_S = 5.0
+WAITING = "waiting for the server; the worker starts when it answers"
 
 
 class Outage:
@@ -23,6 +24,7 @@ class Outage:
         self._emit, self._health, self._revive = emit, health, revive
         self._since: float | None = None
         self._said = 0.0
+        self._answered = False  # never yet: no claim can have brought a task, so nothing runs
         self._next_revival = 0.0
         self._reviving: asyncio.Future[object] | None = None
 
@@ -31,6 +33,7 @@ class Outage:
         now = time.monotonic()
         if ok:
             self._health.succeeded()
+            self._answered = True
             if self._since is not None:
                 self._emit("redis.back", after_s=round(now - self._since, 1))
                 self._since = None
@@ -38,8 +41,8 @@ class Outage:
         self._since = self._since if self._since is not None else now
         if now - self._said >= SAY_EVERY_S:
             self._said = now
-            self._emit("redis.unreachable", level="error", error=error,
-                       note="trying again with the same calls; running tasks go on")  # fmt: skip
+            note = "trying again with the same calls; running tasks go on" if self._answered else WAITING
+            self._emit("redis.unreachable", level="error", error=error, note=note)
         if self._revive is not None and now >= self._next_revival and self._reviving is None:
             self._next_revival = now + REVIVE_EVERY_S
             self._reviving = asyncio.get_running_loop().run_in_executor(None, self._revive)
