@@ -35,13 +35,22 @@ class Keeper:
 
     async def run(self) -> None:
         """Renew until cancelled."""
+        state = self._state
         while True:
+            slept = time.monotonic()
             try:
                 async with asyncio.timeout(self._every_s):
-                    await self._state.mark_soon.wait()
+                    await state.mark_soon.wait()
             except TimeoutError:
                 pass  # the ordinary beat
-            self._state.mark_soon.clear()
+            state.mark_soon.clear()
+            stood_s = time.monotonic() - slept - self._every_s
+            if stood_s > state.lease.lease_s / 2:
+                # Said first, because the calls that were under way will now blame the server.
+                state.emit(
+                    "worker.stood_still", level="warning", stood_s=round(stood_s, 1),
+                    note="this process was stopped or got no processor time; its leases may have lapsed",
+                )  # fmt: skip
             await self.renew()
 
     async def renew(self) -> None:
