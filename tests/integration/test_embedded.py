@@ -637,28 +637,39 @@ def test_it_can_be_forbidden(project, value):
 # What others left behind
 
 
+def bind(path: Path, *, age_s: float) -> socket.socket:
+    """A socket as it was `age_s` ago; nobody listens on it yet."""
+    link = socket.socket(socket.AF_UNIX)
+    link.bind(str(path))
+    os.utime(path, (time.time() - age_s,) * 2)
+    return link
+
+
 def test_a_guardian_that_starts_sweeps_away_the_sockets_of_servers_that_were_killed(user, runtime):
     place = runtime / "qworker"
     place.mkdir(mode=0o700)
+    stale = place / f"{1:016x}.sock"
+    bind(stale, age_s=3600).close()
 
-    def bind(name: str, *, age_s: float) -> socket.socket:
-        link = socket.socket(socket.AF_UNIX)
-        link.bind(str(place / name))
-        os.utime(place / name, (time.time() - age_s,) * 2)
-        return link
+    assert user().found["started"]
 
-    stale, young, foreign, live = f"{1:016x}.sock", f"{2:016x}.sock", "other.sock", f"{3:016x}.sock"
+    wait_until(lambda: not stale.exists(), description="the end of the stale socket")
+
+
+def test_a_sweep_spares_sockets_that_are_new_or_listened_on_and_what_is_not_ours(runtime):
+    stale, young, live, file = (runtime / f"{number:016x}.sock" for number in range(4))
+    foreign = runtime / "other.sock"
     bind(stale, age_s=3600).close()
     bind(young, age_s=0).close()  # of a server that is just starting, for all anybody knows
     bind(foreign, age_s=3600).close()
-    (place / f"{4:016x}.sock").touch()
+    file.touch()
+    os.utime(file, (0, 0))
+
     with bind(live, age_s=3600) as listening:
         listening.listen(1)
-        own = Path(user().url.removeprefix("unix://")).name
+        guardian.sweep(runtime)
 
-        wait_until(lambda: not (place / stale).exists(), description="the end of the stale socket")
-        user().found  # noqa: B018 - the sweep may still be under way
-        assert {path.name for path in place.iterdir()} == {young, foreign, live, f"{4:016x}.sock", own}
+    assert set(runtime.iterdir()) == {young, live, file, foreign}
 
 
 # What becomes of it when its directory does not stay

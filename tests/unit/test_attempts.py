@@ -46,15 +46,14 @@ def test_what_passes_is_tried_again_after_a_jittered_pause_until_the_deadline(er
 
     assert all(0 <= pause <= 1.0 for pause in pauses)
     assert len(set(pauses)) > 10
-    with pytest.raises(BrokerUnavailable, match=r"^cannot do a thing: (no .* within 0 s \(1 attempts\); last:|.* refuses)"):
+    with pytest.raises(BrokerUnavailable, match=r"^cannot do a thing: .*( within 0 s \(1 attempts\); last:| refuses)"):
         attempts(timeout_s=0.0).failed(error, sent=True)
 
 
 @pytest.mark.parametrize(
     ("error", "last"),
     [
-        (Broken("Error 111 connecting to box:6379. Connection refused."), "ConnectionError: Error 111 connecting to"
-         " box:6379. Connection refused"),
+        (Broken("Error 111. Connection refused."), "ConnectionError: Error 111. Connection refused"),
         (TimeoutError(), "TimeoutError"),
         (Broken("gone"), "ConnectionError: gone"),
     ],
@@ -71,8 +70,9 @@ def test_the_last_error_is_told_with_one_full_stop_and_by_its_class_when_it_has_
     )
 
 
-def test_a_server_that_cannot_write_to_its_disk_is_told_so() -> None:
-    full = ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
+@pytest.mark.parametrize("tail", ["", ".", " script: on @user_script:38.", " script: 1f2e, on @user_script:38."])
+def test_a_server_that_cannot_write_to_its_disk_is_told_so(tail: str) -> None:
+    full = ResponseError(f"MISCONF Errors writing to the AOF file: No space left on device{tail}")
 
     with pytest.raises(BrokerUnavailable) as caught:
         attempts(timeout_s=0.0).failed(full, sent=True)

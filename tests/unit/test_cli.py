@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -88,11 +89,11 @@ def test_the_help_of_start_has_the_defaults_and_where_the_server_comes_from(caps
 
     out = capsys.readouterr().out
     for text in (
-        "tasks run again then. [15 s]",
-        "asked to stop. [20 s]",
-        "or a number. [auto]",
-        "strict order. [default]",
-        "name no pool themselves. [process]",
+        "tasks run again then. [default: 15 s]",
+        "asked to stop. [default: 20 s]",
+        "or a number. [default: auto]",
+        "strict order. [default: default]",
+        "name no pool themselves. [default: process]",
         "else QWORKER_URL, else the app's own, else the embedded server.",
     ):
         assert text in " ".join(out.split())
@@ -157,15 +158,19 @@ def test_a_late_result_is_told_with_the_time_that_was_asked_for():
 
 
 @pytest.mark.parametrize(("started", "said"), [(True, "no server's URL is set: started the embedded"), (False, "")])
-def test_the_embedded_server_is_told_of_only_by_who_started_it(started, said, monkeypatch, capfd, tmp_path):
+def test_the_embedded_server_is_told_of_only_by_who_started_it(started, said, monkeypatch, capfd, caplog, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QWORKER_URL", raising=False)
     server = embedded.Embedded("redis://127.0.0.1:1", tmp_path, "/bin/valkey-server", started)
     monkeypatch.setattr(embedded, "ensure", lambda: server)
+    monkeypatch.setattr("qworker.cli.shared.TIMEOUT_S", 0.1)
 
-    assert cli.run(["show", "q:1"]) == 1
-
-    assert capfd.readouterr().err.startswith(said or "qworker show: ")
+    for verb in ("show", "cancel"):  # one looks with a broker, one acts with an app
+        assert cli.run([verb, "q:1"]) == 1
+        loud = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+        told = "\n".join([*loud, capfd.readouterr().err])
+        assert told.startswith(said or f"qworker {verb}: ")
+        caplog.clear()
 
 
 def test_an_interrupted_demo_ends_with_a_line(monkeypatch, capsys):
@@ -209,7 +214,7 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["start", "--foo", "a:b"], "qworker start: No such option: --foo. See: qworker start --help"),
         (["start", "--leese", "3"], "qworker start: No such option: --leese (Possible options: --lease"),
         (["start", "tasks.py"], "qworker start: tasks.py is a file, and a module is expected: write tasks:app, with"),
-        (["start", "a/b.py:c"], "qworker start: a/b.py:c is a file, and a module is expected: write a.b:c, without .py"),
+        (["start", "a/b.py:c"], "qworker start: a/b.py:c is a file, and a module is expected: write a.b:c, without "),
         (["submit", "bad name"], "qworker submit: 'bad name' is not the name of a task: expected module.function"),
         (["show"], "qworker show: Missing argument 'ID'. See: qworker show --help"),
         (["show", "--nonsense", "q:1"], "qworker show: No such option: --nonsense. See: qworker show --help"),

@@ -33,6 +33,8 @@ _SCHEMES = ("redis", "rediss", "unix")
 _CODE = re.compile(r"^-?([A-Z][A-Z]+)\b")
 # Before 7.0 the error of a command in a script comes inside another: `ERR Error running script …: -OOM command …`.
 _INNER_CODE = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN) ")
+# What a server adds to the error of a command in a script: `MISCONF … script: <sha>, on @user_script:38.`
+_SCRIPT_LINE = re.compile(r" script: (\S+, )?on @\S+$")
 # The server is there, but cannot serve just now: the same call again, a little later.
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
 # The other end is not (or no longer) the primary: connect anew, which asks for its address again.
@@ -196,8 +198,8 @@ class Attempts(Generic[T]):
             )
         if code in ("NOAUTH", "WRONGPASS", "NOPERM"):
             return BrokerError(
-                f"cannot {verb}: the server at {server} does not allow it: {_text(exc)}. Check user, password and rights"
-                " in the URL"
+                f"cannot {verb}: the server at {server} does not allow it: {_text(exc)}. Check user, password and"
+                " rights in the URL"
             )
         return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
 
@@ -218,8 +220,8 @@ class Attempts(Generic[T]):
 
 
 def _text(exc: BaseException) -> str:
-    """An error's text as a part of a sentence of ours: without a full stop of its own."""
-    return str(exc).strip().rstrip(".")
+    """An error's text as a part of a sentence of ours: without the line of our script and a full stop of its own."""
+    return _SCRIPT_LINE.sub("", str(exc)).strip().rstrip(".")
 
 
 def _described(exc: BaseException) -> str:

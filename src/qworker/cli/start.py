@@ -27,9 +27,8 @@ def _default(name: str, value: object) -> str:
     """Return how a help text ends: with the default, where there is one to be told."""
     if name in _SWITCHES or value is None:
         return ""
-    if name == "queues":
-        return f" [{','.join(cast('tuple[str, ...]', value))}]"
-    return f" [{durations.text(cast('float', value))}]" if name.endswith("_s") else f" [{value}]"
+    shown = durations.text(cast("float", value)) if name.endswith("_s") else str(value)
+    return f" [default: {','.join(value) if isinstance(value, tuple) else shown}]"
 
 
 def _refuse_file(target: str) -> None:
