@@ -317,9 +317,10 @@ class Client:
             except BrokerUnavailable as error:
                 if time.monotonic() + pause_s >= ends:
                     self._broker.close()
+                    last = str(error.__cause__ or error).rstrip(".")
                     raise BrokerUnavailable(
                         f"cannot reach the server at {public_url(self._url)} within {timeout_s:g} s, so nothing was "
-                        f"sent; last: {str(error.__cause__ or error).rstrip('.')}. Check that it runs and that the URL is right"
+                        f"sent; last: {last}. Check that it runs and that the URL is right"
                     ) from error
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.5)
