@@ -110,5 +110,8 @@ def test_usr2_dumps_the_stacks_of_the_slots(start, tasks, execution_log) -> None
 
     worker.process.send_signal(signal.SIGUSR2)
 
-    wait_until(lambda: "in stuck_in_c" in worker.log(), description="the stack of the stuck task in the log")
+    # The whole log: the stacks of the thread child's sixteen slots may follow.
+    wait_until(
+        lambda: "in stuck_in_c" in worker.log_path.read_text(), description="the stack of the stuck task in the log"
+    )
     assert future.stop(wait=5, grace=0).still_running is False
