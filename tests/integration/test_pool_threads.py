@@ -34,7 +34,8 @@ def test_all_slots_run_at_once_in_one_child():
     asyncio.run(check())
 
 
-def test_thousands_of_short_orders_end_exactly_once():
+@pytest.mark.parametrize("trial", range(3))  # who reads the stream first is a race that each trial may decide anew
+def test_thousands_of_short_orders_end_exactly_once(trial):
     async def check():
         async with a_pool("thread", 4) as pool:
             numbers = [pool.put("echo", index) for index in range(3000)]

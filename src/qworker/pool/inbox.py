@@ -51,9 +51,12 @@ class Inbox:
         """Has the instant after which nothing may start not come yet?"""
         return time.monotonic_ns() < self._page.start_until_ns
 
-    def read(self) -> None:
-        """Read what the stream has; ends this process when the worker has closed it."""
-        data = self._stream.recv(256 * 1024)
+    def read(self, *, wait: bool = True) -> None:
+        """Read what the stream has; ends this process when the worker has closed it. `wait`: until it has something."""
+        try:
+            data = self._stream.recv(256 * 1024, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         if not data:
             os._exit(0)
         for frame in self._frames.feed(data):

@@ -67,7 +67,9 @@ class ThreadLoop:
                     os.eventfd_read(fd)
                 elif fd == self._stream_fd:
                     with self._lock:
-                        self._inbox.read()
+                        # A slot that took a token may have read all of it since the poll: waiting here for more, with
+                        # the lock held, would stop every slot.
+                        self._inbox.read(wait=False)
                         self._move()
                 else:
                     self._hand_out()
