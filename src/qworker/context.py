@@ -58,8 +58,8 @@ class Run:
     ends: float | None = None  # monotonic clock: when its timeout or deadline asks it to end; None: never
 
 
-class _Nowhere:
-    """The slot of a plain call: nobody can ask it to end."""
+class Nowhere:
+    """The slot of a plain call, and of an inline app: nobody can ask it to end."""
 
     def asked(self) -> bool:
         return False
@@ -78,7 +78,7 @@ class _Nowhere:
         return False
 
 
-_PLAIN = Run(id="", name="", run=1, attempt=1, fence=0, retries=0, slot=_Nowhere())
+_PLAIN = Run(id="", name="", run=1, attempt=1, fence=0, retries=0, slot=Nowhere())
 _run: ContextVar[Run | None] = ContextVar("qworker.current", default=None)
 _fallback: Run | None = None  # what threads without a context belong to, in a child with one slot
 _in_child = False

@@ -26,26 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Inline"]
 
 
-class _Slot:
-    """The slot of a task that nobody can ask to end."""
-
-    def asked(self) -> bool:
-        return False
-
-    def reason(self) -> str:
-        return ""
-
-    def lease_uncertain(self) -> bool:
-        return False
-
-    def progress(self, done: float, total: float | None, text: str) -> None:
-        pass
-
-    def wait_asked(self, timeout_s: float) -> bool:
-        time.sleep(timeout_s)
-        return False
-
-
 class Inline:
     """Runs the tasks of one app in the thread that submits them."""
 
@@ -96,7 +76,7 @@ class Inline:
         while True:
             attempt += 1
             self._fence += 1
-            run = context.Run(full, draft.name, 1, attempt, self._fence, header.retries, _Slot())
+            run = context.Run(full, draft.name, 1, attempt, self._fence, header.retries, context.Nowhere())
             began = time.monotonic()
             value, error, wants_retry = _attempt(task, draft.body, run)
             if error is not None and attempt <= header.retries and (wants_retry or _retryable(error, header)):
