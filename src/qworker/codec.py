@@ -20,7 +20,7 @@ import msgpack
 from .errors import DecodeError, TaskTooLarge
 from .faults import RemoteTraceback, describe_error, pack_error, rebuild_error, unpack_error
 from .lifecycle import LIVE, STATE_OF, How
-from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome
+from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome, Sighting
 from .values import (
     MAX_BODY,
     MAX_DEPTH,
@@ -147,6 +147,7 @@ def _decode_header(blob: bytes, key: bytes) -> Header:
         and (retry_for is None or (type(retry_for) is list and all(type(kind) is str for kind in retry_for)))
         and delivery in ("at_least_once", "at_most_once")
         and type(extra) is dict
+        and _is_extra(extra)
     ):
         raise DecodeError("cannot decode the header of a task: a field is of the wrong type or out of all range")
     return Header(
@@ -164,13 +165,28 @@ def _decode_header(blob: bytes, key: bytes) -> Header:
     )
 
 
+def _is_extra(extra: dict[Any, Any]) -> bool:
+    groups, parent, depth = extra.get("g", []), extra.get("p", ""), extra.get("d", 0)
+    return (
+        type(groups) is list
+        and all(type(group) is str for group in groups)
+        and type(parent) is str
+        and type(depth) is int
+        and type(extra.get("i", False)) is bool
+    )
+
+
 # ── blobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pack_envelope(*, header: bytes, body: bytes, line: Line, client: str, sent_ms: int) -> bytes:
-    """Return a task as it is stored. `client` is 12 characters: whose inbox is told of its end, or NOBODY."""
+def pack_envelope(*, header: bytes, body: bytes, line: Line, client: str, sent_ms: int, core: bytes = b"") -> bytes:
+    """Return a task as it is stored. `client` is 12 characters: whose inbox is told of its end, or NOBODY.
+
+    `core`: the header without the task's place in a tree of tasks. A parent that is run again submits the same tasks
+    from another group: so that place is no part of what the digest stands for.
+    """
     content = header + body
-    digest = _digest(content)
+    digest = _digest(core + body if core else content)
     return digest + _HEAD.pack(_LINE_CODES[line], client.encode("ascii"), sent_ms, len(header)) + content
 
 
@@ -271,24 +287,26 @@ def pack_outcome(outcome: Outcome) -> bytes:
     elif outcome.error is not None:
         payload = outcome.error
         flags |= _HAS_ERROR
-    return pack_plain(
-        [
-            outcome.digest,
-            outcome.claim or _NO_CLAIM,
-            outcome.id,
-            _CODES[outcome.state, outcome.how],
-            outcome.run,
-            outcome.attempt,
-            outcome.worker,
-            outcome.ended_ms,
-            outcome.ran_s,
-            outcome.asked_after_s,
-            outcome.took_s,
-            flags,
-            outcome.reason,
-            payload,
-        ]
-    )
+    fields: list[Any] = [
+        outcome.digest,
+        outcome.claim or _NO_CLAIM,
+        outcome.id,
+        _CODES[outcome.state, outcome.how],
+        outcome.run,
+        outcome.attempt,
+        outcome.worker,
+        outcome.ended_ms,
+        outcome.ran_s,
+        outcome.asked_after_s,
+        outcome.took_s,
+        flags,
+        outcome.reason,
+        payload,
+    ]
+    if outcome.shielded_s is not None or outcome.flight:
+        # At most 15 elements in all: then the array's own head is one byte, and what scripts compare stays in place.
+        fields.append([outcome.shielded_s, [[*sighting] for sighting in outcome.flight]])
+    return pack_plain(fields)
 
 
 def unpack_outcome(data: bytes) -> Outcome:
@@ -330,8 +348,9 @@ def _refuse_extension(code: int, _data: bytes) -> object:
 
 
 def _outcome_of(fields: Any) -> Outcome:
-    if type(fields) is not list or len(fields) != 14:
+    if type(fields) is not list or not 14 <= len(fields) <= 15:
         raise DecodeError("cannot decode an outcome: not one of a version that is known here")
+    shielded_s, flight = _seen_of(fields.pop()) if len(fields) == 15 else (None, ())
     digest, claim, full, codes, run, attempt, worker, ended, ran, asked, took, flags, reason, payload = fields
     kind = _KINDS.get(codes) if type(codes) is str else None
     if not (
@@ -369,4 +388,29 @@ def _outcome_of(fields: Any) -> Outcome:
         payload if flags & _HAS_VALUE else None,
         payload if flags & _HAS_ERROR else None,
         flags & _TOMBSTONE != 0,
+        shielded_s,
+        flight,
     )
+
+
+def _seen_of(fields: Any) -> tuple[float | None, tuple[Sighting, ...]]:
+    """Read the part of an outcome that only those have that were asked to end."""
+    try:
+        shielded_s, flight = fields
+        sightings = tuple(
+            Sighting(
+                str(why),
+                float(ran_s),
+                str(stack),
+                None if progress is None else (float(progress[0]), _float_or_none(progress[1]), str(progress[2])),
+                tuple(str(line) for line in lines),
+            )
+            for why, ran_s, stack, progress, lines in flight
+        )
+        return _float_or_none(shielded_s), sightings
+    except (TypeError, ValueError, IndexError) as error:
+        raise DecodeError("cannot decode an outcome: a field is of the wrong type") from error
+
+
+def _float_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)

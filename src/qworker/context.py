@@ -11,7 +11,7 @@ must be given `current.bind(fn)`. In a plain call, outside any worker, everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import wraps
@@ -43,6 +43,24 @@ class Slot(Protocol):
     def wait_asked(self, timeout_s: float) -> bool:
         """Wait until the task is asked to end (True) or the time is up (False)."""
 
+    def lend(self, ids: Sequence[str]) -> None:
+        """Say that the task waits for these tasks (full ids) from now on, so that one of them may run meanwhile."""
+
+    def resume(self) -> None:
+        """Say that it waits no longer."""
+
+    def exhausted(self) -> bool:
+        """Say whether its worker has no place to lend for what it waits for now; reads memory."""
+
+    def shield(self, until: float) -> None:
+        """Ask that no force is used before that instant (monotonic clock); 0: the shield is over."""
+
+    def save(self, cursor: bytes) -> None:
+        """Keep where `current.iterate` has come to, for the next attempt."""
+
+    def group(self, id: str, opened: bool) -> None:  # noqa: A002 - the public word
+        """Say that the task opened a group, or that its block was left: one that is left open ends with the task."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -56,6 +74,10 @@ class Run:
     retries: int
     slot: Slot
     ends: float | None = None  # monotonic clock: when its timeout or deadline asks it to end; None: never
+    deadline: float | None = None  # monotonic clock: the deadline alone, which binds what it submits, too
+    groups: tuple[str, ...] = ()  # the groups that it belongs to, the outermost first
+    depth: int = 0  # how many tasks are above it
+    cursor: bytes | None = None  # where an earlier attempt's `iterate` had come to
 
 
 class Nowhere:
@@ -76,6 +98,24 @@ class Nowhere:
     def wait_asked(self, timeout_s: float) -> bool:
         time.sleep(timeout_s)
         return False
+
+    def lend(self, ids: Sequence[str]) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+    def exhausted(self) -> bool:
+        return False
+
+    def shield(self, until: float) -> None:
+        pass
+
+    def save(self, cursor: bytes) -> None:
+        pass
+
+    def group(self, id: str, opened: bool) -> None:  # noqa: A002
+        pass
 
 
 _PLAIN = Run(id="", name="", run=1, attempt=1, fence=0, retries=0, slot=Nowhere())

@@ -9,6 +9,7 @@ QWorkerError
 │   ├── NotEncodable (TypeError)      a value that msgpack and our extensions cannot carry
 │   ├── TaskTooLarge (ValueError)     larger than 1 MiB, or nested deeper than 100
 │   ├── Conflict                      the id is taken by a task with other content
+│   ├── GroupStopped                  the group was stopped, has ended, or its time is up
 │   └── ServerFull                    the server is at its memory limit
 ├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe
 ├── BrokerError
@@ -23,6 +24,8 @@ QWorkerError
 │   ├── TaskExpired                   its deadline passed
 │   ├── ResultExpired                 it ended, but its value is no longer (or never was) kept
 │   └── TaskNotFound                  no task of that id is known
+├── PoolExhausted (RuntimeError)      a task waits for tasks for which its worker has no place left
+├── CursorLost (LookupError)          `current.iterate` does not find the item at which it is to go on
 └── WaitTimeout (TimeoutError)        the waiter's time is up; the task is left alone
 Retry (Exception)                     raised by a task that wants to be run again later
 TaskInterrupt (BaseException)         raised in a task by current.check(), so that `except Exception` cannot eat it
@@ -42,8 +45,11 @@ __all__ = [
     "BrokerUnavailable",
     "ConfigError",
     "Conflict",
+    "CursorLost",
     "DecodeError",
+    "GroupStopped",
     "NotEncodable",
+    "PoolExhausted",
     "QWorkerError",
     "Refused",
     "ResultExpired",
@@ -103,6 +109,10 @@ class TaskTooLarge(Refused, ValueError):
 
 class Conflict(Refused):
     """The given id belongs to a task with other content."""
+
+
+class GroupStopped(Refused):
+    """The group takes no more tasks: it was stopped, its block was left, or its time is up."""
 
 
 class ServerFull(Refused):
@@ -176,6 +186,14 @@ class ResultExpired(TaskError):
 
 class TaskNotFound(TaskError):
     """No task of that id is known: it never existed, or it ended longer than `result_ttl` ago."""
+
+
+class PoolExhausted(QWorkerError, RuntimeError):
+    """A task waits for tasks that its worker would have to run, and all of the places that it may lend wait, too."""
+
+
+class CursorLost(QWorkerError, LookupError):
+    """`current.iterate` went through all items and did not find the one after which it is to go on."""
 
 
 class WaitTimeout(QWorkerError, TimeoutError):

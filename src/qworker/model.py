@@ -59,7 +59,27 @@ class Header:
     result_ttl_ms: int = 3_600_000
     delivery: Delivery = "at_least_once"
     max_crashes: int = 3
-    extra: Mapping[str, Any] = field(default_factory=dict)  # room for a trace context, a group
+    extra: Mapping[str, Any] = field(default_factory=dict)  # see the properties; and room for a trace context
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the task belongs to, the outermost first: one that is stopped stops it."""
+        return tuple(self.extra.get("g", ()))
+
+    @property
+    def parent(self) -> str:
+        """The full id of the task that submitted it; empty: no task did."""
+        return str(self.extra.get("p", ""))
+
+    @property
+    def depth(self) -> int:
+        """How many tasks are above it: its parent, that one's parent, and so on."""
+        return int(self.extra.get("d", 0))
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a TaskInterrupt may be raised into its code by a signal."""
+        return bool(self.extra.get("i", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +107,7 @@ class Draft:
     body: bytes  # packed
     delay_ms: int = 0
     deadline_ms: int = 0
+    core: bytes = b""  # the header without its place in a tree of tasks, if that differs: what the digest is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +217,16 @@ class Renewal:
     stops: tuple[tuple[str, str, StopOrder], ...]  # (claim, id, order)
 
 
+class Sighting(NamedTuple):
+    """What was seen of a running task from outside: the flight recorder's entry."""
+
+    why: str  # "asked" or "forced"
+    ran_s: float  # how long it had run
+    stack: str  # of its thread or coroutine, innermost frame first; empty: it could not be taken
+    progress: tuple[float, float | None, str] | None = None  # done, total, text
+    lines: tuple[str, ...] = ()  # the last that it printed or logged
+
+
 class Outcome(NamedTuple):
     """How a run of a task ended, as recorded. `value` is still packed: the caller's `result()` decodes it."""
 
@@ -216,6 +247,8 @@ class Outcome(NamedTuple):
     value: bytes | None = None  # succeeded: the packed value
     error: bytes | None = None  # else: the packed error, if there is one
     tombstone: bool = False  # the value is not kept
+    shielded_s: float | None = None  # how long its end by force waited for `current.shield`
+    flight: tuple[Sighting, ...] = ()  # where it was when it was asked to end, and when it was ended by force
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +279,10 @@ class Order(NamedTuple):
     retries: int = 0
     deadline_s: float | None = None  # what remained when it was claimed, counted from `handed`
     handed: float = 0.0  # worker's monotonic clock at the claim
+    groups: tuple[str, ...] = ()
+    depth: int = 0
+    interrupt: bool = False
+    cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
 
 
 EndingKind = Literal[
@@ -276,6 +313,8 @@ class Ending(NamedTuple):
     retryable: bool = True  # the exception is one that retry_for names
     exact: bool = True  # child_died: it had one slot, so nobody else can be to blame
     detail: str = ""  # "signal 9", "exit status 1"
+    shielded_s: float | None = None  # how long its force waited for `current.shield`
+    flight: tuple[Sighting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

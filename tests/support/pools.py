@@ -79,6 +79,7 @@ class Recorder:
         self.lines: list[tuple[int, str, str, Mapping[str, Any] | None]] = []
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.seen: list[int] = []
+        self.told: list[tuple[Any, ...]] = []  # what tasks told of themselves: waits, cursors, groups
 
     def endings(self, endings: list[Ending]) -> None:
         now = asyncio.get_running_loop().time()
@@ -92,6 +93,18 @@ class Recorder:
 
     def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
         self.lines.append((number, stream, text, fields))
+
+    def waiting(self, number: int, ids: list[str]) -> None:
+        self.told.append(("waiting", number, ids))
+
+    def resumed(self, number: int) -> None:
+        self.told.append(("resumed", number))
+
+    def cursor(self, number: int, cursor: bytes) -> None:
+        self.told.append(("cursor", number, cursor))
+
+    def group(self, number: int, id: str, opened: bool) -> None:
+        self.told.append(("group", number, id, opened))
 
     def event(self, name: str, level: str, **fields: Any) -> None:
         self.log.append((name, {"level": level, **fields}))

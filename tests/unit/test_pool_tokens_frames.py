@@ -83,7 +83,7 @@ def an_order(number=1, blob=b"blob"):
 def test_an_order_travels_with_what_current_shows():
     (frame,) = frames.Frames().feed(frames.pack_order(an_order()))
 
-    assert frame == [frames.ORDER, 1, "q:1", 1, 2, 3, 0, 4.0, None, b"blob"]
+    assert frame == [frames.ORDER, 1, "q:1", 1, 2, 3, 0, 4.0, None, b"blob", None]
 
 
 def test_a_deadline_travels_as_an_instant():

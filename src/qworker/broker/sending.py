@@ -97,7 +97,12 @@ class Sending:
             SubmitItem(
                 draft.local,
                 codec.pack_envelope(
-                    header=draft.header, body=draft.body, line=draft.line, client=client, sent_ms=sent_ms
+                    header=draft.header,
+                    body=draft.body,
+                    line=draft.line,
+                    client=client,
+                    sent_ms=sent_ms,
+                    core=draft.core,
                 ),
                 draft.delay_ms,
                 draft.deadline_ms,

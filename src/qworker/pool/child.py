@@ -67,7 +67,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], f
             _fail(outbox, f"start hook: {type(error).__qualname__}: {error} ({last.filename}, line {last.lineno})")
         captured.finish(0)
         page = Page(page_fd, plan.cells)
-        runner = Runner(apps.tasks, page, captured)
+        runner = Runner(apps.tasks, page, captured, outbox.send)
         inbox = Inbox(stream, token_fd, page, outbox)
 
         def forked_by_user_code() -> None:

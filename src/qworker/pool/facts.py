@@ -52,5 +52,17 @@ class Events(Protocol):
     def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
         """A line that a task printed (`stdout`, `stderr`) or logged (`log`, with `fields`). Number 0: no task's."""
 
+    def waiting(self, number: int, ids: list[str]) -> None:
+        """A task waits for these tasks (full ids) from now on, in place of those that it waited for before."""
+
+    def resumed(self, number: int) -> None:
+        """It waits no longer."""
+
+    def cursor(self, number: int, cursor: bytes) -> None:
+        """How far `current.iterate` has come in a task."""
+
+    def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002 - the public word
+        """A task opened a group, or left its block."""
+
     def event(self, name: str, level: str, **fields: Any) -> None:
         """Something for the log: child.started, child.died, child.failed, child.killed, child.wedged, …."""

@@ -20,6 +20,7 @@ from ..model import EndingKind, Order
 # worker → child
 ORDER: Final = 0
 MOVE: Final = 1  # [MOVE, number, fresh slot]: the attempt is a survivor; open the fresh slot (None: none) in its stead
+FLAG: Final = 2  # [FLAG, number]: the attempt's flag is raised; to an async child, whose loop would have to look for it
 
 # child → worker
 OUTCOME: Final = 0
@@ -27,10 +28,22 @@ READY: Final = 1  # [READY]: hooks done, slots wait
 FAILED: Final = 2  # [FAILED, text]: a start hook or the import failed
 OUTPUT: Final = 3  # [OUTPUT, number, stream, text, fields]
 GONE: Final = 4  # [GONE, number]: a survivor's code has ended
+WAITING: Final = 5  # [WAITING, number, ids]: the attempt waits for these tasks, and lends its slot
+RESUMED: Final = 6  # [RESUMED, number]: it waits no longer
+CURSOR: Final = 7  # [CURSOR, number, cursor]: how far `current.iterate` has come
+GROUP: Final = 8  # [GROUP, number, id, opened]: the attempt opened a group, or left its block
 
 # Order of the kinds on the wire; only a child tells these.
 KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted")
 RETURNED, RAISED, RETRY, INTERRUPTED, REFUSED, UNSTARTED = range(6)
+
+# What the fields of these frames are, after the kind.
+_TYPES: Final[dict[int, list[type]]] = {
+    WAITING: [int, list],
+    RESUMED: [int],
+    CURSOR: [int, bytes],
+    GROUP: [int, str, bool],
+}
 
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.
 _LARGEST: Final = 4 * 1024 * 1024
@@ -57,6 +70,7 @@ def pack_order(order: Order) -> bytes:
             order.timeout_s,
             None if order.deadline_s is None else order.handed + order.deadline_s,
             order.blob,
+            order.cursor,
         )
     )
 
@@ -122,6 +136,10 @@ def _is_well_formed(frame: list[Any]) -> bool:
         return len(frame) == 2 and type(frame[1]) is int
     if frame[0] == FAILED:
         return len(frame) == 2 and type(frame[1]) is str
+    if type(frame[0]) is int and frame[0] in _TYPES:
+        return [type(field) for field in frame[1:]] == _TYPES[frame[0]] and (
+            frame[0] != WAITING or all(type(task) is str for task in frame[2])
+        )
     return frame == [READY]
 
 

@@ -14,9 +14,12 @@ import mmap
 import os
 import struct
 import time
+from _thread import get_ident
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..model import Reason
+from . import frames
 
 REASONS: Final[tuple[Reason, ...]] = ("timeout", "deadline", "stop", "drain", "fenced", "recycle")
 FOREVER: Final = 2**63 - 1
@@ -24,8 +27,9 @@ FOREVER: Final = 2**63 - 1
 _START_UNTIL, _PULSE = 0, 1
 _HEADER: Final = 8
 _NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
-_TEXT: Final = 8
-_PER_SLOT: Final = 16
+_SHIELD, _THREAD, _EXHAUSTED = 8, 9, 10
+_TEXT: Final = 12
+_PER_SLOT: Final = 24
 _TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
 
 
@@ -96,6 +100,20 @@ class Page:
         self._cells[base + _REASON] = REASONS.index(reason)
         self._cells[base + _STOP] = number
 
+    def shielded_until(self, slot: int, number: int) -> float:
+        """The instant (monotonic) before which attempt `number` asks for no force; 0: it does not."""
+        base = _HEADER + slot * _PER_SLOT
+        until_ns = self._cells[base + _SHIELD]
+        return until_ns / 1e9 if self._cells[base + _NUMBER] == number else 0.0
+
+    def thread(self, slot: int) -> int:
+        """The thread (`threading.get_ident`) that runs what is in the slot; 0: not told."""
+        return self._cells[_HEADER + slot * _PER_SLOT + _THREAD]
+
+    def refuse_place(self, slot: int, number: int) -> None:
+        """Tell attempt `number` that there is no place for what it waits for."""
+        self._cells[_HEADER + slot * _PER_SLOT + _EXHAUSTED] = number
+
     def progress(self, slot: int, number: int) -> tuple[float, float | None, str] | None:
         """What attempt `number` last told of its progress."""
         base = _HEADER + slot * _PER_SLOT
@@ -117,16 +135,21 @@ class SlotCells:
     Made anew for each attempt: a helper thread that outlives its task keeps asking about its own attempt.
     """
 
-    __slots__ = ("_base", "_bytes", "_cells", "number")
+    __slots__ = ("_base", "_bytes", "_cells", "_send", "number")
 
-    def __init__(self, page: Page, slot: int, number: int) -> None:
-        """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's."""
+    def __init__(self, page: Page, slot: int, number: int, send: Callable[[bytes], None]) -> None:
+        """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's.
+
+        `send` sends a frame to the worker.
+        """
         self.number = number
+        self._send = send
         self._bytes = page._bytes
         self._cells = cells = page._cells
         self._base = base = _HEADER + slot * _PER_SLOT
         cells[base + _STARTED] = 0
         cells[base + _PROGRESS] = 0
+        cells[base + _SHIELD] = 0
         cells[base + _NUMBER] = number
 
     def start(self) -> int:
@@ -149,6 +172,35 @@ class SlotCells:
     def lease_uncertain(self) -> bool:
         """Has this worker been unable to renew for so long that it would start nothing new?"""
         return time.monotonic_ns() >= self._cells[_START_UNTIL]
+
+    def run_here(self) -> None:
+        """Tell which thread runs the attempt: this one."""
+        self._cells[self._base + _THREAD] = get_ident()
+
+    def lend(self, ids: Sequence[str]) -> None:
+        """Tell the worker that this attempt waits for these tasks."""
+        self._cells[self._base + _EXHAUSTED] = 0
+        self._send(frames.pack_frame(frames.WAITING, self.number, list(ids)))
+
+    def resume(self) -> None:
+        """Tell the worker that it waits no longer."""
+        self._send(frames.pack_frame(frames.RESUMED, self.number))
+
+    def exhausted(self) -> bool:
+        """Has the worker no place for what this attempt waits for?"""
+        return self._cells[self._base + _EXHAUSTED] == self.number
+
+    def shield(self, until: float) -> None:
+        """Ask for no force before that instant (monotonic); 0: the shield is over."""
+        self._cells[self._base + _SHIELD] = int(until * 1e9)
+
+    def save(self, cursor: bytes) -> None:
+        """Give the worker the cursor of `current.iterate`, to be kept."""
+        self._send(frames.pack_frame(frames.CURSOR, self.number, cursor))
+
+    def group(self, id: str, opened: bool) -> None:  # noqa: A002 - the public word
+        """Tell the worker of a group that this attempt opened or left."""
+        self._send(frames.pack_frame(frames.GROUP, self.number, id, opened))
 
     def progress(self, done: float, total: float | None, text: str) -> None:
         """Tell how far the attempt is: a few stores into shared memory, as often as one likes."""

@@ -28,6 +28,13 @@ from .patrol import Patrol
 from .survivors import Survivors
 
 SLOTS_MAX: Final = 4096
+# What a child tells of a task that runs in it: passed on as it is.
+_OF_TASKS: Final[dict[int, Callable[..., None]]] = {
+    frames.WAITING: lambda events, *fields: events.waiting(*fields),
+    frames.RESUMED: lambda events, *fields: events.resumed(*fields),
+    frames.CURSOR: lambda events, *fields: events.cursor(*fields),
+    frames.GROUP: lambda events, *fields: events.group(*fields),
+}
 _UNMARKED: Final = "its child took its token and died before it started"
 
 
@@ -297,6 +304,9 @@ class Pool:
             self._events.output(number if number in kid.entries else 0, stream, text, fields)
         elif kind == frames.GONE:
             self.survivor_gone(kid, frame[1], healthy=False)
+        elif kind in _OF_TASKS:
+            if frame[1] in kid.entries:
+                _OF_TASKS[kind](self._events, *frame[1:])
         elif kind == frames.READY:
             self.nursery.readied(kid)
         elif kind == frames.FAILED:

@@ -39,10 +39,13 @@ class RunnableTask(Protocol):
 class Runner:
     """Runs orders in this process."""
 
-    def __init__(self, tasks: Mapping[str, RunnableTask], page: Page, output: Output) -> None:
+    def __init__(
+        self, tasks: Mapping[str, RunnableTask], page: Page, output: Output, send: Callable[[bytes], None]
+    ) -> None:
         self._tasks = tasks
         self._page = page
         self._output = output
+        self._send = send
         self.forked = False  # this process is a copy that user code made of the child
 
     def run(self, order: list[Any], slot: int, *, alone: bool) -> tuple[bytes, SlotCells]:
@@ -51,7 +54,7 @@ class Runner:
         `alone`: no other slot runs here, so that helper threads may take the slot's task for theirs.
         """
         number = order[1]
-        cells = SlotCells(self._page, slot, number)
+        cells = SlotCells(self._page, slot, number, self._send)
         kind, payload, ran_s, retryable, delay_s = self._attempt(order, cells, alone)
         if self.forked:
             os._exit(0)  # the copy's copy of this attempt is over; only the child itself has something to tell
@@ -62,7 +65,7 @@ class Runner:
         self, order: list[Any], cells: SlotCells, alone: bool
     ) -> tuple[int, bytes, float | None, bool, float | None]:
         """Return (kind, payload, ran_s, retryable, delay_s)."""
-        _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob = order
+        _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob, cursor = order
         try:
             header = codec.read_header(blob)
             args, kwargs = codec.unpack_body(codec.body_of(blob))
@@ -71,9 +74,12 @@ class Runner:
                 raise LookupError(f"no task is called {header.name!r} here: the children of this worker know others")
         except Exception as error:
             return frames.REFUSED, _describe(error), None, False, None
+        cells.run_here()
         started_ns = cells.start()
         ends = _earlier(None if timeout_s is None else started_ns / 1e9 + timeout_s, deadline)
-        current = context.Run(id_, header.name, run, attempt, fence, retries, cells, ends)
+        current = context.Run(
+            id_, header.name, run, attempt, fence, retries, cells, ends, deadline, header.groups, header.depth, cursor
+        )
         token = context.enter(current)
         if alone:
             context.set_fallback(current)

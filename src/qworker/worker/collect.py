@@ -126,6 +126,30 @@ class Collector:
             line |= {"task": held.full_id, "name": held.header.name}
         self._state.emit("task.output", level=level, **line)
 
+    def waiting(self, number: int, ids: list[str]) -> None:
+        """A task waits for others."""
+        held = self._state.ledger.tasks.get(number)
+        if held is not None:
+            held.waits_for = tuple(ids)
+
+    def resumed(self, number: int) -> None:
+        """It waits no longer."""
+        held = self._state.ledger.tasks.get(number)
+        if held is not None:
+            held.waits_for = ()
+
+    def cursor(self, number: int, cursor: bytes) -> None:
+        """Note how far a task's `current.iterate` has come."""
+        held = self._state.ledger.tasks.get(number)
+        if held is not None:
+            held.cursor = cursor
+
+    def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002 - the public word
+        """A task opened a group, or left its block."""
+        held = self._state.ledger.tasks.get(number)
+        if held is not None:
+            (held.groups.add if opened else held.groups.discard)(id)
+
     def event(self, name: str, level: str, **fields: Any) -> None:
         """Log what happened to children, slots and survivors, and count it."""
         self._state.counters[name] += 1

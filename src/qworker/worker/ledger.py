@@ -40,6 +40,9 @@ class Held:
     start_recorded: bool = False
     stop: StopOrder | None = None
     ended: bool = False  # in its pool; its settle is on the way
+    waits_for: tuple[str, ...] = ()  # full ids of the tasks that it waits for, while it does
+    groups: set[str] = field(default_factory=set)  # those that it opened and has not left
+    cursor: bytes | None = None  # where its `current.iterate` has come to
 
 
 class Ledger:

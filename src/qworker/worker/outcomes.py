@@ -34,13 +34,14 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
             return Again(task.id, claim, delay_ms)
         return Lose(task.id, claim, exact) if back == "lose" else Release(task.id, claim)
     blob, record = task.blob, task.record
-    _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _ = ending or NO_ENDING
+    _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _, shielded_s, flight = ending or NO_ENDING
     kept = payload if held.header.result_ttl_ms > 0 else None
     value, error = (kept, None) if state is State.SUCCEEDED else (None, kept or None)
     # By position, as all that is made once per task: it is twice as fast.
     outcome = Outcome(
         held.full_id, state, how, record.run, record.attempt, claim, blob[:8], worker, ended_ms,
         ran_s, asked_after_s, took_s, kind == "left_running", reason, value, error, kept is None,
+        shielded_s, flight,
     )  # fmt: skip
     packed = codec.pack_outcome(outcome)
     # What is too large to push is announced by its id alone; the client fetches it.
