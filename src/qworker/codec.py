@@ -305,7 +305,11 @@ def pack_outcome(outcome: Outcome) -> bytes:
     ]
     if outcome.shielded_s is not None or outcome.flight:
         # At most 15 elements in all: then the array's own head is one byte, and what scripts compare stays in place.
-        fields.append([outcome.shielded_s, [[*sighting] for sighting in outcome.flight]])
+        flight = [
+            [why, ran_s, stack, None if progress is None else [*progress], [*lines]]
+            for why, ran_s, stack, progress, lines in outcome.flight
+        ]
+        fields.append([outcome.shielded_s, flight])
     return pack_plain(fields)
 
 

@@ -103,7 +103,7 @@ class Recorder:
     def cursor(self, number: int, cursor: bytes) -> None:
         self.told.append(("cursor", number, cursor))
 
-    def group(self, number: int, id: str, opened: bool) -> None:
+    def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002
         self.told.append(("group", number, id, opened))
 
     def event(self, name: str, level: str, **fields: Any) -> None:
