@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qworker import codec
 from qworker.errors import DecodeError
 from qworker.lifecycle import OUTCOMES, How
-from qworker.model import POOL_NEEDS, PRIORITIES, Header, Line, Outcome
+from qworker.model import POOL_NEEDS, PRIORITIES, Header, Line, Outcome, Sighting
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ZONES = st.one_of(
@@ -105,6 +105,14 @@ def test_every_task_arrives_as_it_was_sent(header, body, pool, priority, client)
 
 
 SECONDS = st.none() | st.floats(0, 1e9)
+SIGHTINGS = st.builds(
+    Sighting,
+    why=TEXT,
+    ran_s=st.floats(0, 1e9),
+    stack=TEXT,
+    progress=st.none() | st.tuples(st.floats(0, 1e9), SECONDS, TEXT),
+    lines=st.lists(TEXT, max_size=3).map(tuple),
+)
 OUTCOMES_OF_ANY_KIND = st.builds(
     Outcome,
     id=TEXT,
@@ -124,6 +132,8 @@ OUTCOMES_OF_ANY_KIND = st.builds(
     value=st.none(),
     error=st.none(),
     tombstone=st.booleans(),
+    shielded_s=SECONDS,
+    flight=st.lists(SIGHTINGS, max_size=2).map(tuple),
 ).flatmap(
     lambda outcome: st.binary(max_size=20).flatmap(
         lambda data: st.sampled_from(
