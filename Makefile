@@ -11,10 +11,10 @@ ARGS   ?=
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all bench clean
+.PHONY: help setup demo check format test test-all bench bench-stop clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything in it (once, and again when pyproject.toml changes)
 	@echo "ready: . $(BIN)/activate, then qworker --help"
@@ -51,6 +51,9 @@ test-all: $(STAMP) ## Every test, with branch coverage
 bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor; how punctual 100 kills are
 	$(BIN)/python benchmarks/drain.py $(ARGS)
 	$(BIN)/python benchmarks/kill.py
+
+bench-stop: $(STAMP) ## How soon 1,000 cancels and 300 timeouts reach the code, in each kind of slot, under load (2 minutes)
+	$(BIN)/python benchmarks/stop.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build

@@ -33,7 +33,10 @@ def test_a_process_with_the_mark_is_found_though_it_works_elsewhere_in_a_session
     env = os.environ | {MARK: str(tmp_path)}
     started.append(subprocess.Popen(SLEEP, env=env, cwd="/", start_new_session=True))
 
-    assert processes.belonging_to(tmp_path, mark=MARK) == {started[0].pid}
+    # Just after its exec a process may show no environment yet.
+    wait_until(
+        lambda: processes.belonging_to(tmp_path, mark=MARK) == {started[0].pid}, description="the process to be found"
+    )
 
 
 def test_a_process_that_works_in_the_directory_is_found_without_the_mark(
