@@ -289,13 +289,14 @@ EndingKind = Literal[
     "returned",  # payload: the packed value
     "raised",  # payload: the packed ErrorInfo
     "retry",  # raised Retry: payload: packed ErrorInfo, delay_s
-    "interrupted",  # TaskInterrupt or asyncio's cancellation came out; payload: packed ErrorInfo
+    "interrupted",  # asked, and the TaskInterrupt of its own check came out; payload: packed ErrorInfo
+    "thrown",  # asked, and what was thrown into it came out (asyncio's cancellation, interrupt=True); payload likewise
     "refused",  # the child could not run it: undecodable body, unknown name, unencodable value; payload: ErrorInfo
     "unstarted",  # given back: recalled, or its child died before it took the task's token
     "child_died",  # its child died while it ran; `signal` or `status` say how
     "host_died",  # the fork server died: nobody's fault
     "killed",  # the ladder's end: its process was killed at the end of its grace
-    "left_running",  # the ladder's end in a thread: the outcome is due, the code runs on
+    "left_running",  # the ladder's end in a thread or coroutine: the outcome is due, the code runs on
 ]
 
 

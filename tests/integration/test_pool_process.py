@@ -344,6 +344,38 @@ def test_a_deadline_asks_what_runs_whatever_its_timeout_is():
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
+def test_an_order_whose_deadline_passed_on_its_way_to_the_child_does_not_start(kind, tmp_path):
+    async def check():
+        async with a_pool(kind, 1) as pool:
+            number = pool.put("nap", 0, str(tmp_path / "started"), deadline_s=1.0, handed=time.monotonic() - 1.0)
+
+            ending = await pool.ending(number)
+
+            assert (ending.kind, ending.ran_s) == ("unstarted", None)
+            assert not (tmp_path / "started").exists()
+            assert pool.pool.free == 1
+
+    asyncio.run(check())
+
+
+def test_an_order_whose_deadline_passes_in_line_comes_back_at_once():
+    async def check():
+        async with a_pool("process", 1) as pool:
+            ahead = pool.put("nap", 0.4)
+            await pool.running(ahead)
+            late = pool.put("nap", 0, deadline_s=0.1, handed=time.monotonic())
+            behind = pool.put("nap", 0)
+
+            ending = await pool.ending(late)
+
+            assert (ending.kind, ending.detail) == ("unstarted", "its deadline passed in line")
+            assert ahead not in pool.heard.ended
+            assert value_of(await pool.ending(behind)) == "rested"
+
+    asyncio.run(check())
+
+
 def test_nothing_starts_after_the_instant_that_the_page_holds():
     async def check():
         async with a_pool("process", 1) as pool:

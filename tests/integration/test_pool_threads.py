@@ -264,7 +264,7 @@ def test_a_coroutine_runs_in_its_slot_and_is_cancelled_when_asked(kind):
             pool.pool.ask(number, "stop")
 
             ending = await pool.ending(number)
-            assert (ending.kind, ending.asked) == ("interrupted", "stop")
+            assert (ending.kind, ending.asked) == ("thrown", "stop")
             assert error_of(ending).kind == "asyncio.exceptions.CancelledError"
             assert time.monotonic() - asked_at < 1
 

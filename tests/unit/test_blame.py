@@ -63,11 +63,21 @@ def test_an_exception_after_the_ask_is_the_asked_end_noticed(kind, asked, outcom
     assert (verdict.outcome, verdict.how) == (outcome, How.NOTICED)
 
 
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [("timeout", State.TIMED_OUT), ("stop", State.CANCELLED), ("deadline", State.EXPIRED)],
+)
+def test_what_was_thrown_into_it_and_came_out_is_told_as_interrupted(asked, outcome) -> None:
+    verdict = ended("thrown", asked=asked)
+
+    assert (verdict.outcome, verdict.how) == (outcome, How.INTERRUPTED)
+
+
 def test_a_thread_that_would_not_stop_is_told_as_left_running() -> None:
     assert ended("left_running", asked="timeout").how is How.LEFT_RUNNING
 
 
-@pytest.mark.parametrize("kind", ["interrupted", "killed", "left_running"])
+@pytest.mark.parametrize("kind", ["interrupted", "thrown", "killed", "left_running"])
 @pytest.mark.parametrize("asked", ["drain", "recycle"])
 def test_what_the_shutdown_interrupts_goes_back_uncharged(kind, asked) -> None:
     assert ended(kind, asked=asked).back == "release"
@@ -149,7 +159,10 @@ def test_an_undecodable_body_fails_for_good() -> None:
     assert ended("refused", header=Header("t", retries=5)).outcome is State.FAILED
 
 
-KINDS = ["returned", "raised", "retry", "interrupted", "refused", "unstarted", "child_died", "host_died", "killed"]
+KINDS = [
+    *("returned", "raised", "retry", "interrupted", "thrown", "refused", "unstarted"),
+    *("child_died", "host_died", "killed"),
+]
 
 
 @given(

@@ -34,8 +34,8 @@ CURSOR: Final = 7  # [CURSOR, number, cursor]: how far `current.iterate` has com
 GROUP: Final = 8  # [GROUP, number, id, opened]: the attempt opened a group, or left its block
 
 # Order of the kinds on the wire; only a child tells these.
-KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted")
-RETURNED, RAISED, RETRY, INTERRUPTED, REFUSED, UNSTARTED = range(6)
+KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted", "thrown")
+RETURNED, RAISED, RETRY, INTERRUPTED, REFUSED, UNSTARTED, THROWN = range(7)
 
 # What the fields of these frames are, after the kind.
 _TYPES: Final[dict[int, list[type]]] = {

@@ -22,6 +22,7 @@ from ..model import Order
 from . import frames, tokens
 from .child import Plan
 from .host import Host, Process
+from .ladder import NEVER
 from .page import Page
 
 # Room in the kernel for a few milliseconds of bodies; where the limit is lower, the kernel takes what it allows.
@@ -49,6 +50,16 @@ class Entry:
         self.expected_s = expected_s
         self.kid: Kid | None = None
         self.seen = False  # in a slot, by a scan
+
+    @property
+    def deadline(self) -> float:
+        """The instant after which nothing starts it; NEVER: there is none."""
+        order = self.order
+        return NEVER if order.deadline_s is None else order.handed + order.deadline_s
+
+    def overdue(self, now: float) -> bool:
+        """Has its deadline passed?"""
+        return now >= self.deadline
 
 
 class Kid:

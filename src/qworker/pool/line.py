@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from .kid import Entry
+from .ladder import NEVER
 from .nursery import Nursery
 from .pace import AHEAD_S
 
@@ -26,6 +27,7 @@ class Line:
         # When the line was empty, or an order of this pool started or ended. Not when one went into a child: it may
         # come back from there again and again.
         self.moved_at = 0.0
+        self._next_deadline = NEVER  # of those in line; too early when its owner has left
 
     def __len__(self) -> int:
         return len(self._orders) + len(self._suspects)
@@ -36,11 +38,21 @@ class Line:
             self.moved_at = now
         for entry in entries:
             (self._suspects if entry.order.alone else self._orders).append(entry)
+            self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """To the front, in the order in which they were put."""
         for entry in reversed(entries):
             (self._suspects if entry.order.alone else self._orders).appendleft(entry)
+            self._next_deadline = min(self._next_deadline, entry.deadline)
+
+    def take_overdue(self, now: float) -> list[Entry]:
+        """Take out those whose deadline has passed."""
+        if now < self._next_deadline:
+            return []
+        entries = self.clear()
+        self.give_back([entry for entry in entries if not entry.overdue(now)])
+        return [entry for entry in entries if entry.overdue(now)]
 
     def remove(self, entry: Entry) -> None:
         """It waits no longer."""
@@ -51,6 +63,7 @@ class Line:
         entries = [*self._suspects, *self._orders]
         self._suspects.clear()
         self._orders.clear()
+        self._next_deadline = NEVER
         return entries
 
     def worn(self, given: int) -> bool:

@@ -90,6 +90,7 @@ class Patrol:
             elif kid.role is not Role.DYING:
                 self._force(kid, slot, number, endings)
         if len(pool.line):
+            pool.end_overdue(now, endings)
             # Before feeding: what no child has started for so long would only go in and be taken back once more.
             if now - pool.line.moved_at >= _GIVE_UP_S:
                 pool.return_line("stalled")
@@ -119,9 +120,8 @@ class Patrol:
                 entry.seen = True
                 pool.line.moved_at = now
                 started.append(number)
-            deadline = NEVER if order.deadline_s is None else order.handed + order.deadline_s
             began = started_ns / 1e9 if started_ns else None
-            running.append(Seen(number, began, order.timeout_s, order.grace_s, deadline))
+            running.append(Seen(number, began, order.timeout_s, order.grace_s, entry.deadline))
             where[number] = (kid, slot)
             asked = pool.ladder.asked(number)
             if asked is not None:

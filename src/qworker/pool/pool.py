@@ -230,6 +230,11 @@ class Pool:
         """Everything in line goes back to the worker."""
         self.tell([self.ending(entry, "unstarted", detail=detail) for entry in self.line.clear()])
 
+    def end_overdue(self, now: float, endings: list[Ending]) -> None:
+        """End whatever waits in line past its deadline: it would never start."""
+        late = self.line.take_overdue(now)
+        endings.extend(self.ending(entry, "unstarted", detail="its deadline passed in line") for entry in late)
+
     # ── from children (nursery.Keeper) ───────────────────────────────────────────────────────────────────────────
 
     def serving(self, kid: Kid) -> None:
@@ -321,7 +326,8 @@ class Pool:
             return
         kid.progressed_at = self.line.moved_at = self._clock()
         kid.stalled = False
-        if kind == "unstarted" and self.ladder.asked(number) is None:
+        # Past its deadline no child would start it: it ends here, and the worker records it as expired.
+        if kind == "unstarted" and self.ladder.asked(number) is None and not entry.overdue(kid.progressed_at):
             self.line.give_back([entry])
             return
         if ran_s is not None:

@@ -66,6 +66,8 @@ class Runner:
     ) -> tuple[int, bytes, float | None, bool, float | None]:
         """Return (kind, payload, ran_s, retryable, delay_s)."""
         _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob, cursor = order
+        if deadline is not None and time.monotonic() >= deadline:
+            return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker
         try:
             header = codec.read_header(blob)
             args, kwargs = codec.unpack_body(codec.body_of(blob))
@@ -140,8 +142,11 @@ def _raised(
         payload = _describe(fault)
     if isinstance(error, Retry):
         return frames.RETRY, payload, ran_s, True, _delay(error.delay)
-    if cells.asked() and (isinstance(error, TaskInterrupt) or _is_cancellation(error)):
-        return frames.INTERRUPTED, payload, ran_s, True, None
+    if cells.asked():
+        if isinstance(error, TaskInterrupt):
+            return frames.INTERRUPTED, payload, ran_s, True, None
+        if _is_cancellation(error):
+            return frames.THROWN, payload, ran_s, True, None
     names = header.retry_for
     retryable = names is None or info.kind in names or any(base in names for base in info.bases)
     return frames.RAISED, payload, ran_s, retryable, None

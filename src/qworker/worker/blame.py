@@ -110,6 +110,7 @@ _HOW_OF_ENDING = {
     "raised": How.NOTICED,
     "retry": How.NOTICED,
     "interrupted": How.NOTICED,
+    "thrown": How.INTERRUPTED,
     "killed": How.KILLED,
     "left_running": How.LEFT_RUNNING,
 }
