@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import BadCall, ConfigError
 
-__all__ = ["Binder", "check_name", "name_of"]
+__all__ = ["Binder", "check_name", "main_module", "name_of"]
 
 
 class Binder:
@@ -92,11 +92,11 @@ def name_of(fn: Callable[..., Any]) -> str:
     if "<lambda>" in qualified:
         raise ConfigError(f"a lambda in {module} has no name to be found by; give it one: app.task(…, name='…')")
     if module == "__main__":
-        module = _main_module()
+        module = main_module()
     return f"{module}.{qualified.replace('<locals>.', '')}"
 
 
-def _main_module() -> str:
+def main_module() -> str:
     """Return what a worker would import the running script as: the module of `python -m`, else the file's stem."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)

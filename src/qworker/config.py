@@ -24,6 +24,7 @@ from .model import PoolKind
 __all__ = ["Settings", "default_slots", "usable_cpus"]
 
 _MOST_SLOTS = 10_000
+EVERYTHING = "*"  # of --allow
 _MOST_WINDOW = 100_000
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
@@ -104,6 +105,17 @@ def _queues(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check_queue(name.strip() if isinstance(name, str) else name) for name in names))
 
 
+def _modules(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ValueError("expected names of modules, separated by commas")
+    found = tuple(dict.fromkeys(name.strip() if isinstance(name, str) else "" for name in names))
+    for name in found:
+        if name != EVERYTHING and not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"expected names of modules, separated by commas, or *; {name!a} is none")
+    return found
+
+
 def _window(value: object) -> Literal["auto"] | int:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
@@ -161,6 +173,9 @@ class Settings:
     )
     concurrency: Mapping[PoolKind, int] = _setting(
         None, _slots, "-c", "Slots: 8 (of --pool), or process=2,thread=20.", "SLOTS"
+    )
+    allow: tuple[str, ...] = _setting(
+        (), _modules, "--allow", "Modules whose functions may run without being registered.", "MODULE,MODULE"
     )
     window: Literal["auto"] | int = _setting("auto", _window, "--window", "Tasks to hold at once: auto, or a number.")
     drain_timeout_s: float = _setting(

@@ -213,6 +213,7 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["status", "--foo"], "qworker status: No such option: --foo. See: qworker status --help"),
         (["start", "--foo", "a:b"], "qworker start: No such option: --foo. See: qworker start --help"),
         (["start", "--leese", "3"], "qworker start: No such option: --leese (Possible options: --lease"),
+        (["start"], "qworker start: no app to run: name at least one, as in `qworker start tasks:app`, or modules "),
         (["start", "tasks.py"], "qworker start: tasks.py is a file, and a module is expected: write tasks:app, with"),
         (["start", "a/b.py:c"], "qworker start: a/b.py:c is a file, and a module is expected: write a.b:c, without "),
         (["submit", "bad name"], "qworker submit: 'bad name' is not the name of a task: expected module.function"),

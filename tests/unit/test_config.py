@@ -93,7 +93,7 @@ def test_every_setting_can_come_from_each_place(project):
         "url": "redis://h:1", "namespace": "shop", "queues": "high,low", "pool": "thread", "concurrency": "thread=3",
         "window": "12", "drain_timeout": "1m", "burst": "yes", "lease": "5", "max_tasks_per_child": "7",
         "max_survivors": "8", "recycle_timeout": "9s", "log_format": "json", "log_level": "debug", "name": "box",
-        "embedded": "0", "allow_eviction": "on",
+        "embedded": "0", "allow_eviction": "on", "allow": "shop,tools",
     }  # fmt: skip
     assert {setting.name.removesuffix("_s") for setting in fields(Settings)} == set(values)
 
@@ -107,6 +107,7 @@ def test_every_setting_can_come_from_each_place(project):
         url="redis://h:1", namespace="shop", queues=("high", "low"), pool="thread", concurrency={"thread": 3},
         window=12, drain_timeout_s=60, burst=True, lease_s=5, max_tasks_per_child=7, max_survivors=8,
         recycle_timeout_s=9, log_format="json", log_level="debug", name="box", embedded=False, allow_eviction=True,
+        allow=("shop", "tools"),
     )  # fmt: skip
 
 
@@ -161,7 +162,9 @@ def test_an_unknown_key_of_the_file_is_refused_with_what_was_meant(project):
         ConfigError, match=r"\[tool.qworker\] drain-timout: no such setting; did you mean drain-timeout\?"
     ):
         load(project, "drain-timout = 3")
-    with pytest.raises(ConfigError, match=r"\[tool.qworker\] xyz: no such setting; known are allow-eviction, burst, "):
+    with pytest.raises(
+        ConfigError, match=r"\[tool.qworker\] xyz: no such setting; known are allow, allow-eviction, "
+    ):
         load(project, "xyz = 3")
 
 

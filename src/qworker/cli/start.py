@@ -25,7 +25,7 @@ def _metavar(name: str, own: str | None) -> str:
 
 def _default(name: str, value: object) -> str:
     """Return how a help text ends: with the default, where there is one to be told."""
-    if name in _SWITCHES or value is None:
+    if name in _SWITCHES or value is None or value == ():
         return ""
     shown = durations.text(cast("float", value)) if name.endswith("_s") else str(value)
     return f" [default: {','.join(value) if isinstance(value, tuple) else shown}]"
@@ -41,14 +41,16 @@ def _refuse_file(target: str) -> None:
 def _with_flags(command: Callable[..., int]) -> Callable[..., None]:
     """Give a command one option for each setting; it receives those that were given, by name."""
 
-    def run(targets: list[str], **flags: Any) -> None:
-        raise typer.Exit(command(targets, {name: value for name, value in flags.items() if value is not None}))
+    def run(targets: list[str] | None = None, **flags: Any) -> None:
+        raise typer.Exit(command(targets or [], {name: value for name, value in flags.items() if value is not None}))
 
     target = Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="MODULE[:APP]...", help="Where the apps are: tasks:app, or tasks for an app named app."),
     ]
-    parameters = [inspect.Parameter("targets", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=target)]
+    parameters = [
+        inspect.Parameter("targets", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=target)
+    ]
     for setting in fields(Settings):
         kind: Any = bool if setting.name in _SWITCHES else str
         option = typer.Option(
@@ -80,6 +82,11 @@ def start(targets: list[str], flags: dict[str, Any]) -> int:
     for target in targets:
         _refuse_file(target)
     settings = Settings.load(flags)
+    if not targets and not settings.allow:
+        raise ConfigError(
+            "no app to run: name at least one, as in `qworker start tasks:app`, or modules whose functions may run "
+            "without one: --allow MODULE"
+        )
     from .. import log
     from ..worker.daemon import serve
 

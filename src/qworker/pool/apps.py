@@ -1,5 +1,8 @@
 """Import what the user named: `module:attr` targets, and the tasks and hooks of the apps that they are.
 
+With `--allow`, functions of modules are tasks, too (allowed.py): those modules are imported with the targets, so that a
+wrong name ends the start and not a task.
+
 Called in the fork server, once; in children that are started as fresh interpreters; never in the worker.
 """
 
@@ -10,8 +13,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+from ..allowed import EVERYTHING, Allowed, permits
 from ..errors import AppImportError
 from .slots import RunnableTask
 
@@ -24,10 +29,18 @@ class Apps:
     namespace: str
     tasks: Mapping[str, RunnableTask]
     hooks: tuple[Callable[[], object], ...]  # run in each child at its start
+    allow: tuple[str, ...] = ()  # modules whose functions are tasks, too
+
+    def find(self, name: str) -> RunnableTask | None:
+        """Return what a task of this name runs; None if nothing may."""
+        task = self.tasks.get(name)
+        if task is None and permits(self.allow, name):
+            task = Allowed(name, self.allow)
+        return task
 
 
-def load(targets: Sequence[str], cwd: str) -> Apps:
-    """Import the targets, looking in `cwd` first.
+def load(targets: Sequence[str], cwd: str, allow: Sequence[str] = ()) -> Apps:
+    """Import the targets and the allowed modules, looking in `cwd` first.
 
     Raises:
         AppImportError: one line: which target, what was found, what to do.
@@ -35,6 +48,11 @@ def load(targets: Sequence[str], cwd: str) -> Apps:
     if cwd not in sys.path:
         sys.path.insert(0, cwd)
     found = [(target, _import(target, cwd)) for target in targets]
+    for module in allow:
+        if module != EVERYTHING:
+            _import_module(module, module, cwd)
+    if not found and allow:
+        return Apps(None, "default", {}, (), tuple(allow))
     if not found:
         raise AppImportError("no app to run: name at least one, as in `qworker start tasks:app`")
     first, app = found[0]
@@ -51,16 +69,12 @@ def load(targets: Sequence[str], cwd: str) -> Apps:
             if tasks.setdefault(name, task) is not task:
                 raise AppImportError(f"cannot run {target}: another app of this worker has a task {name!r}, too")
     hooks = tuple(dict.fromkeys(hook for _, other in found for hook in other.child_start_hooks))
-    return Apps(app.url, app.namespace, tasks, hooks)
+    return Apps(app.url, app.namespace, tasks, hooks, tuple(allow))
 
 
-def _import(target: str, cwd: str) -> Any:
-    module_name, _, attribute = target.partition(":")
-    attribute = attribute or "app"
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise AppImportError(f"cannot import {target!r}: write it as module:attribute, as in tasks:app")
+def _import_module(target: str, module_name: str, cwd: str) -> ModuleType:
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise AppImportError(
@@ -70,6 +84,14 @@ def _import(target: str, cwd: str) -> Any:
         raise AppImportError(f"cannot import {target}: {_last_line(error)}") from error
     except BaseException as error:  # user code runs at import: a SystemExit or worse must become one line, too
         raise AppImportError(f"cannot import {target}: {_last_line(error)}") from error
+
+
+def _import(target: str, cwd: str) -> Any:
+    module_name, _, attribute = target.partition(":")
+    attribute = attribute or "app"
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise AppImportError(f"cannot import {target!r}: write it as module:attribute, as in tasks:app")
+    module = _import_module(target, module_name, cwd)
     try:
         app = getattr(module, attribute)
     except AttributeError as error:

@@ -41,7 +41,9 @@ class Plan:
     title: str
 
 
-def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], fds: tuple[int, int, int]) -> NoReturn:
+def enter(
+    plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: tuple[int, int, int]
+) -> NoReturn:
     """Become a child; the process is a fresh copy of the fork server, or a fresh interpreter (`apps` None)."""
     stream_fd, token_fd, page_fd = fds
     try:
@@ -67,7 +69,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str], f
             _fail(outbox, f"start hook: {type(error).__qualname__}: {error} ({last.filename}, line {last.lineno})")
         captured.finish(0)
         page = Page(page_fd, plan.cells)
-        runner = Runner(apps.tasks, page, captured, outbox.send)
+        runner = Runner(apps.find, page, captured, outbox.send)
         inbox = Inbox(stream, token_fd, page, outbox)
 
         def forked_by_user_code() -> None:
@@ -108,14 +110,14 @@ def _heed_no_signals() -> None:
 
 
 def main() -> NoReturn:
-    """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd targets…`."""
+    """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd allow targets…`."""
     parent, stream_fd, token_fd, page_fd, slots, cells, threads = map(int, sys.argv[1:8])
-    title, cwd, *targets = sys.argv[8:]
+    title, cwd, allow, *targets = sys.argv[8:]
     linux.die_with_parent(parent)
     for fd in (stream_fd, token_fd, page_fd):
         os.set_inheritable(fd, False)
     plan = Plan(slots, cells, bool(threads), title)
-    enter(plan, None, (targets, cwd), (stream_fd, token_fd, page_fd))
+    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), (stream_fd, token_fd, page_fd))
 
 
 if __name__ == "__main__":

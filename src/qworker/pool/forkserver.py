@@ -30,7 +30,7 @@ from . import child, linux
 from .apps import Apps, load
 
 # worker → fork server
-IMPORT: Final = 0  # [IMPORT, targets, cwd]
+IMPORT: Final = 0  # [IMPORT, targets, cwd, allow]
 CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title] + stream, token pipe, page
 # fork server → worker
 FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
@@ -65,7 +65,7 @@ class ForkServer:
         self._living: dict[int, _Child] = {}  # by pidfd
         self._dead: list[_Child] = []  # reaped, what they left not yet swept
         self._apps: Apps | None = None
-        self._targets: tuple[list[str], str] = ([], "")
+        self._targets: tuple[list[str], str, list[str]] = ([], "", [])
         self._kept: set[int] = set()  # children that the app's own import started
         self._spawn = False
 
@@ -85,32 +85,33 @@ class ForkServer:
 
     def _heed(self, message: list[Any], fds: list[int]) -> None:
         if message[0] == IMPORT:
-            self._import(message[1], message[2])
+            self._import(message[1], message[2], message[3])
         else:
             _, id_, slots, cells, threads, title = message
             self._make(id_, child.Plan(slots, cells, threads, title), (fds[0], fds[1], fds[2]))
 
-    def _import(self, targets: list[str], cwd: str) -> None:
-        self._targets = (targets, cwd)
+    def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
+        self._targets = (targets, cwd, allow)
         try:
-            self._apps = apps = load(targets, cwd)
+            self._apps = apps = load(targets, cwd, allow)
         except AppImportError as error:
             self._tell([FAILED, str(error)])
             return
+        shown = " ".join([*targets, *allow])
         threads = linux.thread_count()
         self._spawn = threads > 1
         warning = ""
         if self._spawn:
             names = ", ".join(t.name for t in threading.enumerate() if t is not threading.main_thread()) or "native"
             warning = (
-                f"importing {' '.join(targets)} left {threads - 1} threads running ({names}); forking would copy their "
+                f"importing {shown} left {threads - 1} threads running ({names}); forking would copy their "
                 "locks in any state, so each child imports the app anew: slower starts and more memory. "
                 "Start threads in @app.on_child_start instead"
             )
         elif any(task.is_async for task in apps.tasks.values()):
             from . import coroutines  # noqa: F401 - once here instead of once in each child
         self._kept = linux.children_of_self()
-        setproctitle.setproctitle(f"qworker: fork server ({' '.join(targets)})")
+        setproctitle.setproctitle(f"qworker: fork server ({shown})")
         # What was imported stays as it is: children share these pages until they write to them.
         gc.collect()
         gc.freeze()
@@ -145,11 +146,12 @@ class ForkServer:
         self._tell([BORN, id_, pid], pidfd)
 
     def _exec(self, plan: child.Plan, fds: tuple[int, int, int]) -> int:
-        targets, cwd = self._targets
+        targets, cwd, allow = self._targets
         for fd in fds:
             os.set_inheritable(fd, True)
         numbers = [os.getpid(), *fds, plan.slots, plan.cells, int(plan.threads)]
-        argv = [sys.executable, "-m", "qworker.pool.child", *map(str, numbers), plan.title, cwd, *targets]
+        words = [*map(str, numbers), plan.title, cwd, ",".join(allow), *targets]
+        argv = [sys.executable, "-m", "qworker.pool.child", *words]
         return os.posix_spawn(sys.executable, argv, os.environ)
 
     def _bury(self, pidfd: int) -> None:

@@ -80,7 +80,7 @@ class Host:
     def __init__(self, on_event: Callable[[str, str, dict[str, Any]], None] | None = None) -> None:
         self.facts: AppFacts | None = None
         self._on_event = on_event or (lambda _name, _level, _fields: None)
-        self._targets: tuple[Sequence[str], str] = ((), "")
+        self._targets: tuple[Sequence[str], str, Sequence[str]] = ((), "", ())
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._generation = 0
@@ -97,9 +97,16 @@ class Host:
         self._closing = False
 
     async def start(
-        self, targets: Sequence[str], cwd: str | Path | None = None, *, timeout_s: float = 60.0
+        self,
+        targets: Sequence[str],
+        cwd: str | Path | None = None,
+        *,
+        allow: Sequence[str] = (),
+        timeout_s: float = 60.0,
     ) -> AppFacts:
         """Start the fork server, let it import `targets` (`module:attr`, attr `app` by default) from `cwd`.
+
+        `allow` are modules whose functions may run, too.
 
         Raises:
             AppImportError: one clear line: what could not be imported, why, what to do.
@@ -107,7 +114,7 @@ class Host:
         linux.check_platform()
         # When the server is killed, what its children left comes to this process, which ends it.
         linux.become_subreaper()
-        self._targets = (list(targets), str(cwd if cwd is not None else Path.cwd()))
+        self._targets = (list(targets), str(cwd if cwd is not None else Path.cwd()), list(allow))
         try:
             return await self._begin(timeout_s)
         except BaseException:
@@ -179,14 +186,14 @@ class Host:
         self._names = (set(), set())
         self._answer = loop.create_future()
         loop.add_reader(ours, self._read, ours)
-        targets, cwd = self._targets
-        ours.send(msgpack.packb([forkserver.IMPORT, list(targets), cwd]))
+        targets, cwd, allow = self._targets
+        ours.send(msgpack.packb([forkserver.IMPORT, targets, cwd, allow]))
         try:
             async with asyncio.timeout(timeout_s):
                 facts = await self._answer
         except TimeoutError:
             raise AppImportError(
-                f"cannot import {' '.join(targets)}: it takes longer than {timeout_s:.0f} s; "
+                f"cannot import {' '.join([*targets, *allow])}: it takes longer than {timeout_s:.0f} s; "
                 "move slow work out of the module, for example into @app.on_child_start"
             ) from None
         finally:

@@ -13,10 +13,11 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .. import codec, context
+from ..allowed import NotRunnable
 from ..errors import NotEncodable, Retry, TaskInterrupt, TaskTooLarge
 from ..model import Header, PoolNeed
 from . import frames
@@ -40,9 +41,9 @@ class Runner:
     """Runs orders in this process."""
 
     def __init__(
-        self, tasks: Mapping[str, RunnableTask], page: Page, output: Output, send: Callable[[bytes], None]
+        self, find: Callable[[str], RunnableTask | None], page: Page, output: Output, send: Callable[[bytes], None]
     ) -> None:
-        self._tasks = tasks
+        self._find = find
         self._page = page
         self._output = output
         self._send = send
@@ -71,7 +72,7 @@ class Runner:
         try:
             header = codec.read_header(blob)
             args, kwargs = codec.unpack_body(codec.body_of(blob))
-            task = self._tasks.get(header.name)
+            task = self._find(header.name)
             if task is None:
                 raise LookupError(f"no task is called {header.name!r} here: the children of this worker know others")
         except Exception as error:
@@ -88,6 +89,8 @@ class Runner:
         try:
             value = _call(task, args, kwargs, cells)
             ran_s = (time.monotonic_ns() - started_ns) / 1e9
+        except NotRunnable as error:
+            return frames.REFUSED, _describe(LookupError(str(error))), None, False, None
         except BaseException as error:
             ran_s = (time.monotonic_ns() - started_ns) / 1e9
             return _raised(error, header, cells, ran_s)

@@ -13,13 +13,15 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import log
+from ..allowed import Names
 from ..broker.aio import AsyncBroker
 from ..broker.values import ServerFacts
-from ..config import Settings, default_slots
+from ..config import EVERYTHING, Settings, default_slots
 from ..durations import text
 from ..errors import BrokerUnavailable, QWorkerError
 from ..health import Beacon as HealthFile
@@ -102,7 +104,7 @@ class _Daemon:
     async def _run(self) -> int:
         host = Host(lambda name, level, fields: self._emit(name, level=level, **fields))
         try:
-            facts = await host.start(self._targets, Path.cwd())
+            facts = await self._import(host)
             if facts.warning:
                 self._emit("app.warning", level="warning", note=facts.warning)
             url, namespace = self._server(facts.url), self._settings.namespace or facts.namespace
@@ -116,6 +118,17 @@ class _Daemon:
                 await broker.close()
         finally:
             await host.close()
+
+    async def _import(self, host: Host) -> AppFacts:
+        """Have the fork server import the apps and the allowed modules; return what can be run here."""
+        allow = self._settings.allow
+        facts = await host.start(self._targets, Path.cwd(), allow=allow)
+        if EVERYTHING in allow:
+            self._emit(
+                "worker.allows_everything", level="warning", worker=self._id,
+                note="--allow *: whoever can write to the server can call any function that can be imported here",
+            )  # fmt: skip
+        return replace(facts, names=Names.of(facts.names, allow)) if allow else facts
 
     def _server(self, app_url: str | None) -> str:
         url = self._settings.url or app_url
@@ -232,6 +245,7 @@ class _Daemon:
         settings = state.settings
         self._emit(
             "worker.started", worker=state.id, pid=os.getpid(), tasks=len(state.names), queues=",".join(state.queues),
+            allow=",".join(settings.allow) or None,
             slots=",".join(f"{kind}={slots}" for kind, slots in state.slots.items()),
             window=str(settings.window), lease_s=settings.lease_s,
             note=f"tasks without a timeout of their own may run {text(1800)}",
