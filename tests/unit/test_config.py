@@ -162,9 +162,7 @@ def test_an_unknown_key_of_the_file_is_refused_with_what_was_meant(project):
         ConfigError, match=r"\[tool.qworker\] drain-timout: no such setting; did you mean drain-timeout\?"
     ):
         load(project, "drain-timout = 3")
-    with pytest.raises(
-        ConfigError, match=r"\[tool.qworker\] xyz: no such setting; known are allow, allow-eviction, "
-    ):
+    with pytest.raises(ConfigError, match=r"\[tool.qworker\] xyz: no such setting; known are allow, allow-eviction, "):
         load(project, "xyz = 3")
 
 
