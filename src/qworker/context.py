@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec, Protocol, TypeVar
 
-from .errors import TaskInterrupt
+from .shields import Shield, interruption, must_end
 
 __all__ = ["Run", "Slot", "TaskLog", "current", "enter", "leave", "running", "set_fallback"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_SHIELDED_LOOK_S = 0.01
 
 
 class Slot(Protocol):
@@ -247,8 +248,8 @@ class Current:
     def check(self) -> None:
         """Raise TaskInterrupt if it was asked to end."""
         slot = _find().slot
-        if slot.asked():
-            raise TaskInterrupt(slot.reason())
+        if must_end(slot):
+            raise interruption(slot)
 
     def sleep(self, seconds: float) -> None:
         """Sleep like `time.sleep`, but raise TaskInterrupt as soon as it is asked to end."""
@@ -257,13 +258,31 @@ class Current:
         slot = _find().slot
         ends = time.monotonic() + seconds
         left = seconds
-        while not slot.asked():
+        while not must_end(slot):
             if left <= 0:
                 return
             if slot.wait_asked(left):
-                break
+                # Asked, and perhaps under a shield: then nobody can be waited for but the clock.
+                time.sleep(min(_SHIELDED_LOOK_S, max(0.0, ends - time.monotonic())))
             left = ends - time.monotonic()
-        raise TaskInterrupt(slot.reason())
+        raise interruption(slot)
+
+    def shield(self, seconds: float) -> Shield:
+        """Return a block, `with current.shield(5):`, in which nothing ends the task: for what must not be cut in two.
+
+        In it `check()`, `sleep()`, guards, `interrupt=True` and asyncio's cancellation of this task do nothing, and its
+        end by force waits: until the block is left, at most `seconds` from its beginning, and at most 60 s after the
+        grace whatever the task does. Leaving it raises TaskInterrupt if the task was asked to end meanwhile; in an
+        `async def` task the next `await` raises asyncio's CancelledError. The outcome tells how long force waited
+        (`Outcome.shielded_s`). Inside another shield it changes nothing: the outermost decides.
+
+        A draining worker waits no longer than it would anyway (5 s after it asked), one that lost its lease not at all.
+        `asked` still tells the truth in it. In a thread slot a neighbour that holds the GIL can cut it short.
+
+        Raises:
+            ValueError: `seconds` is not more than 0 and at most 60.
+        """
+        return Shield(_find().slot, seconds)
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
         """Show how far it is, for `qworker show` and `status()`."""

@@ -118,4 +118,6 @@ def _sentence(outcome: Outcome, shown: str) -> str:
         end = ", and its code is still running"
     else:
         end = "" if outcome.took_s is None else f", {durations.text(outcome.took_s)} after it was asked"
+    if outcome.shielded_s is not None:
+        end += f" (force waited {durations.text(outcome.shielded_s)} for its shield)"
     return f"{shown} {_WORDS[outcome.state]}{where}{after}{reason}: {_HOW[outcome.how]}{end}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qworker.pool.ladder import NEVER, Ladder, Seen
@@ -86,6 +86,57 @@ def test_however_often_it_is_asked_an_attempt_is_forced_once_and_never_later_tha
 
     assert len(forced) == 1
     assert forced[0] <= min(earliest, max(limit_of(seen), 0.0) + seen.grace_s)
+
+
+@given(attempts(), instants, st.sampled_from(["timeout", "stop", "drain", "fenced"]))
+def test_force_waits_for_a_shield_but_not_without_end(seen, until, reason):
+    seen = seen._replace(timeout_s=None, deadline=NEVER, shielded_until=until)
+    ladder = Ladder()
+    asked = ladder.ask(0.0, seen.number, reason, seen.grace_s)
+
+    ((forced_at, step),) = run_through(ladder, [seen])
+
+    assert step.what == "force"
+    longest = {"drain": 5.0 if seen.grace_s else 0.0, "fenced": 0.0}.get(reason, seen.grace_s + 60.0)
+    if min(until, longest) <= seen.grace_s:
+        assert forced_at == seen.grace_s
+    else:  # it gets a moment to end by itself, but no more than patience lasts
+        assert min(until, longest) <= forced_at <= min(until + 0.1, longest)
+    waited = asked.shielded_s(forced_at + 1.0)
+    assert waited == (forced_at - seen.grace_s if forced_at > seen.grace_s else None)
+
+
+@settings(deadline=None)  # it looks up to some thousand times, and the machine may be busy
+@given(attempts(), st.floats(0.1, 50), st.floats(0.1, 20))
+def test_a_shield_that_is_left_early_lets_force_through_soon(seen, left_at, grace_s):
+    ladder = Ladder()
+    seen = seen._replace(timeout_s=None, deadline=NEVER)
+    ladder.ask(0.0, seen.number, "stop", grace_s)
+    now, steps = 0.0, []
+    while not steps:
+        steps, wake = ladder.scan(now, [seen._replace(shielded_until=60.0 if now < left_at else 0.0)])
+        forced_at, now = now, wake
+
+    assert max(grace_s, left_at) <= forced_at <= max(grace_s, left_at + 0.1)
+
+
+@settings(deadline=None)
+@given(attempts(), st.lists(st.tuples(instants, reasons, st.floats(0, 30)), min_size=1, max_size=5))
+def test_whatever_a_page_says_of_shields_force_comes_within_a_minute_after_the_grace(seen, asks):
+    ladder = Ladder()
+    seen = seen._replace(timeout_s=None, deadline=NEVER, shielded_until=1e9)
+    plan = sorted(asks)
+    latest = min(at + grace_s for at, _, grace_s in plan) + 60.0
+    for at, reason, grace_s in plan:
+        ladder.ask(at, seen.number, reason, grace_s)
+
+    now = plan[-1][0]
+    steps, wake = ladder.scan(now, [seen])
+    while not steps:
+        now = wake
+        steps, wake = ladder.scan(now, [seen])
+
+    assert now <= max(latest, plan[-1][0])
 
 
 @given(reasons, reasons)

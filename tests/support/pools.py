@@ -36,9 +36,9 @@ def make_order(
     blob: bytes | None = None,
     **header: Any,
 ) -> Order:
-    """An order for one of the tasks in `apps/pool_tasks.py`."""
+    """An order for one of the tasks in `apps/pool_tasks.py`, or for one that is named in full."""
     number = next(_numbers)
-    full = f"pool_tasks.{name}"
+    full = name if "." in name else f"pool_tasks.{name}"
     if blob is None:
         packed = codec.pack_header(Header(name=full, **header))
         body = codec.pack_body(args, {})

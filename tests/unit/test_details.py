@@ -9,6 +9,7 @@ from qworker.cli.details import facts_of, rows_of
 from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import How, State
 from qworker.model import Header, Inspection, Line, Outcome, Record, StopOrder
+from qworker.verdict import error_of
 
 
 def nobody():
@@ -83,3 +84,13 @@ def test_a_value_that_was_not_kept_is_said():
     ended = Outcome(id="q:1", state=State.SUCCEEDED, how=How.RETURNED, tombstone=True)
 
     assert shown(Inspection("1", None, outcome=codec.pack_outcome(ended)))["value"] == "not kept (result_ttl=0)"
+
+
+def test_how_long_force_waited_for_a_shield_is_told():
+    ended = Outcome(id="q:1", state=State.CANCELLED, how=How.KILLED, took_s=3.0, shielded_s=2.5)
+
+    found = Inspection("1", None, outcome=codec.pack_outcome(ended))
+
+    assert shown(found)["shielded"] == "its end by force waited 2.5 s"
+    assert facts_of("q:1", found, nobody)["shielded_s"] == 2.5
+    assert "(force waited 2.5 s for its shield)" in str(error_of(ended, shown="task q:1"))

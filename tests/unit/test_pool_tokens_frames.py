@@ -143,7 +143,7 @@ def test_a_frame_beyond_every_limit_breaks_the_stream_instead_of_filling_memory(
         [frames.OUTCOME, 1, 0, 0.1, True, None],
         [frames.OUTCOME, [], 0, 0.1, True, None, b""],
         [frames.OUTCOME, 1, -1, 0.1, True, None, b""],
-        [frames.OUTCOME, 1, 6, 0.1, True, None, b""],
+        [frames.OUTCOME, 1, len(frames.KINDS), 0.1, True, None, b""],
         [frames.OUTCOME, 1, 0, "0.1", True, None, b""],
         [frames.OUTCOME, 1, 0, 0.1, True, "soon", b""],
         [frames.OUTCOME, 1, 0, 0.1, True, None, "text"],

@@ -71,6 +71,7 @@ def rows_of(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "ran", _span(facts, "ran_s")
     yield "asked", f"after {durations.text(facts['asked_after_s'])}" if "asked_after_s" in facts else ""
     yield "took", f"{_span(facts, 'took_s')} from the ask to the end" if "took_s" in facts else ""
+    yield "shielded", f"its end by force waited {_span(facts, 'shielded_s')}" if "shielded_s" in facts else ""
     yield "options", _options(facts.get("options", {}))
     yield "arguments", facts.get("arguments", "")
     if "value" in facts:
@@ -155,6 +156,7 @@ def _outcome_facts(packed: bytes) -> dict[str, Any]:
         "ran_s": outcome.ran_s,
         "asked_after_s": outcome.asked_after_s,
         "took_s": outcome.took_s,
+        "shielded_s": outcome.shielded_s,
         "still_running": outcome.still_running,
         "reason": outcome.reason or None,
         "error": error_facts(outcome.error),

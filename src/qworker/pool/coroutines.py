@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from ..shields import must_end
 from .page import SlotCells
 
 _LOOK_EVERY_S = 0.02
@@ -17,6 +18,7 @@ _LOOK_EVERY_S = 0.02
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any], cells: SlotCells) -> Any:
     """Run a coroutine to its end; returns its value or raises what it raises."""
+    cells.cancels = True
     with asyncio.Runner() as runner:
         return runner.run(_watched(coroutine, cells))
 
@@ -30,7 +32,7 @@ async def _watched(coroutine: Coroutine[Any, Any, Any], cells: SlotCells) -> Any
 
     def look() -> None:
         nonlocal handle
-        if cells.asked():
+        if must_end(cells):
             task.cancel(cells.reason())
         else:
             handle = loop.call_later(_LOOK_EVERY_S, look)

@@ -2,6 +2,8 @@
 
     scan(now, what runs) ──► Step(ask | force) …        ask(now, number, reason, grace) ──► the same ladder
 
+Force waits for a shield (`current.shield`), which the page shows as an instant: patience with it ends, too.
+
 The pool owns one ladder. It tells what the shared pages show to run, performs the steps, and tells when an attempt
 is gone. An attempt whose clock has not started has no limit but its deadline: the run clock starts when its code does.
 """
@@ -18,6 +20,13 @@ NEVER: Final = float("inf")
 
 # A stronger reason replaces a weaker one: it decides what is recorded. Equal ones keep the first.
 _STRENGTH: Final[dict[Reason, int]] = {"recycle": 0, "drain": 1, "timeout": 2, "deadline": 2, "stop": 3, "fenced": 4}
+# How long force may wait for a shield: after the end of the grace; of a drain, after the ask, which is what it waits in
+# any case. Of an attempt that is fenced off another may be running already.
+_SHIELD_S: Final = 60.0
+_DRAIN_S: Final = 5.0
+# It could not notice the ask before its shield ended: it gets a moment to end by itself, though its grace is over.
+_LEAVE_S: Final = 0.1
+_SHIELD_LOOK_S: Final = 0.02  # while force waits: the shield may be over before its time, and nobody rings then
 
 
 class Seen(NamedTuple):
@@ -28,6 +37,7 @@ class Seen(NamedTuple):
     timeout_s: float | None
     grace_s: float
     deadline: float  # an instant; NEVER: none
+    shielded_until: float = 0.0  # an instant before which it asks for no force
 
 
 class Step(NamedTuple):
@@ -47,6 +57,14 @@ class Asked:
     force_at: float
     limited: bool = False  # its own limit has passed, too
     forced: bool = False
+    patience: float = NEVER  # the instant from which on no shield helps
+    held_at: float | None = None  # when its force was due and had to wait for a shield
+    held_until: float = 0.0  # and until when it will wait in any case
+    forced_at: float = NEVER
+
+    def shielded_s(self, now: float) -> float | None:
+        """Return how long its end by force has waited for a shield; None: it did not have to."""
+        return None if self.held_at is None else min(now, self.forced_at) - self.held_at
 
 
 class Ladder:
@@ -65,11 +83,13 @@ class Ladder:
     def ask(self, now: float, number: int, reason: Reason, grace_s: float) -> Asked:
         """Ask an attempt from outside. Asking again never lengthens its grace."""
         force_at = now + max(grace_s, 0.0)
+        patience = _patience(now, force_at, reason)
         asked = self._asked.get(number)
         if asked is None:
-            asked = self._asked[number] = Asked(now, reason, force_at)
+            asked = self._asked[number] = Asked(now, reason, force_at, patience=patience)
             return asked
         asked.force_at = min(asked.force_at, force_at)
+        asked.patience = min(asked.patience, patience)
         if _STRENGTH[reason] > _STRENGTH[asked.reason]:
             asked.reason = reason
         return asked
@@ -106,12 +126,28 @@ class Ladder:
                 wake = min(wake, limit)
             elif asked.forced:
                 continue
+            elif asked.force_at <= now < min(seen.shielded_until, asked.patience):
+                asked.held_at = asked.force_at
+                asked.held_until = min(now + _LEAVE_S, asked.patience)
+                wake = min(wake, seen.shielded_until, asked.patience, now + _SHIELD_LOOK_S)
+            elif asked.force_at <= now < asked.held_until:
+                wake = min(wake, asked.held_until)
             elif now >= asked.force_at:
                 asked.forced = True
+                asked.forced_at = now
                 steps.append(Step("force", seen.number, asked.reason))
             else:
                 wake = min(wake, asked.force_at, NEVER if asked.limited else limit)
         return steps, wake
+
+
+def _patience(now: float, force_at: float, reason: Reason) -> float:
+    """Return the instant from which on no shield delays the force of an ask."""
+    if reason == "fenced":
+        return force_at
+    if reason == "drain":
+        return now + _DRAIN_S if force_at > now else force_at  # with no grace: a further signal, that wants no waiting
+    return force_at + _SHIELD_S
 
 
 def _limit(seen: Seen) -> tuple[float, Reason]:

@@ -135,7 +135,7 @@ class SlotCells:
     Made anew for each attempt: a helper thread that outlives its task keeps asking about its own attempt.
     """
 
-    __slots__ = ("_base", "_bytes", "_cells", "_send", "number")
+    __slots__ = ("_base", "_bytes", "_cells", "_send", "cancels", "number")
 
     def __init__(self, page: Page, slot: int, number: int, send: Callable[[bytes], None]) -> None:
         """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's.
@@ -143,6 +143,7 @@ class SlotCells:
         `send` sends a frame to the worker.
         """
         self.number = number
+        self.cancels = False  # its loop cancels it when it is asked to end: nothing else need be raised
         self._send = send
         self._bytes = page._bytes
         self._cells = cells = page._cells

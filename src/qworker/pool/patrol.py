@@ -121,7 +121,8 @@ class Patrol:
                 pool.line.moved_at = now
                 started.append(number)
             began = started_ns / 1e9 if started_ns else None
-            running.append(Seen(number, began, order.timeout_s, order.grace_s, entry.deadline))
+            shielded_until = kid.page.shielded_until(slot, number)
+            running.append(Seen(number, began, order.timeout_s, order.grace_s, entry.deadline, shielded_until))
             where[number] = (kid, slot)
             asked = pool.ladder.asked(number)
             if asked is not None:
@@ -187,7 +188,11 @@ class Patrol:
             return
         asked = pool.ladder.asked(number)
         assert asked is not None
-        if not kid.plan.threads:
+        if self._shielded(kid, None if asked.reason == "recycle" else slot):
+            # Its code entered a shield since the page was read; or a sibling is in one, that would die with this child.
+            pool.ladder.try_again(number)
+            self.wake(self._clock() + _UNSEEN_S)
+        elif not kid.plan.threads:
             pool.end_kid(
                 kid, number, f"{asked.reason}: it still ran {asked.force_at - asked.at:.3g} s after it was asked"
             )
@@ -197,6 +202,15 @@ class Patrol:
             pool.end_kid(kid, number, f"{asked.reason}: its grace is over, and its child does not answer")
         else:
             self._leave_running(kid, slot, number, endings)
+
+    def _shielded(self, kid: Kid, slot: int | None) -> bool:
+        """Must force wait for a shield, in this slot or (None) in any?"""
+        now = self._clock()
+        for index, number, _ in kid.seen():
+            asked = self._pool.ladder.asked(number) if slot in (None, index) else None
+            if asked is not None and now < min(asked.patience, kid.page.shielded_until(index, number)):
+                return True
+        return False
 
     def _leave_running(self, kid: Kid, slot: int, number: int, endings: list[Ending]) -> None:
         """A thread cannot be ended alone: tell the outcome, keep the slot out of the count, open a fresh one."""

@@ -358,8 +358,9 @@ class Pool:
         now = self._clock()
         after_s = None if ran_s is None else max(0.0, known.at - (now - ran_s))
         return Ending(
-            number, kind, payload, ran_s, known.reason, after_s, now - known.at, delay_s, retryable, exact, detail
-        )
+            number, kind, payload, ran_s, known.reason, after_s, now - known.at, delay_s, retryable, exact, detail,
+            known.shielded_s(now),
+        )  # fmt: skip
 
     def part(self, kid: Kid) -> None:
         """End a child that is done: one that drains, is worn out, or was made for one suspect."""
