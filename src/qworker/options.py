@@ -49,6 +49,16 @@ class TaskOptions(TypedDict, total=False):
     delivery: Delivery
     max_crashes: int
     """How many deaths of its process it may cause before it ends as crashed."""
+    interrupt: bool
+    """Raise TaskInterrupt into its code when it is asked to end, wherever that is: it need not call `current.check()`.
+
+    It then runs in a process slot, in whose main thread a signal raises it, once, between any two bytecodes: also in
+    `while True: pass`, in `time.sleep`, or while it waits for a lock or a socket. The dangers are those of Ctrl-C: it
+    may come in the middle of a `finally` or `with` block and cut its cleanup short, between taking a lock and the line
+    that would release it, or in code that was never meant to raise there. C code that does not return to Python is
+    not reached (it is killed at the end of its grace), and what C code calls back may lose the exception. Put what must
+    not be cut in two into `current.shield`. Never for coroutine functions, whose loop has asyncio's cancellation.
+    """
 
 
 class SubmitOptions(TaskOptions, total=False):
@@ -76,6 +86,7 @@ class Options:
     result_ttl_ms: int = 3_600_000
     delivery: Delivery = "at_least_once"
     max_crashes: int = 3
+    interrupt: bool = False
     id: str | None = None
 
     def merged(self, given: SubmitOptions | TaskOptions, *, also: tuple[str, ...] = ()) -> Options:
@@ -91,7 +102,13 @@ class Options:
             except KeyError:
                 raise BadOption(_unknown(name, also)) from None
             changes[field] = check(name, value)
-        return replace(self, **changes)
+        merged = replace(self, **changes)
+        if merged.interrupt and merged.pool not in (None, "process"):
+            raise BadOption(
+                f"interrupt=True and pool={merged.pool!r}: only a process slot's code can be interrupted; "
+                "leave out one of them, or set interrupt=False"
+            )
+        return merged
 
     def header(self, name: str) -> Header:
         """Return the header of a task of that name."""
@@ -106,11 +123,21 @@ class Options:
             result_ttl_ms=self.result_ttl_ms,
             delivery=self.delivery,
             max_crashes=self.max_crashes,
+            extra={"i": True} if self.interrupt else {},
         )
 
     def line(self, *, is_async: bool) -> Line:
-        """Return the ready list that a task with these options goes to."""
-        return Line(pool_need(self.pool, is_async=is_async), self.priority)
+        """Return the ready list that a task with these options goes to.
+
+        Raises:
+            BadOption: a coroutine function is to be interrupted.
+        """
+        if self.interrupt and is_async:
+            raise BadOption(
+                "interrupt=True: a coroutine function cannot be interrupted by a signal, and need not be: asked to "
+                "end, it gets asyncio's cancellation at its next await; set interrupt=False"
+            )
+        return Line(pool_need("process" if self.interrupt else self.pool, is_async=is_async), self.priority)
 
     def moments(self) -> tuple[int, int]:
         """Return how many ms remain until the start and until the deadline (0: at once; none).
@@ -268,6 +295,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "result_ttl": ("result_ttl_ms", _duration_ms),
     "delivery": ("delivery", _word(get_args(Delivery))),
     "max_crashes": ("max_crashes", _count(1)),
+    "interrupt": ("interrupt", _flag),
     "id": ("id", _local_id),
 }
 

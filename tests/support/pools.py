@@ -34,13 +34,14 @@ def make_order(
     deadline_s: float | None = None,
     handed: float = 0.0,
     blob: bytes | None = None,
+    interrupt: bool = False,
     **header: Any,
 ) -> Order:
     """An order for one of the tasks in `apps/pool_tasks.py`, or for one that is named in full."""
     number = next(_numbers)
     full = name if "." in name else f"pool_tasks.{name}"
     if blob is None:
-        packed = codec.pack_header(Header(name=full, **header))
+        packed = codec.pack_header(Header(name=full, extra={"i": True} if interrupt else {}, **header))
         body = codec.pack_body(args, {})
         blob = codec.pack_envelope(header=packed, body=body, line=Line(), client=" " * 12, sent_ms=0)
     return Order(
@@ -56,6 +57,7 @@ def make_order(
         alone=alone,
         deadline_s=deadline_s,
         handed=handed,
+        interrupt=interrupt,
     )
 
 

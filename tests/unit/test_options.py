@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from qworker import App
 from qworker.errors import BadOption, ConfigError, Refused
 from qworker.model import Header, Line
 from qworker.options import Options, pool_need
@@ -141,3 +143,22 @@ def test_a_delay_beyond_the_deadline_is_refused() -> None:
 def test_a_deadline_that_has_passed_is_refused() -> None:
     with pytest.raises(BadOption, match="it passed 1 h ago"):
         merged(deadline=datetime.now(UTC) - timedelta(hours=1)).moments()
+
+
+def test_who_is_to_be_interrupted_needs_a_process_slot_and_says_so_in_the_header() -> None:
+    options = merged(interrupt=True)
+
+    assert options.line(is_async=False).pool == "process"
+    assert options.header("t").interrupt
+    assert not Options().header("t").interrupt
+
+
+@pytest.mark.parametrize("pool", ["thread", "async"])
+def test_interrupting_what_runs_in_another_slot_is_refused(pool: str) -> None:
+    with pytest.raises(BadOption, match=rf"interrupt=True and pool='{pool}': only a process slot's code"):
+        merged(interrupt=True, pool=pool)
+
+
+def test_interrupting_a_coroutine_function_is_refused() -> None:
+    with pytest.raises(BadOption, match="a coroutine function cannot be interrupted by a signal, and need not be"):
+        App().task(interrupt=True)(asyncio.sleep)

@@ -108,6 +108,7 @@ def _blob_facts(blob: bytes | None) -> dict[str, Any]:
             "result_ttl_s": header.result_ttl_ms / 1000,
             "delivery": header.delivery,
             "max_crashes": header.max_crashes,
+            "interrupt": header.interrupt or None,
             "pool": envelope.line.pool,
             "priority": envelope.line.priority,
         },

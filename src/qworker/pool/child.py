@@ -23,7 +23,7 @@ import setproctitle
 
 from ..errors import AppImportError
 from . import apps as apps_
-from . import frames, linux, output
+from . import frames, interrupts, linux, output
 from .inbox import Inbox
 from .outbox import Outbox
 from .page import Page
@@ -85,6 +85,7 @@ def enter(
         if plan.threads:
             ThreadLoop(plan.slots, inbox, runner, outbox.send, page, stream_fd).serve()
         else:
+            interrupts.install()
             ProcessLoop(inbox, runner, outbox.send, stream_fd).serve()
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)

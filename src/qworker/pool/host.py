@@ -139,8 +139,12 @@ class Host:
         """Have a child write the stack of each of its threads to stderr, whatever it is doing."""
         self._signal(process, signal.SIGUSR2)
 
+    def interrupt(self, process: Process) -> None:
+        """Have a child with one slot raise TaskInterrupt in what it runs, if the page says that it was asked to end."""
+        self._signal(process, linux.INTERRUPT_SIGNAL)
+
     @staticmethod
-    def _signal(process: Process, number: signal.Signals) -> None:
+    def _signal(process: Process, number: int) -> None:
         if process.pidfd is not None:
             try:
                 signal.pidfd_send_signal(process.pidfd, number)

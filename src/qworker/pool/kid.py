@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from ..model import Order
+from ..model import Order, Reason
 from . import frames, tokens
 from .child import Plan
 from .host import Host, Process
@@ -102,6 +102,7 @@ class Kid:
     def start(self, host: Host, parent: Any) -> None:
         """Have the process made, and listen to it. `parent` hears of its birth and end (host.Parent)."""
         ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd))
+        self._host = host
         self.process = host.launch(self.plan, ends, parent)
 
     def listen(self, on_readable: Any) -> None:
@@ -195,6 +196,14 @@ class Kid:
     def slot_of(self, number: int) -> int | None:
         """Return the slot that an attempt owns, now."""
         return next((slot for slot in range(self.plan.cells) if self.page.number(slot) == number), None)
+
+    def raise_flag(self, slot: int, number: int, reason: Reason) -> None:
+        """Ask an attempt to end. One that wants to be interrupted gets its signal, once; the page says who is meant."""
+        if not self.page.raise_flag(slot, number, reason):
+            return
+        entry = self.entries.get(number)
+        if entry is not None and entry.order.interrupt and not self.plan.threads and self.process is not None:
+            self._host.interrupt(self.process)
 
     def quarantine(self, number: int, slot: int) -> None:
         """The attempt in `slot` is a survivor now. Unless the child drains, a fresh slot takes its place."""

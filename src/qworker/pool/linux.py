@@ -16,6 +16,8 @@ from ..errors import ConfigError
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_RAISE = 300
+# Has a child with one slot interrupt its code. User code seldom has plans for real-time signals.
+INTERRUPT_SIGNAL = getattr(signal, "SIGRTMIN", 34) + 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

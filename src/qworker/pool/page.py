@@ -94,11 +94,14 @@ class Page:
             if cells[base + _NUMBER] == number:
                 return number, started
 
-    def raise_flag(self, slot: int, number: int, reason: Reason) -> None:
-        """Ask attempt `number` to end. The reason is there before the flag, so a reader of the flag finds it."""
+    def raise_flag(self, slot: int, number: int, reason: Reason) -> bool:
+        """Ask attempt `number` to end; False when its flag was up. The reason is there before the flag is seen."""
         base = _HEADER + slot * _PER_SLOT
         self._cells[base + _REASON] = REASONS.index(reason)
+        if self._cells[base + _STOP] == number:
+            return False
         self._cells[base + _STOP] = number
+        return True
 
     def shielded_until(self, slot: int, number: int) -> float:
         """The instant (monotonic) before which attempt `number` asks for no force; 0: it does not."""
@@ -161,6 +164,10 @@ class SlotCells:
     def clear(self) -> None:
         """The slot is nobody's."""
         self._cells[self._base + _NUMBER] = 0
+
+    def over(self) -> bool:
+        """Has the attempt ended, so that its slot may be another's?"""
+        return self._cells[self._base + _NUMBER] != self.number
 
     def asked(self) -> bool:
         """Has the attempt that owns this slot been asked to end? No system call."""

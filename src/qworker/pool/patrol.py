@@ -86,7 +86,7 @@ class Patrol:
         for what, number, reason in steps:
             kid, slot = where[number]
             if what == "ask":
-                kid.page.raise_flag(slot, number, reason)
+                kid.raise_flag(slot, number, reason)
             elif kid.role is not Role.DYING:
                 self._force(kid, slot, number, endings)
         if len(pool.line):
@@ -126,7 +126,7 @@ class Patrol:
             where[number] = (kid, slot)
             asked = pool.ladder.asked(number)
             if asked is not None:
-                kid.page.raise_flag(slot, number, asked.reason)  # it may have been asked before it had a slot
+                kid.raise_flag(slot, number, asked.reason)  # it may have been asked before it had a slot
         if kid.plan.threads and busy:
             wake = min(now + _THREADS_S, self._feel_pulse(kid, now))
         if marked < len(kid.entries):

@@ -129,7 +129,7 @@ class Pool:
         if slot is None:
             self._patrol.wake(now + 0.002)  # it holds the token and is about to start: the scan raises the flag
         else:
-            entry.kid.page.raise_flag(slot, number, asked.reason)
+            entry.kid.raise_flag(slot, number, asked.reason)
             self._patrol.wake(asked.force_at)
         return True
 

@@ -20,7 +20,7 @@ from .. import codec, context
 from ..allowed import NotRunnable
 from ..errors import NotEncodable, Retry, TaskInterrupt, TaskTooLarge
 from ..model import Header, PoolNeed
-from . import frames
+from . import frames, interrupts
 from .inbox import Inbox
 from .output import Output
 from .page import Page, SlotCells
@@ -87,7 +87,10 @@ class Runner:
         if alone:
             context.set_fallback(current)
         try:
-            value = _call(task, args, kwargs, cells)
+            if alone and header.interrupt and not task.is_async:
+                value = interrupts.interruptible(task.fn, args, kwargs, cells)
+            else:
+                value = _call(task, args, kwargs, cells)
             ran_s = (time.monotonic_ns() - started_ns) / 1e9
         except NotRunnable as error:
             return frames.REFUSED, _describe(LookupError(str(error))), None, False, None
@@ -146,9 +149,9 @@ def _raised(
     if isinstance(error, Retry):
         return frames.RETRY, payload, ran_s, True, _delay(error.delay)
     if cells.asked():
-        if isinstance(error, TaskInterrupt):
+        if isinstance(error, TaskInterrupt) and not interrupts.threw(error):
             return frames.INTERRUPTED, payload, ran_s, True, None
-        if _is_cancellation(error):
+        if isinstance(error, TaskInterrupt) or _is_cancellation(error):
             return frames.THROWN, payload, ran_s, True, None
     names = header.retry_for
     retryable = names is None or info.kind in names or any(base in names for base in info.bases)
