@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     )
     from .future import Future
     from .lifecycle import How, State
-    from .model import Outcome, StopReceipt
+    from .model import Outcome, Progress, StopReceipt
     from .options import SubmitOptions, TaskOptions
     from .status import Status
     from .task import BoundTask, Call, Task, call
@@ -83,6 +83,7 @@ __all__ = [
     "NotEncodable",
     "Outcome",
     "PoolExhausted",
+    "Progress",
     "QWorkerError",
     "Refused",
     "ResultExpired",
@@ -118,6 +119,7 @@ _HOME = {
     "Future": "future",
     "How": "lifecycle",
     "Outcome": "model",
+    "Progress": "model",
     "State": "lifecycle",
     "Status": "status",
     "StopReceipt": "model",

@@ -20,7 +20,8 @@ import msgpack
 from .errors import DecodeError, TaskTooLarge
 from .faults import RemoteTraceback, describe_error, pack_error, rebuild_error, unpack_error
 from .lifecycle import LIVE, STATE_OF, How
-from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome, Sighting
+from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome, Sighting, Told
+from .told import pack_told, read_told, unpack_told
 from .values import (
     MAX_BODY,
     MAX_DEPTH,
@@ -50,6 +51,7 @@ __all__ = [
     "pack_header",
     "pack_hint",
     "pack_outcome",
+    "pack_told",
     "pack_value",
     "read_envelope",
     "read_header",
@@ -59,6 +61,7 @@ __all__ = [
     "unpack_body",
     "unpack_error",
     "unpack_outcome",
+    "unpack_told",
     "unpack_value",
 ]
 
@@ -327,19 +330,23 @@ def pack_hint(id: str) -> bytes:  # noqa: A002 - the public word
     return pack_plain(id)
 
 
-def read_pushed(data: bytes) -> list[Outcome | str]:
-    """Return what one message to a client's inbox holds: outcomes, and full ids whose outcomes are to be fetched.
+def read_pushed(data: bytes) -> list[Outcome | str | Told]:
+    """Return what one message to a client's inbox holds: outcomes, full ids whose outcomes are to be fetched, and what
+    running tasks told of themselves.
 
     Raises:
-        DecodeError: it is not a concatenation of outcomes and ids.
+        DecodeError: it is not a concatenation of these.
     """
-    found: list[Outcome | str] = []
+    found: list[Outcome | str | Told] = []
     try:
         unpacker = msgpack.Unpacker(ext_hook=_refuse_extension, strict_map_key=False, max_buffer_size=len(data) or 1)
         unpacker.feed(data)
         while unpacker.tell() < len(data):
             entry = unpacker.unpack()
-            found.append(entry if type(entry) is str else _outcome_of(entry))
+            if type(entry) is not dict:
+                found.append(entry if type(entry) is str else _outcome_of(entry))
+            elif (told := read_told(entry)) is not None:
+                found.append(told)
     except DecodeError:
         raise
     except Exception as error:  # as in values.unpack_plain

@@ -11,11 +11,11 @@ must be given `current.bind(fn)`. In a plain call, outside any worker, everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from .shields import Shield, interruption, must_end
 
@@ -23,6 +23,7 @@ __all__ = ["Run", "Slot", "TaskLog", "current", "enter", "leave", "running", "se
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 _SHIELDED_LOOK_S = 0.01
 
 
@@ -79,6 +80,7 @@ class Run:
     groups: tuple[str, ...] = ()  # the groups that it belongs to, the outermost first
     depth: int = 0  # how many tasks are above it
     cursor: bytes | None = None  # where an earlier attempt's `iterate` had come to
+    loops: list[Any] = field(default_factory=list, repr=False, compare=False)  # its `iterate`s, see iterate.py
 
 
 class Nowhere:
@@ -128,7 +130,8 @@ _in_child = False
 def enter(run: Run) -> Token[Run | None]:
     """Make `run` the current one of this thread or coroutine. Called by the child before a task's code."""
     global _in_child
-    _in_child = True
+    # What runs inline runs in a process of the user's own, where a call outside of tasks is a plain one.
+    _in_child = _in_child or not isinstance(run.slot, Nowhere)
     return _run.set(run)
 
 
@@ -285,8 +288,39 @@ class Current:
         return Shield(_find().slot, seconds)
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Show how far it is, for `qworker show` and `status()`."""
+        """Show how far it is: `Future.progress()`, `status()` and `qworker watch` tell it, a second later at most.
+
+        `done` of `total` (None: nobody knows of how many) in whatever unit, and a `text` of at most 96 bytes. A few
+        stores into shared memory: as often as one likes.
+        """
         _find().slot.progress(done, total, text)
+
+    def iterate(self, items: Iterable[T], key: Callable[[T], object] | None = None) -> Iterator[T]:
+        """Go through `items` so that the next attempt, if there is one, goes on after the last completed item.
+
+            for row in current.iterate(rows, key=lambda row: row.id): ...
+
+        Where it is (the index of the last completed item, or its `key`: at most 4 KiB) is saved at most every 50 ms,
+        and whenever the loop is left; a worker passes it on each second, and when the task goes back into its queue. So
+        a task that was interrupted by a drain, or lost with its process or its worker, goes on there, and uses up none
+        of its `retries` by that; an attempt after a failure or a timeout goes on there, too. The item that was being
+        worked on is done again, and after a death those of the last 50 ms (of a worker: of the last second). The next
+        attempt must be given the same items in the same order; those that are done are passed over unseen.
+
+        Before each item it raises TaskInterrupt if the task was asked to end, as `check` does. Several loops, one after
+        the other, are remembered as one way. In a plain call it only goes through the items.
+
+        Raises:
+            CursorLost: the completed item is not among the items any more.
+            NotEncodable: a key cannot be sent, or is larger than 4 KiB.
+            RuntimeError: another `iterate` of this task is not over.
+        """
+        run = _find()
+        if run is _PLAIN:
+            return iter(items)
+        from .iterate import iterate  # most tasks do without
+
+        return iterate(run, items, key)
 
     def bind(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Return `fn` so that `current` is this task in it, whatever thread it runs in."""

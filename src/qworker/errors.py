@@ -35,7 +35,10 @@ from __future__ import annotations
 
 import concurrent.futures
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model import StopReceipt
 
 __all__ = [
     "AppImportError",
@@ -200,15 +203,24 @@ class WaitTimeout(QWorkerError, TimeoutError):
     """The waiter's time is up; the task is left alone. Raised for nothing else.
 
     `state` is the task's state as Redis has it, `worker` the worker that holds it, `ran_for` its run time in seconds.
+    After `result(timeout, then="stop")` the task is not left alone: `receipt` is the `StopReceipt` of its stop, None if
+    the stop could not be asked for.
     """
 
     def __init__(
-        self, message: str, *, state: str | None = None, worker: str | None = None, ran_for: float | None = None
+        self,
+        message: str,
+        *,
+        state: str | None = None,
+        worker: str | None = None,
+        ran_for: float | None = None,
+        receipt: StopReceipt | None = None,
     ) -> None:
         super().__init__(message)
         self.state = state
         self.worker = worker
         self.ran_for = ran_for
+        self.receipt = receipt
 
 
 class Retry(Exception):

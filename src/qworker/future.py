@@ -15,17 +15,18 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from . import callbacks, codec, stopping, verdict
-from .errors import BrokerError, TaskError
+from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
+from .reports import Reports
 from .status import Status, describe, describe_outcome, wait_timeout
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .model import Inspection, Outcome, StopReceipt, WorkerRecord
+    from .model import Inspection, Outcome, Progress, StopReceipt, WorkerRecord
     from .options import Duration
     from .stopping import Answer
 
@@ -48,6 +49,9 @@ class Channel(Protocol):
 
     def keep(self, future: Any) -> None:
         """Hold the future until then, although nobody else may."""
+
+    def follow(self, future: Any) -> None:
+        """Hold it likewise, and have it told of its task's progress."""
 
     def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002
         """Ask what the task is doing."""
@@ -86,19 +90,24 @@ class Future(concurrent.futures.Future[R]):
         self._missing: TaskError | None = None
         self._decoded: tuple[Any, Exception | None] | None = None
         self._wakers: list[Callable[[], None]] = []
+        self._reports: Reports | None = None
 
     # What the standard library's future has, meaning the same.
 
-    def result(self, timeout: float | None = None) -> R:
+    def result(self, timeout: float | None = None, then: Literal["stop"] | None = None) -> R:
         """Return what the task returned, or raise what it raised, as soon as it has ended.
 
+        With `then="stop"` a task that has not ended within `timeout` seconds is not left alone: it is stopped, as by
+        `stop()`, and the error's text and `receipt` tell what came of that.
+
         Raises:
-            WaitTimeout: it had not ended within `timeout` seconds; the text says what it is doing. It goes on.
+            WaitTimeout: it had not ended within `timeout` seconds; the text says what it is doing. It goes on, unless
+                `then="stop"`.
             TaskFailed, TaskTimedOut, TaskCancelled, TaskCrashed, TaskExpired: it ended without a value.
             ResultExpired, TaskNotFound: there is no outcome to be had.
             BrokerUnavailable: the server could not be reached for the first question.
         """
-        self._wait(timeout)
+        self._wait(timeout, then)
         value, error = self._decode()
         if error is None:
             return value  # type: ignore[no-any-return]
@@ -107,14 +116,14 @@ class Future(concurrent.futures.Future[R]):
         finally:
             del self, error  # break the cycle of the exception, its traceback and this frame
 
-    def exception(self, timeout: float | None = None) -> Exception | None:
+    def exception(self, timeout: float | None = None, then: Literal["stop"] | None = None) -> Exception | None:
         """Return what `result` would raise of the task, None if the task succeeded.
 
         Raises:
             WaitTimeout: as `result`.
             TaskCancelled: it was cancelled; raised, not returned, as in the standard library.
         """
-        self._wait(timeout)
+        self._wait(timeout, then)
         error = self._decode()[1]
         if error is not None and self.cancelled():
             raise error
@@ -173,6 +182,27 @@ class Future(concurrent.futures.Future[R]):
             return describe_outcome(outcome, name=self.name)
         return self._found(self.client().inspect(self.id))
 
+    def progress(self) -> Progress | None:
+        """Return how far the task said that it is (`current.progress`), a second ago at most; None: nothing is known.
+
+        What this app submitted is told to it, so nothing is asked once the first word has come; else the server is
+        asked.
+        """
+        if self._reports is not None and self._reports.last is not None:
+            return self._reports.last
+        return None if self.done() else self.status().progress
+
+    def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:
+        """Call `fn(progress)` whenever the task's progress has changed, about once a second, on the callbacks' thread.
+
+        It is called even if nobody holds the future, and with the newest progress only. A task that ends within its
+        first second may end untold.
+        """
+        reports = self._reports = self._reports or Reports()
+        reports.add(fn)
+        if not self.done():
+            self.client().follow(self)
+
     @property
     def outcome(self) -> Outcome | None:
         """The outcome as it was recorded, None until it is known here."""
@@ -229,6 +259,11 @@ class Future(concurrent.futures.Future[R]):
         self.set_exception(self._missing)
         self._wake()
 
+    def tell(self, progress: Progress) -> None:
+        """Take what the task told of its progress."""
+        self._reports = self._reports or Reports()
+        self._reports.tell(progress)
+
     def run_callbacks(self) -> None:
         """Call the done-callbacks; the callbacks' thread does."""
         super()._invoke_callbacks()  # type: ignore[misc]
@@ -247,6 +282,7 @@ class Future(concurrent.futures.Future[R]):
         """After a fork, in the child: another thread may have held the lock, and callbacks belong to the parent."""
         self._condition = threading.Condition()
         self._done_callbacks: list[Any] = []
+        self._reports = None
         self._wakers = []
         self.watch_when_awaited()
 
@@ -257,19 +293,25 @@ class Future(concurrent.futures.Future[R]):
         if self._done_callbacks:
             callbacks.run(self)
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None, then: Literal["stop"] | None = None) -> None:
+        if then not in (None, "stop"):
+            raise ValueError(f"then={then!r}: expected None or 'stop'")
         began = time.monotonic()
         if self.wait(timeout):
             return
+        late = self._find_late(began)
+        if late is not None:
+            raise late if then is None else stopping.stop_late(self, late)
+
+    def _find_late(self, began: float) -> WaitTimeout | None:
         # The push may be late or lost: ask before saying that it has not ended.
         try:
             status = self._found(self.client().inspect(self.id, timeout_s=1.0))
         except BrokerError as error:
-            raise self._late(None, began, trouble=f"what it is doing is not known, because {error}") from None
-        if not self.done():
-            raise self._late(status, began)
+            return self._late(None, began, trouble=f"what it is doing is not known, because {error}")
+        return None if self.done() else self._late(status, began)
 
-    def _late(self, status: Status | None, began: float, *, trouble: str = "") -> Exception:
+    def _late(self, status: Status | None, began: float, *, trouble: str = "") -> WaitTimeout:
         return wait_timeout(status, shown=self.shown, waited_s=time.monotonic() - began, trouble=trouble)
 
     def _found(self, inspection: Inspection) -> Status:

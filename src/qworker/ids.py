@@ -9,10 +9,20 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 
 from .errors import ConfigError
 
-__all__ = ["check_local", "check_namespace", "check_queue", "join_id", "new_local_id", "new_token", "split_id"]
+__all__ = [
+    "by_queue",
+    "check_local",
+    "check_namespace",
+    "check_queue",
+    "join_id",
+    "new_local_id",
+    "new_token",
+    "split_id",
+]
 
 _LOCAL = re.compile(r"[A-Za-z0-9_.=@+-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
@@ -51,6 +61,15 @@ def split_id(full: str) -> tuple[str, str]:
     if not colon or _NAME.fullmatch(queue) is None or _LOCAL.fullmatch(local) is None:
         raise ConfigError(f"{_quoted(full)} is not a task id: expected queue:local, such as default:01JC2M6Q")
     return queue, local
+
+
+def by_queue(full_ids: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Return queues and the local parts of the ids that are theirs."""
+    groups: dict[str, list[str]] = {}
+    for full in full_ids:
+        queue, _, local = full.partition(":")
+        groups.setdefault(queue, []).append(local)
+    return list(groups.items())
 
 
 def check_local(local: str) -> str:

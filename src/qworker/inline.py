@@ -73,10 +73,11 @@ class Inline:
         )
         header = codec.read_header(blob)
         attempt = 0
+        slot = _Slot()
         while True:
             attempt += 1
             self._fence += 1
-            run = context.Run(full, draft.name, 1, attempt, self._fence, header.retries, context.Nowhere())
+            run = context.Run(full, draft.name, 1, attempt, self._fence, header.retries, slot, cursor=slot.cursor)
             began = time.monotonic()
             value, error, wants_retry = _attempt(task, draft.body, run)
             if error is not None and attempt <= header.retries and (wants_retry or _retryable(error, header)):
@@ -93,6 +94,16 @@ class Inline:
                 error=None if error is None or header.result_ttl_ms == 0 else codec.pack_error(error),
                 tombstone=header.result_ttl_ms == 0,
             )
+
+
+class _Slot(context.Nowhere):
+    """The slot of one inline task: it keeps the cursor of `current.iterate` for the next attempt."""
+
+    def __init__(self) -> None:
+        self.cursor: bytes | None = None
+
+    def save(self, cursor: bytes) -> None:
+        self.cursor = cursor
 
 
 def _attempt(task: Task[..., Any], body: bytes, run: context.Run) -> tuple[bytes | None, ErrorInfo | None, bool]:

@@ -140,6 +140,7 @@ class Claimed(NamedTuple):
     id: str  # the local part
     blob: bytes
     record: Record
+    cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ class Again(NamedTuple):
     id: str
     claim: str
     delay_ms: int
+    cursor: bytes = b""  # where its `current.iterate` had come to; empty: what was kept of it stays
 
 
 class Release(NamedTuple):
@@ -183,6 +185,7 @@ class Release(NamedTuple):
 
     id: str
     claim: str
+    cursor: bytes = b""  # as in Again
 
 
 class Park(NamedTuple):
@@ -199,6 +202,7 @@ class Lose(NamedTuple):
     id: str
     claim: str
     exact: bool  # the child had one slot, or the task was alone: nobody else can be to blame
+    cursor: bytes = b""  # as in Again
 
 
 Settle = End | Again | Release | Park | Lose
@@ -215,6 +219,22 @@ class Renewal:
     epoch: str
     lost: tuple[str, ...]
     stops: tuple[tuple[str, str, StopOrder], ...]  # (claim, id, order)
+
+
+class Progress(NamedTuple):
+    """How far a task said that it is, by `current.progress`."""
+
+    done: float
+    total: float | None = None
+    text: str = ""
+
+
+class Told(NamedTuple):
+    """What a running task told of itself, as its worker passes it on once a second."""
+
+    id: str  # full id
+    progress: Progress | None
+    lines: tuple[str, ...] = ()  # the last that it printed or logged, while somebody watches it
 
 
 class Sighting(NamedTuple):
@@ -355,6 +375,7 @@ class Inspection:
     lease_ms: int | None = None  # server time at which the claim's lease ends
     now_ms: int = 0
     workers: int = 0  # workers that serve its queue
+    progress: bytes | None = None  # what it told last of its progress (codec.unpack_told)
 
 
 @dataclass(frozen=True, slots=True)

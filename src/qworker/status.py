@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from . import codec, durations
 from .errors import DecodeError, WaitTimeout
 from .lifecycle import OUTCOMES, How, State
-from .model import Inspection, Outcome
+from .model import Inspection, Outcome, Progress, StopReceipt
 
-__all__ = ["Status", "describe", "describe_outcome", "host_of", "wait_timeout"]
+__all__ = ["Status", "describe", "describe_outcome", "host_of", "progress_of", "stopped_late", "wait_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Status:
     stopping: bool = False
     still_running: bool = False
     reason: str = ""
+    progress: Progress | None = None  # what it told last; None: nothing, or it has ended
 
     @property
     def ended(self) -> bool:
@@ -115,7 +116,19 @@ def describe(id: str, found: Inspection, *, name: str = "") -> Status:  # noqa: 
         lease_left=None if found.lease_ms is None or not held else _seconds(found.lease_ms - found.now_ms),
         workers=found.workers,
         stopping=record is not None and record.stop is not None,
+        progress=progress_of(found),
     )
+
+
+def progress_of(found: Inspection) -> Progress | None:
+    """Return how far a task said that it is; None where nothing is known, or nothing that can be read."""
+    if found.progress is None:
+        return None
+    try:
+        told = codec.unpack_told(found.progress)
+    except DecodeError:
+        return None
+    return None if told is None else told.progress
 
 
 def describe_outcome(outcome: Outcome, *, name: str = "") -> Status:
@@ -139,6 +152,21 @@ def wait_timeout(status: Status | None, *, shown: str, waited_s: float, trouble:
     if status is None:
         return WaitTimeout(head + trouble)
     return WaitTimeout(head + str(status), state=status.state, worker=status.worker or None, ran_for=status.ran_for)
+
+
+def stopped_late(late: WaitTimeout, receipt: StopReceipt | None, *, trouble: str = "") -> WaitTimeout:
+    """Return the error of a waiter who had the task stopped when its time was up.
+
+    Without a receipt, `trouble` says why there is none.
+    """
+    if receipt is None:
+        end = f"it could not be stopped, because {trouble}"
+    elif receipt.outcome not in (None, State.CANCELLED):
+        end = f"when it was to be stopped, {receipt.note}; result() has what came of it"
+    else:
+        runs = {True: "its code still runs", False: "its code does not run", None: "whether its code runs is not known"}
+        end = f"it was stopped: {runs[receipt.still_running]}, after {durations.text(receipt.took)}: {receipt.note}"
+    return WaitTimeout(f"{late}; {end}", state=late.state, worker=late.worker, ran_for=late.ran_for, receipt=receipt)
 
 
 def host_of(worker: str) -> str:

@@ -12,20 +12,21 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import codec, durations
-from .errors import BrokerError
+from .errors import BrokerError, WaitTimeout
 from .lifecycle import How, State
 from .model import StopReceipt
-from .status import Status, describe, host_of
+from .status import Status, describe, host_of, stopped_late
 
 if TYPE_CHECKING:
     from .future import Future
     from .model import Outcome
     from .options import Duration
 
-__all__ = ["Answer", "never_started", "stop"]
+__all__ = ["Answer", "never_started", "stop", "stop_late"]
 
 # A round may end with the task back in its line, where the next one cancels it at once, unless a worker is faster.
 _ROUNDS = 3
+_WAIT_S = 2.0  # of a waiter whose time is up
 
 
 class Answer(Protocol):
@@ -90,6 +91,14 @@ def stop(future: Future[Any], wait: Duration, grace: Duration | None) -> StopRec
             break
     assert status is not None
     return _not_ended(future, status, began)
+
+
+def stop_late(future: Future[Any], late: WaitTimeout) -> WaitTimeout:
+    """Stop the task of a waiter whose time is up, and return the error that tells both; see `Future.result`."""
+    try:
+        return stopped_late(late, stop(future, _WAIT_S, None))
+    except BrokerError as error:
+        return stopped_late(late, None, trouble=str(error))
 
 
 def _ended(future: Future[Any], outcome: Outcome, began: float, *, asked: bool) -> StopReceipt:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qworker import codec
 from qworker.errors import DecodeError
 from qworker.lifecycle import OUTCOMES, How
-from qworker.model import POOL_NEEDS, PRIORITIES, Header, Line, Outcome, Sighting
+from qworker.model import POOL_NEEDS, PRIORITIES, Header, Line, Outcome, Progress, Sighting, Told
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ZONES = st.one_of(
@@ -147,11 +147,23 @@ def _with(outcome: Outcome, **changes: bytes) -> Outcome:
     return outcome._replace(**changes)
 
 
-@given(st.lists(OUTCOMES_OF_ANY_KIND | TEXT, max_size=4))
+TOLD = st.builds(
+    Told,
+    id=TEXT,
+    progress=st.none() | st.builds(Progress, done=st.floats(0, 1e9), total=SECONDS, text=TEXT),
+    lines=st.lists(TEXT, max_size=3).map(tuple),
+)
+
+
+def packed_entry(entry: Outcome | Told | str) -> bytes:
+    if isinstance(entry, str):
+        return codec.pack_hint(entry)
+    return codec.pack_told(entry) if isinstance(entry, Told) else codec.pack_outcome(entry)
+
+
+@given(st.lists(OUTCOMES_OF_ANY_KIND | TEXT | TOLD, max_size=4))
 def test_every_message_to_a_client_arrives_as_it_was_sent(entries):
-    message = b"".join(
-        codec.pack_hint(entry) if isinstance(entry, str) else codec.pack_outcome(entry) for entry in entries
-    )
+    message = b"".join(map(packed_entry, entries))
 
     assert codec.read_pushed(message) == entries
     for entry in entries:
@@ -184,6 +196,7 @@ READERS = (
     codec.unpack_body,
     codec.unpack_outcome,
     codec.unpack_error,
+    codec.unpack_told,
     codec.read_pushed,
     codec.read_header,
     codec.read_envelope,

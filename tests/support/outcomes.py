@@ -50,6 +50,9 @@ class FakeChannel:
     def keep(self, future: Future[Any]) -> None:
         self.kept.append(future)
 
+    def follow(self, future: Future[Any]) -> None:
+        self.kept.append(future)
+
     def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002
         if self.inspection is None:
             raise BrokerUnavailable("the server is gone")

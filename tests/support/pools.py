@@ -105,6 +105,9 @@ class Recorder:
     def cursor(self, number: int, cursor: bytes) -> None:
         self.told.append(("cursor", number, cursor))
 
+    def progressed(self, number: int, slot: int) -> None:
+        self.told.append(("progressed", number, slot))
+
     def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002
         self.told.append(("group", number, id, opened))
 

@@ -19,7 +19,7 @@ from typing import Any
 from qworker import codec
 from qworker.broker.values import SettleReply
 from qworker.config import Settings
-from qworker.model import Claimed, Ending, Header, Line, Order, PoolNeed, Record, Renewal, Settle, Window
+from qworker.model import Claimed, Ending, Header, Line, Order, PoolNeed, Progress, Record, Renewal, Settle, Window
 from qworker.pool.facts import RunningTask
 from qworker.worker.collect import Collector
 from qworker.worker.dispatch import Dispatcher
@@ -145,6 +145,7 @@ class FakePool:
         self.left: list[Any] = []
         self.pages_read = 0
         self.batches: list[list[str]] = []  # the local ids of each put
+        self.shown: dict[int, Progress] = {}  # number -> what its slot shows
 
     def put(self, orders: Sequence[Order]) -> None:
         self.batches.append([order.id.partition(":")[2] for order in orders])
@@ -182,6 +183,9 @@ class FakePool:
             for number, ran_s in self.started.items()
             if ran_s >= 0  # below: its token is taken, and its page does not show it yet
         ]
+
+    def progress(self, number: int, slot: int) -> Progress | None:
+        return self.shown.get(number)
 
     def survivors(self) -> list[Any]:
         return self.left

@@ -10,7 +10,7 @@ import pytest
 from qworker import codec
 from qworker.errors import DecodeError, TaskTooLarge
 from qworker.lifecycle import OUTCOMES, How, State
-from qworker.model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome
+from qworker.model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line, Outcome, Progress, Told
 
 HEADER = Header(
     "tasks.thumbnail",
@@ -199,6 +199,29 @@ def test_a_message_to_a_client_holds_outcomes_and_ids_in_their_order():
 
     assert codec.read_pushed(message) == [OUTCOME, "default:big", OUTCOME]
     assert codec.read_pushed(b"") == []
+
+
+def test_what_running_tasks_told_is_pushed_beside_outcomes():
+    told = Told("default:a", Progress(1, None, "first"), ("a line",))
+
+    assert codec.unpack_told(codec.pack_told(told)) == told
+    assert codec.read_pushed(codec.pack_told(told) + codec.pack_outcome(OUTCOME)) == [told, OUTCOME]
+
+
+def test_what_a_later_version_tells_is_passed_over():
+    later = msgpack.packb({"z": [1]})
+
+    assert codec.unpack_told(later) is None
+    assert codec.read_pushed(later + codec.pack_hint("default:big")) == ["default:big"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[], {"p": 1}, {"p": [1, None, []]}, {"p": ["a", [1], []]}, {"p": ["a", ["x", None, ""], []]}, {"p": ["a"]}],
+)
+def test_bytes_that_no_task_told_are_a_decode_error(fields):
+    with pytest.raises(DecodeError, match=r"^cannot decode what a task told"):
+        codec.unpack_told(msgpack.packb(fields))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from qworker import (
+    BrokerUnavailable,
+    Progress,
     ResultExpired,
     TaskCancelled,
     TaskCrashed,
@@ -23,11 +25,12 @@ from qworker import (
     TaskNotFound,
     TaskTimedOut,
     WaitTimeout,
+    codec,
 )
 from qworker.broker.values import StopAnswer
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import Inspection, Outcome, Record
+from qworker.model import Inspection, Outcome, Record, Told
 from support.outcomes import ID, FakeChannel, ended, failed, succeeded
 from support.waiting import wait_until
 
@@ -501,3 +504,84 @@ def test_no_future_is_slow_to_settle_with_ten_thousand_of_them(channel: FakeChan
         future.settle(succeeded())
 
     assert time.monotonic() - began < 2
+
+
+def test_progress_is_asked_for_until_the_first_word_comes(channel: FakeChannel, future: Future[Any]) -> None:
+    assert future.progress() is None
+    told = codec.pack_told(Told(ID, Progress(1, 4, "asked for")))
+    channel.inspection = Inspection(ID, State.RUNNING, Record(), workers=1, progress=told)
+    assert future.progress() == (1, 4, "asked for")
+
+    channel.inspection = None
+    future.tell(Progress(2, 4, "pushed"))
+
+    assert future.progress() == Progress(2, 4, "pushed")
+    future.settle(succeeded(1))
+    assert future.progress() == Progress(2, 4, "pushed")
+
+
+def test_a_future_that_has_ended_asks_nothing_about_progress(channel: FakeChannel, future: Future[Any]) -> None:
+    channel.inspection = None
+    future.settle(succeeded(1))
+
+    assert future.progress() is None
+
+
+def test_progress_callbacks_hear_changes_on_the_callbacks_thread(channel: FakeChannel, future: Future[Any]) -> None:
+    heard: list[tuple[Progress, str]] = []
+
+    def bad(_: Progress) -> None:
+        raise ValueError("mine")
+
+    future.add_progress_callback(bad)
+    future.add_progress_callback(lambda progress: heard.append((progress, threading.current_thread().name)))
+    assert channel.kept == [future, future]
+
+    for progress in (Progress(1), Progress(1), Progress(2)):
+        future.tell(progress)
+        wait_until(lambda progress=progress: heard and heard[-1][0] == progress, description="the callback")
+
+    assert heard == [(Progress(1), "qworker-callbacks"), (Progress(2), "qworker-callbacks")]
+
+
+def test_stop_after_the_time_is_up_says_what_came_of_it(channel: FakeChannel, future: Future[Any]) -> None:
+    cancelled = codec.pack_outcome(ended(State.CANCELLED))
+    channel.answers = [StopAnswer("t1", "cancelled", outcome=cancelled)]
+
+    with pytest.raises(WaitTimeout) as caught:
+        future.result(timeout=0, then="stop")
+
+    text = str(caught.value)
+    assert text.startswith(f"task {ID} (tasks.f) has not ended within ")
+    assert ": queued, about 120 before it; it was stopped: its code does not run, after " in text
+    assert text.endswith(": cancelled while it was queued: it will not start")
+    assert caught.value.receipt is not None
+    assert caught.value.receipt.outcome is State.CANCELLED
+    assert caught.value.state == "queued"
+
+
+def test_a_value_that_comes_while_the_task_is_stopped_is_there_for_who_wants_it(
+    channel: FakeChannel, future: Future[Any]
+) -> None:
+    channel.answers = [StopAnswer("t1", "ended", outcome=codec.pack_outcome(succeeded(42)))]
+
+    with pytest.raises(WaitTimeout, match=r"it had ended before: succeeded; result\(\) has what came of it$"):
+        future.exception(timeout=0, then="stop")
+
+    assert future.result() == 42
+
+
+def test_a_stop_that_reaches_nobody_is_said_with_the_timeout(channel: FakeChannel, future: Future[Any]) -> None:
+    def unreachable(*_: Any, **__: Any) -> StopAnswer:
+        raise BrokerUnavailable("the server is gone")
+
+    channel.stop = unreachable  # type: ignore[method-assign]
+
+    with pytest.raises(WaitTimeout, match=r"; it could not be stopped, because the server is gone$") as caught:
+        future.result(timeout=0, then="stop")
+    assert caught.value.receipt is None
+
+
+def test_nothing_else_can_be_done_when_the_time_is_up(future: Future[Any]) -> None:
+    with pytest.raises(ValueError, match=r"^then='kill': expected None or 'stop'$"):
+        future.result(timeout=0, then="kill")  # type: ignore[arg-type]

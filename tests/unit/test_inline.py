@@ -215,3 +215,28 @@ def test_an_exit_is_left_to_whoever_asked_for_it(app: App) -> None:
     task: Task[[], None] = app.task(sys.exit, name="exit")  # type: ignore[call-overload]
     with pytest.raises(SystemExit):
         task.submit()
+
+
+def test_a_plain_call_is_still_a_plain_one_after_a_task_has_run_here():
+    app = App(inline=True)
+    check = app.task(current.check, name="check")
+    check.submit().result()
+
+    current.check()
+    assert current.id == ""
+
+
+def test_an_inline_retry_goes_on_after_the_last_completed_item():
+    app = App(inline=True)
+    done = []
+
+    @app.task(name="rows", retries=1)
+    def rows():
+        for row in current.iterate(range(4)):
+            if row == 2 and current.attempt == 1:
+                raise RuntimeError
+            done.append((current.attempt, row))
+
+    rows.submit().result()
+
+    assert done == [(1, 0), (1, 1), (2, 2), (2, 3)]

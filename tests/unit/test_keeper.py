@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from qworker import codec
+from qworker.broker.values import Note
 from qworker.errors import BrokerUnavailable, ServerFull
-from qworker.model import StopOrder
+from qworker.model import Progress, Release, StopOrder, Told
 from support.roles import renewal, roles, task
 
 
@@ -209,5 +211,74 @@ def test_a_worker_that_holds_nothing_asks_nothing() -> None:
             await w.keeper.renew()
 
             assert not w.broker.calls["renew"]
+
+    asyncio.run(scenario())
+
+
+def test_what_tasks_told_goes_with_the_renewal_and_only_when_it_changed() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a", client="client-00001"), task("silent"))
+            number = w.held("a").number
+            w.pool.started[number] = 0.1
+            w.collector.cursor(number, b"one")
+            w.collector.progressed(number, 0)
+            w.pool.shown[number] = Progress(1, 4, "rows")
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+            w.collector.cursor(number, b"two")
+            await w.keeper.renew()
+            w.pool.shown[number] = Progress(2, 4, "rows")
+            await w.keeper.renew()
+
+            told = [codec.pack_told(Told("default:a", Progress(done, 4, "rows"))) for done in (1, 2)]
+            assert [call["notes"] for call in w.broker.calls["renew"]] == [
+                [Note("c1", "a", "client-00001", b"one", told[0])],
+                [],
+                [Note("c1", "a", "client-00001", b"two", b"")],
+                [Note("c1", "a", "client-00001", b"", told[1])],
+            ]
+            assert w.pool.pages_read == 0
+
+    asyncio.run(scenario())
+
+
+def test_notes_that_were_not_answered_are_sent_again_and_those_of_ended_tasks_never() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"), task("b"))
+            number = w.held("a").number
+            w.collector.cursor(number, b"one")
+            w.broker.script("renew", BrokerUnavailable("gone"))
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+            w.collector.cursor(number, b"two")
+            w.pool.end(number, "returned", payload=codec.pack_value(1))
+            await w.keeper.renew()
+
+            assert [[note.cursor for note in call["notes"]] for call in w.broker.calls["renew"]] == [
+                [b"one"],
+                [b"one"],
+                [],
+            ]
+            assert not len(w.state.notes)
+
+    asyncio.run(scenario())
+
+
+def test_a_way_back_takes_the_newest_cursor_along_and_the_next_order_brings_it() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.run(w.settler.run())
+            w.accept(task("a")._replace(cursor=b"old"))
+            number = w.held("a").number
+            assert w.pool.orders[number].cursor == b"old"
+
+            w.collector.cursor(number, b"new")
+            w.pool.end(number, "interrupted", asked="drain")
+
+            assert await w.settles(1) == [Release("a", "c1", b"new")]
 
     asyncio.run(scenario())

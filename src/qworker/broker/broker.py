@@ -55,6 +55,7 @@ class Broker:
     peek = _call(producer_calls.peek)
     stop = _call(producer_calls.stop)
     expire = _call(producer_calls.expire)
+    progress = _call(producer_calls.progress)
     # What workers do.
     claim = _flow(flows.claim)
     claim_ids = _call(worker_calls.claim_ids)

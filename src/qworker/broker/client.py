@@ -5,7 +5,7 @@
     watch, keep ─► registry
                           ▼
     I/O thread: wait for a push, a wake-up or the next question ─► settle futures
-                pushes:    outcomes, or ids of large ones, which are fetched
+                pushes:    outcomes, or ids of large ones, which are fetched; what running tasks told of their progress
                 questions: `peek` at what is awaited, a bounded number every 2 s, all after a reconnect, and often at
                            what is not pushed to this client; `expire` what is past its deadline and still waits
 
@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import codec, ids
@@ -34,6 +34,7 @@ from ..lifecycle import How, State
 from ..model import Draft, Inspection, Outcome
 from .broker import Broker, Subscription
 from .connection import public_url
+from .following import Following
 from .registry import Awaited, Registry
 from .sending import Post, Sending
 from .values import StopAnswer
@@ -70,6 +71,7 @@ class Client:
         self._broker = Broker(self._url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
         self._look = Broker(self._url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
         self.registry = Registry()
+        self._following = Following(self._look, self.registry)
         self._sending = Sending(self.id, self._broker, self.registry)
         self._posts: deque[Post] = deque()
         self._fetch: set[str] = set()
@@ -124,6 +126,13 @@ class Client:
         """As `watch`, and hold the future until then."""
         self.watch(future)
         self.registry.keep(future)
+
+    def follow(self, future: Awaited) -> None:
+        """As `keep`, and have the future told of its task's progress, although that may be pushed to another client."""
+        self.keep(future)
+        if not self.registry.is_pushed(future):
+            self._following.add(future.id)
+            self._wake()
 
     def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002 - the public word
         """Ask what a task is doing; with a timeout, for at most about so long."""
@@ -214,7 +223,7 @@ class Client:
         if self._subscription is None:
             due = self._again_at
         else:
-            due = min(due, self.registry.next_hurried(), self.registry.next_deadline())
+            due = min(due, self.registry.next_hurried(), self.registry.next_deadline(), self._following.next())
             due = max(due, self._again_at)
         left_s = max(0.0, due - time.monotonic())
         if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._again_at):
@@ -236,8 +245,11 @@ class Client:
         for entry in entries:
             if isinstance(entry, str):
                 self._fetch.add(entry)
-            else:
+            elif isinstance(entry, Outcome):
                 self._settle(entry.id, entry)
+            elif entry.progress is not None:
+                for future in self.registry.futures(entry.id):
+                    future.tell(entry.progress)
 
     def _ask(self, now: float) -> None:
         if self._fetch:
@@ -249,8 +261,9 @@ class Client:
             self._peek(self.registry.next_round(everything=self._missed), PEEK_SIZE)
             self._missed = False
             self._round_at = time.monotonic() + ROUND_EVERY_S
+        self._following.ask(now)
         late = self.registry.past_deadline(now)
-        for queue, locals_ in _by_queue(late):
+        for queue, locals_ in ids.by_queue(late):
             try:
                 self._expire(queue, locals_)
             except BrokerError:
@@ -260,7 +273,7 @@ class Client:
         self._failures = 0
 
     def _peek(self, wanted: Sequence[str], size: int) -> None:
-        for queue, locals_ in _by_queue(wanted):
+        for queue, locals_ in ids.by_queue(wanted):
             for start in range(0, len(locals_), size):
                 for found in self._look.peek(queue, locals_[start : start + size]):
                     self._take_peek(queue, found)
@@ -368,14 +381,6 @@ class Client:
             )
 
         return value_of
-
-
-def _by_queue(full_ids: Iterable[str]) -> list[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for full in full_ids:
-        queue, _, local = full.partition(":")
-        groups.setdefault(queue, []).append(local)
-    return list(groups.items())
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -94,7 +94,7 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
     keys = owner.queue(queue)
     args = script.arguments(now_ms=owner.now_ms, id=local, limit=_COUNTED)
     call = Call(f"inspect task {queue}:{local}", script, keys.of(script.keys) + keys.results((local,)), args, list)
-    now_ms, text, blob, outcome, before, due_ms, holder, lease_ms = yield call
+    now_ms, text, blob, outcome, before, due_ms, holder, lease_ms, progress = yield call
     record: Record | None = None
     state: State | None = None
     if blob:
@@ -115,6 +115,7 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
         lease_ms=int(lease_ms) if lease_ms else None,
         now_ms=int(now_ms),
         workers=serving,
+        progress=progress or None,
     )
 
 

@@ -24,6 +24,8 @@ PLAIN = (
     "leases",
     "held",
     "stops",
+    "cursors",
+    "progress",
     "dead",
     "dead_bodies",
     "stats",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Conflict, SubmitUnknown
 from ..model import Line, Peeked
-from .calls import Call, Owner, script_call
+from .calls import Call, Owner, command, script_call
 from .scripts import Arg
 from .values import ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
 
@@ -163,3 +163,9 @@ def peek(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[Peeked, ...
         )
 
     return Call(f"look up {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)
+
+
+def progress(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[bytes | None, ...]]:
+    """Return what tasks told last of their progress (codec.unpack_told); None where there is nothing."""
+    key = owner.queue(queue).of(("progress",))[0]
+    return command(f"look up the progress of {len(ids)} task(s) in queue {queue!r}", "HMGET", key, *ids, parse=tuple)

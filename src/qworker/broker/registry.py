@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..model import Outcome
+from ..model import Outcome, Progress
 
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
@@ -33,6 +33,7 @@ class Awaited(Protocol):
 
     def settle(self, outcome: Outcome) -> None: ...
     def give_up(self, *, submitted_here: bool) -> None: ...
+    def tell(self, progress: Progress) -> None: ...
     def wake_waiters(self) -> None: ...
     def forget_parent(self) -> None: ...
 
@@ -130,6 +131,17 @@ class Registry:
             entries = self._entries.get(id, ())
             self._replace(id, [entry for entry in entries if not entry.sent])
         return [(future, entry.own) for entry in entries if entry.sent and (future := entry()) is not None]
+
+    def futures(self, id: str) -> list[Awaited]:  # noqa: A002 - the public word
+        """Return the futures of an id that somebody holds, and go on awaiting them."""
+        with self._lock:
+            entries = list(self._entries.get(id, ()))
+        return [future for entry in entries if (future := entry()) is not None]
+
+    def is_pushed(self, future: Awaited) -> bool:
+        """Whether what is told of an awaited future's task is pushed to this client: it was submitted here."""
+        with self._lock:
+            return any(entry.own for entry in self._entries.get(future.id, ()))
 
     def all(self) -> list[Awaited]:
         """Return all awaited futures that somebody holds."""

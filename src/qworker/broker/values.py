@@ -46,6 +46,16 @@ class StartedTask(NamedTuple):
     once: bool = False
 
 
+class Note(NamedTuple):
+    """What a task told of itself since the last renewal, which keeps it; empty: nothing of the kind."""
+
+    claim: str
+    id: str
+    client: str  # 12 characters, as in the envelope: who is told of the progress
+    cursor: bytes
+    progress: bytes  # codec.pack_told
+
+
 @dataclass(frozen=True, slots=True)
 class SettleReply:
     """The answer to a settle: one code per item, in order, and the stops that wait for the claims it named."""

@@ -25,7 +25,7 @@ from ..model import (
 from .calls import Call, Owner, read_stops, script_call
 from .records import read_record
 from .scripts import Arg
-from .values import SettleReply, StartedTask
+from .values import Note, SettleReply, StartedTask
 
 _SETTLE_CODES: Mapping[int, Settled] = {ord("o"): "ok", ord("l"): "lost", ord("a"): "again", ord("s"): "stopped"}
 _NOBODY = (" " * 12, "")
@@ -98,15 +98,20 @@ def claim_ids(
 
 
 def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
-    now_ms, epoch, due_ms, suspects, rescued, fence, alone, *rest = reply
+    now_ms, epoch, due_ms, suspects, rescued, fence, alone, left, *rest = reply
     owner.saw(queue, epoch.decode())
+    cursors: dict[bytes, bytes] = {}
+    if left:
+        tail = len(rest) - 2 * left
+        cursors = dict(zip(rest[tail::2], rest[tail + 1 :: 2], strict=True))
+        del rest[tail:]
     records: dict[bytes, Record] = {}  # most tasks of a window have the very same record
     tasks: list[Claimed] = []
     for local, blob, text in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
         record = records.get(text)
         if record is None:
             record = records[text] = _record(text, claim)
-        tasks.append(Claimed(local.decode(), blob, record))
+        tasks.append(Claimed(local.decode(), blob, record, cursors.get(local) if cursors else None))
     return Window(
         queue=queue,
         claim=claim,
@@ -198,13 +203,13 @@ def settle(
 
 def _move(item: Settle) -> tuple[Arg, ...]:
     if isinstance(item, Again):
-        return ("A", item.id, item.claim, max(0, item.delay_ms))
+        return ("A", item.id, item.claim, max(0, item.delay_ms), item.cursor)
     if isinstance(item, Release):
-        return ("R", item.id, item.claim, 0)
+        return ("R", item.id, item.claim, 0, item.cursor)
     if isinstance(item, Park):
-        return ("P", item.id, item.claim, max(0, item.delay_ms))
+        return ("P", item.id, item.claim, max(0, item.delay_ms), "")
     if isinstance(item, Lose):
-        return ("L", item.id, item.claim, int(item.exact))
+        return ("L", item.id, item.claim, int(item.exact), item.cursor)
     raise TypeError(f"cannot settle with {item!r}")
 
 
@@ -215,18 +220,22 @@ def renew(
     worker: str = "",
     claims: Sequence[str],
     started: Sequence[StartedTask | tuple[str, str, int, bool]] = (),
+    notes: Sequence[Note] = (),
     lease_ms: int,
     expected_ms: int | None = None,
     stalled: bool = False,
 ) -> Call[Renewal]:
     """Renew the leases of all claims of a worker in one call, mark tasks as running, and bring the stops that wait.
 
-    A claim that is not known (rescued, or settled to its last task) is answered as lost. `expected_ms` and `stalled` as
-    in `claim`.
+    `notes`: what tasks told of themselves, kept while the task lives; progress is pushed to its client, too. A claim
+    that is not known (rescued, or settled to its last task) is answered as lost. `expected_ms` and `stalled` as in
+    `claim`.
     """
     rest: list[Arg] = list(claims)
     for begun, local, ran_ms, once in started:
         rest += (begun, local, max(0, ran_ms), int(once))
+    for note in notes:
+        rest += (note.claim, note.id, "" if note.client in _NOBODY else note.client, note.cursor, note.progress)
     script, keys, args = script_call(
         owner,
         queue,
@@ -237,7 +246,9 @@ def renew(
         expected_ms="" if expected_ms is None else expected_ms,
         stalled=int(stalled),
         epoch=owner.token,
+        inbox=owner.keyspace.inbox_prefix,
         claims=len(claims),
+        started=len(started),
     )
 
     def parse(reply: Any) -> Renewal:

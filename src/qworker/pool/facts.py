@@ -61,6 +61,9 @@ class Events(Protocol):
     def cursor(self, number: int, cursor: bytes) -> None:
         """How far `current.iterate` has come in a task."""
 
+    def progressed(self, number: int, slot: int) -> None:
+        """A task began to tell its progress; `Pool.progress(number, slot)` reads it. Told once for each attempt."""
+
     def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002 - the public word
         """A task opened a group, or left its block."""
 

@@ -32,6 +32,7 @@ WAITING: Final = 5  # [WAITING, number, ids]: the attempt waits for these tasks,
 RESUMED: Final = 6  # [RESUMED, number]: it waits no longer
 CURSOR: Final = 7  # [CURSOR, number, cursor]: how far `current.iterate` has come
 GROUP: Final = 8  # [GROUP, number, id, opened]: the attempt opened a group, or left its block
+PROGRESS: Final = 9  # [PROGRESS, number, slot]: from now on that slot's cells tell of the attempt's progress
 
 # Order of the kinds on the wire; only a child tells these.
 KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted", "thrown")
@@ -43,6 +44,7 @@ _TYPES: Final[dict[int, list[type]]] = {
     RESUMED: [int],
     CURSOR: [int, bytes],
     GROUP: [int, str, bool],
+    PROGRESS: [int, int],
 }
 
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.

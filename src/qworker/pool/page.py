@@ -138,7 +138,7 @@ class SlotCells:
     Made anew for each attempt: a helper thread that outlives its task keeps asking about its own attempt.
     """
 
-    __slots__ = ("_base", "_bytes", "_cells", "_send", "cancels", "number")
+    __slots__ = ("_base", "_bytes", "_cells", "_send", "_told", "cancels", "number")
 
     def __init__(self, page: Page, slot: int, number: int, send: Callable[[bytes], None]) -> None:
         """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's.
@@ -148,6 +148,7 @@ class SlotCells:
         self.number = number
         self.cancels = False  # its loop cancels it when it is asked to end: nothing else need be raised
         self._send = send
+        self._told = False  # whether the worker knows that this attempt tells its progress
         self._bytes = page._bytes
         self._cells = cells = page._cells
         self._base = base = _HEADER + slot * _PER_SLOT
@@ -222,6 +223,10 @@ class SlotCells:
         start = (base + _TEXT) * 8
         self._bytes[start : start + len(data)] = data
         cells[base + _PROGRESS] = version + 1
+        if not self._told:
+            # Once per attempt: so the worker reads the cells of those that tell something, and of no others.
+            self._told = True
+            self._send(frames.pack_frame(frames.PROGRESS, self.number, (base - _HEADER) // _PER_SLOT))
 
     def wait_asked(self, timeout_s: float) -> bool:
         """Wait until asked, looking every 10 ms: nobody can be woken through shared memory by a plain store."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from ..errors import ConfigError
-from ..model import Ending, EndingKind, Order, PoolKind, Reason, Survivor
+from ..model import Ending, EndingKind, Order, PoolKind, Progress, Reason, Survivor
 from . import frames
 from .facts import Events, RunningTask
 from .host import Host
@@ -34,6 +34,7 @@ _OF_TASKS: Final[dict[int, Callable[..., None]]] = {
     frames.RESUMED: lambda events, *fields: events.resumed(*fields),
     frames.CURSOR: lambda events, *fields: events.cursor(*fields),
     frames.GROUP: lambda events, *fields: events.group(*fields),
+    frames.PROGRESS: lambda events, *fields: events.progressed(*fields),
 }
 _UNMARKED: Final = "its child took its token and died before it started"
 
@@ -176,6 +177,15 @@ class Pool:
             )
             for kid, entry, slot, started_ns in self.marks()
         ]
+
+    def progress(self, number: int, slot: int) -> Progress | None:
+        """What an attempt last told of its progress, in the slot that `Events.progressed` named; None: nothing."""
+        entry = self.entries.get(number)
+        kid = entry.kid if entry is not None else None
+        if kid is None or not 0 <= slot < kid.plan.cells:
+            return None
+        shown = kid.page.progress(slot, number)
+        return None if shown is None else Progress(*shown)
 
     def survivors(self) -> list[Survivor]:
         """Code that runs on after its outcome was told (`left_running`)."""

@@ -143,6 +143,13 @@ class Collector:
         held = self._state.ledger.tasks.get(number)
         if held is not None:
             held.cursor = cursor
+            self._state.notes.cursor(held)
+
+    def progressed(self, number: int, slot: int) -> None:
+        """Note that a task tells its progress: the renewals pass it on."""
+        held = self._state.ledger.tasks.get(number)
+        if held is not None:
+            self._state.notes.progressed(held, slot)
 
     def group(self, number: int, id: str, opened: bool) -> None:  # noqa: A002 - the public word
         """A task opened a group, or left its block."""

@@ -175,7 +175,7 @@ class Dispatcher:
         return Order(
             held.number, held.full_id, header.name, held.task.blob, record.run, record.attempt, held.claim.fence,
             timeout_s, header.grace_ms / 1000, record.losses > 0, header.retries, deadline_s, now,
-            header.groups, header.depth, header.interrupt,
+            header.groups, header.depth, header.interrupt, held.task.cursor,
         )  # fmt: skip
 
     async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int]) -> None:

@@ -1,7 +1,7 @@
 """Keep the leases: renew every claim in one call a second, and act on what the reply brings.
 
-    claims, started ──renew──► Redis ──► lost claims ──► kill, drop
-                                    └──► pending stops ──► dispatcher.stop()
+    claims, started, notes ──renew──► Redis ──► lost claims ──► kill, drop
+                                           └──► pending stops ──► dispatcher.stop()
 
 While renewals go unanswered, what runs goes on; nothing new starts after `lease.start_until` (each child's page holds
 that instant), and tasks can see `current.lease_uncertain`. The first confirmed loss kills.
@@ -17,6 +17,7 @@ from ..broker.aio import AsyncBroker
 from ..model import StopOrder
 from .dispatch import Dispatcher
 from .ledger import Held, OpenClaim
+from .notes import Written
 from .state import UNANSWERED, State
 
 RENEW_S = 1.0
@@ -61,9 +62,12 @@ class Keeper:
             self._say_uncertain(False)
             return
         sent = time.monotonic()
-        marks = self._to_mark()
+        marks, notes = self._to_mark(), state.notes.gather(state.pools)
         answers = await asyncio.gather(
-            *(self._renew_queue(queue, claims, marks.get(queue, []), sent) for queue, claims in by_queue.items())
+            *(
+                self._renew_queue(queue, claims, marks.get(queue, []), notes.get(queue, []), sent)
+                for queue, claims in by_queue.items()
+            )
         )
         if all(answers):
             state.lease.renewed(sent)
@@ -71,7 +75,7 @@ class Keeper:
         self._say_uncertain(state.lease.uncertain(time.monotonic()))
 
     async def _renew_queue(
-        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], sent: float
+        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written], sent: float
     ) -> bool:
         state, lease = self._state, self._state.lease
         stalled = lease.stalled(sent)
@@ -85,6 +89,7 @@ class Keeper:
                     (held.claim.id, held.task.id, int(ran_s * 1000), held.header.delivery == "at_most_once")
                     for held, ran_s in marks
                 ],
+                notes=[written.note for written in notes],
                 lease_ms=int(lease.lease_s * 1000),
                 expected_ms=lease.expected_ms(sent),
                 stalled=stalled,
@@ -97,6 +102,7 @@ class Keeper:
         state.see_epoch(queue, renewal.epoch)
         for held, _ in marks:
             held.start_recorded = True
+        state.notes.kept(notes)
         for claim_id in renewal.lost:
             self._lose(claim_id)
         self.stops(queue, renewal.stops)

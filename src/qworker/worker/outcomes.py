@@ -30,9 +30,10 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
     task, claim = held.task, held.claim.id
     state, how, reason, back, delay_ms, exact = verdict
     if state is None or how is None:
+        cursor = held.cursor or b""
         if back == "again":
-            return Again(task.id, claim, delay_ms)
-        return Lose(task.id, claim, exact) if back == "lose" else Release(task.id, claim)
+            return Again(task.id, claim, delay_ms, cursor)
+        return Lose(task.id, claim, exact, cursor) if back == "lose" else Release(task.id, claim, cursor)
     blob, record = task.blob, task.record
     _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _, shielded_s, flight = ending or NO_ENDING
     kept = payload if held.header.result_ttl_ms > 0 else None

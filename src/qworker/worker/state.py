@@ -20,6 +20,7 @@ from ..model import Order, PoolKind, PoolNeed, Reason
 from ..pool.pool import Pool
 from .lease import Lease
 from .ledger import Held, Ledger
+from .notes import Notes
 from .window import Room
 
 # What a call to the server may raise, and a later repetition may not.
@@ -48,6 +49,7 @@ class State:
     emit: log.Emit
     lease: Lease
     ledger: Ledger = field(default_factory=Ledger)
+    notes: Notes = field(default_factory=Notes)
     pools: dict[PoolKind, Pool] = field(default_factory=dict)
     rooms: dict[PoolKind, Room] = field(default_factory=dict)
     phase: Phase = Phase.RUNNING

@@ -193,3 +193,33 @@ def swallow_interrupt(seconds: float) -> str:
             return "late value"
         time.sleep(0.005)
     return "never asked"
+
+
+@app.task(grace=1)
+def rows(count: int, pause: float, hang_at: int = -1) -> int:
+    """Goes through rows that a later attempt need not do again; hangs at one of them, in its first attempt."""
+    note("start")
+    for row in current.iterate(range(count), key=str):
+        if row == hang_at and current.attempt == 1:
+            note("hangs")
+            time.sleep(3600)
+        time.sleep(pause)
+        note("row", row=row)
+        current.progress(row + 1, count, f"row {row}")
+    return count
+
+
+@app.task(pool="thread")
+def rows_in_thread(count: int, pause: float) -> int:
+    return rows(count, pause)
+
+
+@app.task
+def tell(steps: int, pause: float) -> str:
+    """Tells how far it is, and runs a little longer."""
+    note("start")
+    for step in range(steps):
+        current.progress(step + 1, steps, f"step {step + 1}")
+        print(f"line {step + 1}")
+        current.sleep(pause)
+    return "told"

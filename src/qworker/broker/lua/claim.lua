@@ -8,9 +8,10 @@
 -- Sent twice, the same claim id brings the same window and fence again.
 --
 -- transition: rescue, due, claim
--- KEYS: bodies, tasks, later, leases, held, stops, suspects, meta, stats, lines, bells
+-- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, meta, stats, lines, bells
 -- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, rooms...
--- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, then id, blob, record of each task
+-- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, how many cursors, then id, blob, record
+--   of each task, then id, cursor of each that has one
 -- refuses: none
 -- cost: O(tasks handed out + tasks put back + entries passed over, at most 1,000 each)
 
@@ -210,10 +211,11 @@ for pool in pairs(left) do
   end
 end
 
-local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), rescued, int(fence), alone }
-local at = 7
+local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), rescued, int(fence), alone, 0 }
+local at = 8
 for i = 1, taken do
   reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], blobs[i], texts[i]
   at = at + 3
 end
+add_cursors(reply, ids)
 return reply

@@ -3,9 +3,10 @@
 -- Their entries stay in their line, where later claims pass them over. Sent twice, it brings the same window again.
 --
 -- transition: claim
--- KEYS: bodies, tasks, later, leases, held, stops, suspects, meta, stats
+-- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, meta, stats
 -- ARGV: now_ms, claim, worker, lease_ms, max_bytes, epoch, ids...
--- reply: now_ms, epoch, next_due_ms or 0, suspects, 0, fence or 0, 0, then id, blob, record of each task
+-- reply: now_ms, epoch, next_due_ms or 0, suspects, 0, fence or 0, 0, how many cursors, then id, blob, record of each
+--   task, then id, cursor of each that has one
 -- refuses: none
 -- cost: O(ids)
 
@@ -14,11 +15,11 @@ local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_by
 local epoch = read_meta(now, lease)
 
 local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
-local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0, '0', '0' }
+local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0, '0', '0', 0 }
 local known = call('HGET', K.held, claim)
 if known then
   call('ZADD', K.leases, int(now + lease), claim)
-  reply[6], reply[7] = nil, nil
+  reply[6], reply[7], reply[8] = nil, nil, nil
   add_window(reply, claim, known)
   return reply
 end
@@ -50,4 +51,5 @@ if taken > 0 then
   call('ZADD', K.leases, int(now + lease), claim)
   call('HINCRBY', K.stats, 'claimed', taken)
 end
+add_cursors(reply, names)
 return reply

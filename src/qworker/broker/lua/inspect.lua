@@ -3,9 +3,10 @@
 -- `limit` bounds how far into its line the position of a queued task is looked for.
 --
 -- transition: none
--- KEYS: bodies, tasks, later, leases, held, suspects, lines, results...
+-- KEYS: bodies, tasks, later, leases, held, suspects, progress, lines, results...
 -- ARGV: now_ms, id, limit
--- reply: now_ms, record, blob, outcome, how many are before it, due_ms, worker, lease_ms; empty where there is none
+-- reply: now_ms, record, blob, outcome, how many are before it, due_ms, worker, lease_ms, progress; empty where there
+--   is none
 -- refuses: none
 -- cost: O(limit)
 
@@ -32,4 +33,4 @@ elseif line and K.lines[line] then
     before = int(ahead)
   end
 end
-return { int(now), text, blob, outcome, before, due, worker, lease }
+return { int(now), text, blob, outcome, before, due, worker, lease, call('HGET', K.progress, id) or '' }

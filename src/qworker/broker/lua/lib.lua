@@ -185,15 +185,40 @@ local function rescue(claims)
   return count
 end
 
--- Append to the reply what a claim still holds of its window: fence, alone, then id, blob, record of each task.
+-- Append to the reply the cursors that earlier attempts left to these tasks: id, cursor; how many is its eighth element.
+local function add_cursors(reply, ids)
+  if #ids == 0 or call('EXISTS', K.cursors) == 0 then return end
+  local found, count, at = fetch(K.cursors, ids), 0, #reply
+  for i = 1, #ids do
+    if found[i] then
+      reply[at + 1], reply[at + 2] = ids[i], found[i]
+      count, at = count + 1, at + 2
+    end
+  end
+  reply[8] = count
+end
+
+-- Append to the reply what a claim still holds of its window: fence, alone, how many cursors, then id, blob, record of
+-- each task, and those cursors.
 local function add_window(reply, claim, about)
   local fence, _, alone, names = string.match(about, '^(%d+) (%S+) (%d) (.*)$')
-  reply[#reply + 1], reply[#reply + 2] = fence, alone
+  reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = fence, alone, 0
+  local ids = {}
   for id in string.gmatch(names, '%S+') do
     local text, blob = call('HGET', K.tasks, id), call('HGET', K.bodies, id)
     if blob and is_held_by(text, claim) then
       reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = id, blob, text
+      ids[#ids + 1] = id
     end
+  end
+  add_cursors(reply, ids)
+end
+
+-- What tasks told of themselves goes with them; mostly there is nothing of the kind.
+local function forget_notes(ids)
+  if #ids > 0 and call('EXISTS', K.cursors, K.progress) > 0 then
+    many('HDEL', K.cursors, ids)
+    many('HDEL', K.progress, ids)
   end
 end
 
@@ -266,6 +291,7 @@ local function finish(id, blob, record, code, value, result_key, now)
   local outcome = #blob < 8 and value or sub(value, 1, 3) .. sub(blob, 1, 8) .. sub(value, 12)
   call('SET', result_key, outcome, 'PX', A.ttl_ms)
   call('HDEL', K.bodies, id)
+  forget_notes({ id })
   if record then
     call('HDEL', K.tasks, id)
     if record.state == 's' then call('ZREM', K.later, id) end

@@ -1,14 +1,16 @@
--- Renew the leases of all claims of a worker, mark tasks as running, and bring the stops that wait for them.
+-- Renew the leases of all claims of a worker, mark tasks as running, keep what tasks told of themselves, and bring the
+-- stops that wait for them.
 --
--- `items` are `claims` claim ids, then claim, id, ran_ms, once of each task that has started.
+-- `items` are `claims` claim ids, then claim, id, ran_ms, once of each of `started` tasks, then claim, id, client, cursor,
+-- progress of each task that told something (what it did not tell is empty). Progress is also pushed to the client.
 -- A claim that is not known has been rescued or settled: it is lost, and never made anew.
 --
 -- transition: start
--- KEYS: tasks, leases, held, stops, meta, stats
--- ARGV: now_ms, worker, lease_ms, expected_ms, stalled, epoch, claims, items...
+-- KEYS: tasks, leases, held, stops, cursors, progress, meta, stats
+-- ARGV: now_ms, worker, lease_ms, expected_ms, stalled, epoch, inbox, claims, started, items...
 -- reply: now_ms, epoch, how many claims are lost, those, then claim, id, order of each stop that waits
 -- refuses: none
--- cost: O(claims + started tasks)
+-- cost: O(claims + started tasks + tasks that told something)
 
 local now = begin()
 local lease, claims = tonumber(A.lease_ms), tonumber(A.claims)
@@ -32,7 +34,8 @@ many('ZADD', K.leases, leases)
 many('HSET', K.held, seen)
 
 local records = {}
-for i = REST + claims, #ARGV, 4 do
+local notes = REST + claims + 4 * tonumber(A.started)
+for i = REST + claims, notes - 1, 4 do
   local claim, id, ran, once = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local text = call('HGET', K.tasks, id)
   local r = is_held_by(text, claim) and parse(text)
@@ -43,6 +46,19 @@ for i = REST + claims, #ARGV, 4 do
   end
 end
 many('HSET', K.tasks, records)
+
+local messages = {} -- client -> what its inbox is told
+for i = notes, #ARGV, 5 do
+  local claim, id, client, cursor, progress = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  if is_held_by(call('HGET', K.tasks, id), claim) then
+    if cursor ~= '' then call('HSET', K.cursors, id, cursor) end
+    if progress ~= '' then
+      call('HSET', K.progress, id, progress)
+      if client ~= '' then messages[client] = (messages[client] or '') .. progress end
+    end
+  end
+end
+for client, message in pairs(messages) do call('PUBLISH', A.inbox .. client, message) end
 
 local reply = { int(now), epoch, #lost }
 for i = 1, #lost do reply[3 + i] = lost[i] end

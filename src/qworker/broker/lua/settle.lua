@@ -1,13 +1,13 @@
 -- Record outcomes, retries, losses and releases of tasks, each only if its claim still holds the task.
 --
 -- `items` are `groups` groups of ends (claim, outcome's letter, ttl_ms, client, how many, and of each id, value, hint),
--- then `moves` moves (A again, R release, P park, L lose; id, claim, delay_ms or exact), then the claims whose stops are
--- wanted. The result keys are those of the ends, in their order.
+-- then `moves` moves (A again, R release, P park, L lose; id, claim, delay_ms or exact, the cursor or nothing), then the
+-- claims whose stops are wanted. The result keys are those of the ends, in their order.
 -- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
 -- counted as refused. A stop that waits goes before any move: the worker then settles the task as cancelled.
 --
 -- transition: end, release, park, lose, retry
--- KEYS: bodies, tasks, later, leases, held, stops, suspects, dead, dead_bodies, stats, lines, bells, results...
+-- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, progress, dead, dead_bodies, stats, lines, bells, results...
 -- ARGV: now_ms, worker, resend, inbox, groups, moves, items...
 -- reply: now_ms, one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim,
 --   id, order of each stop that waits
@@ -66,15 +66,16 @@ for _ = 1, tonumber(A.groups) do
 end
 many('HDEL', K.bodies, gone)
 many('HDEL', K.tasks, gone)
+forget_notes(gone)
 
 local moves = tonumber(A.moves)
 if moves > 0 then
   local ids = {}
-  for i = 1, moves do ids[i] = ARGV[at + (i - 1) * 4 + 1] end
+  for i = 1, moves do ids[i] = ARGV[at + (i - 1) * 5 + 1] end
   local records = fetch(K.tasks, ids)
   local returns, back, counts, last_pools = new_returns(), {}, {}, {}
   for i = 1, moves do
-    local kind, id, claim, x = ARGV[at], ids[i], ARGV[at + 2], ARGV[at + 3]
+    local kind, id, claim, x, cursor = ARGV[at], ids[i], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
     local text, letter = records[i], 'l'
     local r = text and sub(text, 3, 14) == claim and parse(text)
     if not r then
@@ -86,6 +87,7 @@ if moves > 0 then
     else
       letter = 'o'
       settled[claim] = (settled[claim] or 0) + 1
+      if cursor ~= '' then call('HSET', K.cursors, id, cursor) end
       local word, later = 'released', false
       if kind == 'R' then
         -- As if it had not been handed out: what is released often must not look undeliverable.
@@ -122,7 +124,7 @@ if moves > 0 then
     end
     count = count + 1
     letters[count] = letter
-    at = at + 4
+    at = at + 5
   end
   write_returns(returns)
   for line, list in pairs(back) do many('RPUSH', K.lines[line], list) end
