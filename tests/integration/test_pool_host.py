@@ -14,7 +14,7 @@ import pytest
 
 from qworker.errors import AppImportError
 from qworker.pool.host import Host
-from support.pools import a_pool, value_of
+from support.pools import a_pool, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until, wait_until
 
@@ -163,14 +163,12 @@ def test_when_the_fork_server_is_killed_what_ran_is_nobodys_fault_and_the_rest_r
             grandchild = int(await await_until(lambda: path.exists() and path.read_text(), description="grandchild"))
 
             os.kill(pool.host.facts.pid, signal.SIGKILL)
-            waiting = pool.put("echo", 5)
+            waiting = make_order("echo", 5)
+            pool.pool.put([waiting])
 
             for number in running:
                 assert (await pool.ending(number)).kind == "host_died"
-            ending = await pool.ending(waiting)
-            if ending.kind == "unstarted":
-                ending = await pool.run("echo", 5)
-            assert value_of(ending) == 5
+            assert await pool.value(waiting) == 5
             assert not any(is_running(child) for child in children)
             await await_until(lambda: not is_running(grandchild), description="the grandchild is gone")
             assert pool.heard.named("forkserver.died")[0]["detail"] == "signal 9"

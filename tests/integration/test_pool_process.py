@@ -141,8 +141,7 @@ def test_thousands_of_orders_end_exactly_once_and_use_both_children():
 
             pool.pool.put(orders)
 
-            values = [value_of(await pool.ending(order.number)) for order in orders]
-            assert values == list(range(5000))
+            assert [await pool.value(order) for order in orders] == list(range(5000))
             assert len({value_of(await pool.ending(number))["pid"] for number in pids}) == 2
             assert pool.pool.free == 2
             assert pool.pool.unstarted == 0
@@ -420,6 +419,46 @@ def test_what_no_slot_takes_for_half_a_second_goes_back_to_the_worker():
                 ending = await pool.ending(number)
                 assert (ending.kind, ending.detail) == ("unstarted", "stalled")
             assert 0.4 < time.monotonic() - before < 3
+
+    asyncio.run(check())
+
+
+def test_what_waits_for_three_quarters_of_a_second_goes_back_although_others_end():
+    """Another worker may be free, and a second is promised."""
+
+    async def check():
+        async with a_pool("process", 1) as pool:
+            begun = asyncio.get_running_loop().time()
+            numbers = [pool.put("nap", 0.15) for _ in range(30)]
+
+            endings = [await pool.ending(number) for number in numbers]
+
+            back = [ending.number for ending in endings if ending.detail == "stalled"]
+            assert {ending.kind for ending in endings if ending.number not in back} == {"returned"}
+            assert len(back) > 15
+            assert {pool.heard.ended_at[number] - begun > 0.7 for number in back} == {True}
+
+    asyncio.run(check())
+
+
+def test_an_idle_slot_takes_over_what_another_one_is_slower_with_than_was_learned():
+    async def check():
+        async with a_pool("process", 2) as pool:
+            pool.pool._pace._expected["pool_tasks.nap"] = 0.000_02  # learned as short
+            busy = pool.put("wait_for_file", "/no/such/file", timeout_s=0.15, grace_s=0)
+            await pool.running(busy)
+            # Each of them ends too soon for a stall; the first slot has them all until the second is free.
+            orders = [make_order("nap", 0.01) for _ in range(150)]
+            pool.pool.put(orders)
+
+            await pool.ending(busy)
+
+            children = pool.pool.nursery.serving
+            await await_until(
+                lambda: len(children()) == 2 and all(kid.entries for kid in children()),
+                timeout=5,
+                description="both children to have some of them",
+            )
 
     asyncio.run(check())
 

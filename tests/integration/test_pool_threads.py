@@ -10,7 +10,7 @@ import time
 import pytest
 
 from qworker.lifecycle import State
-from support.pools import a_pool, error_of, value_of
+from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until
 
@@ -38,11 +38,11 @@ def test_all_slots_run_at_once_in_one_child():
 def test_thousands_of_short_orders_end_exactly_once(trial):
     async def check():
         async with a_pool("thread", 4) as pool:
-            numbers = [pool.put("echo", index) for index in range(3000)]
+            orders = [make_order("echo", index) for index in range(3000)]
+            for order in orders:
+                pool.pool.put([order])
 
-            values = [value_of(await pool.ending(number)) for number in numbers]
-
-            assert values == list(range(3000))
+            assert [await pool.value(order) for order in orders] == list(range(3000))
 
     asyncio.run(check())
 

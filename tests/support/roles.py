@@ -114,6 +114,9 @@ class FakeBroker:
         never = asyncio.get_running_loop().create_future()
         return await self._answer("wait_bell", never, queues=tuple(queues), pools=tuple(pools), timeout_s=timeout_s)
 
+    async def ring(self, queue: str, pool: str) -> None:
+        await self._answer("ring", None, queue=queue, pool=pool)
+
     async def workers(self) -> Any:
         return await self._answer("workers", ())
 

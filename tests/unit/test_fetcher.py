@@ -176,6 +176,45 @@ def test_only_bells_of_pools_with_room_are_listened_to() -> None:
     asyncio.run(scenario())
 
 
+def test_room_that_opens_in_another_pool_is_listened_for_at_once() -> None:
+    """The call that waits for the other bells cannot be changed, and its end may be a second away."""
+
+    async def scenario() -> None:
+        async with roles(process=1, thread=1, settings={"window": 1}) as w:
+            w.broker.script("claim", window("c1", task("a")))
+            w.run(w.fetcher.run(), w.settler.run())
+            first = await w.broker.called("wait_bell")
+            assert first["pools"] == ("thread",)
+
+            w.pools["process"].end(w.pools["process"].number_of("a"), "returned", payload=b"\xc0")
+
+            async with asyncio.timeout(0.5):
+                second = await w.broker.called("wait_bell", 2)
+            assert second["pools"] == ("default", "process")
+            assert second["timeout_s"] < first["timeout_s"], "then one call listens to all again"
+
+    asyncio.run(scenario())
+
+
+def test_a_ring_for_a_pool_that_filled_up_meanwhile_goes_on_to_another_worker() -> None:
+    async def scenario() -> None:
+        async with roles(process=1, settings={"window": 1}) as w:
+            w.broker.script("claim", window("c0", next_due_ms=NOW_MS + 5), window("c1", task("a")))
+            ring = w.broker.later("wait_bell")
+            w.run(w.fetcher.run())
+            await w.broker.called("claim", 2)  # for what is due; the bell is still listened to
+            await turn()
+            assert w.fetcher._rooms() == {}
+
+            ring.set_result(BellRing("default", "default"))
+
+            assert await w.broker.called("ring") == {"queue": "default", "pool": "default"}
+            await turn()
+            assert len(w.broker.calls["claim"]) == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_hushes_listens_to_no_bell_any_more() -> None:
     """What it gives back in its drain rings for the others."""
 

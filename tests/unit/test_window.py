@@ -34,10 +34,13 @@ def test_a_window_smaller_than_half_the_target_teaches_nothing() -> None:
     assert room.target == 16
 
 
-def test_a_recall_halves_the_target_down_to_the_slots() -> None:
+def test_after_a_recall_exactly_what_the_slots_can_start_is_claimed() -> None:
+    """Half of a thousand would be claimed again at once, to wait here once more."""
     room = Room(3)
-    for _ in range(10):
-        room.recalled()
+    room.drained(6, QUICK_S)
+    room.drained(12, QUICK_S)
+
+    room.recalled()
 
     assert room.target == 3
     assert room.room(held=3) == 0

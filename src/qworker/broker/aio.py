@@ -61,6 +61,7 @@ class AsyncBroker:
     claim_ids = _call(worker_calls.claim_ids)
     settle = _call(worker_calls.settle)
     renew = _call(worker_calls.renew)
+    ring = _call(worker_calls.ring)
     rescue_worker = _flow(flows.rescue_worker)
     beat = _flow(flows.beat)
     retire = _flow(flows.retire)

@@ -22,7 +22,7 @@ from ..model import (
     Settled,
     Window,
 )
-from .calls import Call, Owner, read_stops, script_call
+from .calls import Call, Owner, command, read_stops, script_call
 from .records import read_record
 from .scripts import Arg
 from .values import Note, SettleReply, StartedTask
@@ -258,6 +258,12 @@ def renew(
         return Renewal(int(now_ms), epoch.decode(), lost, read_stops(parts[int(count) :]))
 
     return Call(f"renew {len(claims)} claim(s) of queue {queue!r}", script, keys, args, parse)
+
+
+def ring(owner: Owner, queue: str, pool: PoolNeed) -> Call[None]:
+    """Ring a doorbell once more: the one who heard it has no room for such tasks."""
+    bell = owner.queue(queue).bell(pool)
+    return command(f"ring for queue {queue!r}", "LPUSH", bell, "1", parse=lambda _: None)
 
 
 def rescue_some(owner: Owner, queue: str, worker: str) -> Call[tuple[int, bool]]:

@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Any, Final
 
 from ..model import Order, Reason
@@ -43,11 +44,12 @@ class Role(Enum):
 class Entry:
     """An order in the pool."""
 
-    __slots__ = ("expected_s", "kid", "order", "seen")
+    __slots__ = ("expected_s", "given_at", "kid", "order", "put_at", "seen")
 
-    def __init__(self, order: Order, expected_s: float) -> None:
+    def __init__(self, order: Order, expected_s: float, now: float) -> None:
         self.order = order
         self.expected_s = expected_s
+        self.put_at = self.given_at = now  # given: to the child that it is in, or was in last
         self.kid: Kid | None = None
         self.seen = False  # in a slot, by a scan
 
@@ -140,6 +142,7 @@ class Kid:
         bodies = []
         for entry in entries:
             entry.kid = self
+            entry.given_at = now
             order = entry.order
             self.entries[order.number] = entry
             self.expected_s += entry.expected_s
@@ -192,6 +195,14 @@ class Kid:
             number, started_ns = page.seen(slot)
             if number:
                 yield slot, number, started_ns
+
+    def oldest_unstarted_at(self, marked: int) -> float:
+        """Return when the order was given that waits longest in it, while `marked` of its orders are in slots.
+
+        Tokens are taken in the order given, so it is the first behind those.
+        """
+        waiting = islice(self.entries.values(), marked, None)
+        return next((entry.given_at for entry in waiting), NEVER)
 
     def slot_of(self, number: int) -> int | None:
         """Return the slot that an attempt owns, now."""

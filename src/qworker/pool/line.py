@@ -66,6 +66,17 @@ class Line:
         self._next_deadline = NEVER
         return entries
 
+    def take_aged(self, put_before: float) -> list[Entry]:
+        """Take out those at the front that came to this pool before that instant.
+
+        They may have been in a child since: what counts is that no slot has started them.
+        """
+        aged = []
+        for line in (self._suspects, self._orders):
+            while line and line[0].put_at <= put_before:
+                aged.append(line.popleft())
+        return aged
+
     def worn(self, given: int) -> bool:
         """Has a child had all the orders that it may have?"""
         return self._max_tasks is not None and given >= self._max_tasks

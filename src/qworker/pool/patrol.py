@@ -34,7 +34,10 @@ _SILENT_TWICE_S: Final = 0.03
 # one idle: then it only has to wake up, which takes long on a machine that has too much to do.
 _STALLED_S: Final = 0.02
 _ASLEEP_S: Final = 0.25
+# Behind tasks that end, but more slowly than was learned of them, so long: taken back, for another slot may be idle.
+_AHEAD_MAX_S: Final = 0.1
 _GIVE_UP_S: Final = 0.5  # nothing left the line for so long: back to the worker
+_AGED_S: Final = 0.75  # and an order that no slot has started for so long, though others move: a second is promised
 
 
 class Patrol:
@@ -94,6 +97,8 @@ class Patrol:
             # Before feeding: what no child has started for so long would only go in and be taken back once more.
             if now - pool.line.moved_at >= _GIVE_UP_S:
                 pool.return_line("stalled")
+            else:
+                pool.return_aged(now - _AGED_S)
             pool.feed()
             wake = min(wake, now + _UNSEEN_S)
         if started:
@@ -131,11 +136,12 @@ class Patrol:
             wake = min(now + _THREADS_S, self._feel_pulse(kid, now))
         if marked < len(kid.entries):
             wake = min(wake, now + _UNSEEN_S)
+            full = marked >= kid.plan.slots
             # One that still starts is given its time: it says when it cannot.
-            if kid.role is not Role.STARTING and now - kid.progressed_at >= (
-                _STALLED_S if marked >= kid.plan.slots else _ASLEEP_S
-            ):
+            if kid.role is not Role.STARTING and now - kid.progressed_at >= (_STALLED_S if full else _ASLEEP_S):
                 kid.stalled = True
+                pool.take_back(kid)
+            elif full and now - kid.oldest_unstarted_at(marked) >= _AHEAD_MAX_S:
                 pool.take_back(kid)
         if kid.recycle_at is not None:
             if now >= kid.recycle_at:

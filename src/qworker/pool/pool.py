@@ -98,9 +98,10 @@ class Pool:
     def put(self, orders: Sequence[Order]) -> None:
         """Take orders. Any number: what does not fit waits in line here, and comes back as `unstarted` when stalled."""
         expected_s = self._pace.expected_s
-        entries = [Entry(order, expected_s(order.name)) for order in orders]
+        now = self._clock()
+        entries = [Entry(order, expected_s(order.name), now) for order in orders]
         self.entries.update((entry.order.number, entry) for entry in entries)
-        self.line.extend(entries, self._clock())
+        self.line.extend(entries, now)
         if self._closing:
             self.return_line("the pool is closing")
         else:
@@ -233,7 +234,10 @@ class Pool:
 
     def take_back(self, kid: Kid) -> None:
         """Back to the front of the line with all that a child has not taken."""
-        self.line.give_back(kid.take_back())
+        taken = kid.take_back()
+        for entry in taken:
+            entry.expected_s = self._pace.expected_s(entry.order.name)  # what was learned since they were put
+        self.line.give_back(taken)
         self.part(kid)
 
     def return_line(self, detail: str) -> None:
@@ -244,6 +248,10 @@ class Pool:
         """End whatever waits in line past its deadline: it would never start."""
         late = self.line.take_overdue(now)
         endings.extend(self.ending(entry, "unstarted", detail="its deadline passed in line") for entry in late)
+
+    def return_aged(self, put_before: float) -> None:
+        """What came before that instant, and still waits, goes back to the worker: another one may be free."""
+        self.tell([self.ending(entry, "unstarted", detail="stalled") for entry in self.line.take_aged(put_before)])
 
     # ── from children (nursery.Keeper) ───────────────────────────────────────────────────────────────────────────
 

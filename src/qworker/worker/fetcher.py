@@ -21,6 +21,7 @@ from ..errors import ServerUnfit
 from ..ids import new_token
 from ..model import PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
+from .doorbell import Doorbell
 from .state import UNANSWERED, Phase, State
 
 POLL_S = 1.0
@@ -43,10 +44,7 @@ class Fetcher:
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
         self._no_claims_until = 0.0
         self._cool_until = 0.0
-        self._bell: asyncio.Task[None] | None = None
-        self._bell_wanted = asyncio.Event()
-        self._bells: tuple[PoolNeed, ...] = ()  # which of them are listened to
-        self._rung = asyncio.Event()
+        self._bell = Doorbell(broker, state.queues, poll_s=POLL_S, has_room=self._has_room)
         # Nothing is ready, nothing is held, and no retry of ours is still to come: what --burst waits for. Tasks that
         # are scheduled for later are for a worker that stays.
         self.empty = asyncio.Event()
@@ -58,7 +56,6 @@ class Fetcher:
         state = self._state
         while True:
             if state.phase is Phase.RUNNING:
-                self._bell = asyncio.create_task(self._listen(), name="bell")
                 try:
                     await self._claim_while_running()
                 finally:
@@ -69,12 +66,7 @@ class Fetcher:
 
     async def hush(self) -> None:
         """Listen to the bell no longer: what this worker gives back rings for the others."""
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.cancel()
-            await asyncio.wait({bell})
-            if not bell.cancelled():
-                bell.result()  # it never returns: so it raises what ended it
+        await self._bell.hush()
 
     async def _claim_while_running(self) -> None:
         state = self._state
@@ -105,11 +97,14 @@ class Fetcher:
         held = state.ledger.in_pool
         return {k: room.room(held[k]) for k, room in state.rooms.items() if room.worth_a_claim(held[k])}
 
+    def _has_room(self, need: PoolNeed) -> bool:
+        return self._state.kind_of(need) in self._rooms()
+
     async def _round(self, rooms: dict[PoolKind, int]) -> None:
         """Claim from each queue in turn until the rooms are full."""
         state = self._state
         # What rings from here on may be for what the claims of this round do not see any more.
-        self._rung.clear()
+        self._bell.rung.clear()
         # Only such a round can find that nothing is left: it looks at every line, and nothing comes back behind it.
         whole = not state.ledger.tasks and len(rooms) == len(state.rooms)
         took = 0
@@ -204,16 +199,14 @@ class Fetcher:
         ends = time.monotonic() + POLL_S
         if self._next_due_s is not None:
             ends = min(ends, self._next_due_s)
-        bell = self._bell
-        assert bell is not None
-        self._bells = tuple(need for kind in rooms for need in state.needs(kind))
-        self._bell_wanted.set()
-        rung = asyncio.ensure_future(self._rung.wait())
+        needs = [need for kind in rooms for need in state.needs(kind)]
+        rung = asyncio.ensure_future(self._bell.rung.wait())
         wake = asyncio.ensure_future(state.wake.wait())
         try:
-            while not rung.done() and (left := ends - time.monotonic()) > 0:
-                await asyncio.wait({wake, rung, bell}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if bell.done() or state.phase is not Phase.RUNNING:
+            while not self._bell.rung.is_set() and (left := ends - time.monotonic()) > 0:
+                ears = self._bell.listen(needs)
+                await asyncio.wait({wake, rung, *ears}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if state.phase is not Phase.RUNNING:
                     break
                 if wake.done():
                     now = self._rooms()
@@ -224,11 +217,8 @@ class Fetcher:
                     state.wake.clear()
                     wake = asyncio.ensure_future(state.wake.wait())
         finally:
-            self._bell_wanted.clear()
             wake.cancel()
             rung.cancel()
-        if bell.done():
-            bell.result()
 
     async def _wait_wake(self, timeout_s: float) -> None:
         try:
@@ -236,13 +226,3 @@ class Fetcher:
                 await self._state.wake.wait()
         except TimeoutError:
             pass  # the claim decides again: time may have opened what no event announces
-
-    async def _listen(self) -> None:
-        """Read the bell while the fetcher waits for it. Whatever comes, it only means: look again."""
-        state = self._state
-        while True:
-            await self._bell_wanted.wait()
-            heard = await self._broker.wait_bell(state.queues, self._bells, timeout_s=POLL_S)
-            if heard is not None:
-                self._bell_wanted.clear()  # no second ring is taken from the others while this one is looked after
-                self._rung.set()

@@ -3,8 +3,9 @@
     room = target - held        target: between the pool's slots and its limit
 
 The target starts at twice the slots, doubles while a whole window drains within 20 ms (short tasks: round trips are
-what costs), and halves when tasks had to be recalled or a window took long (long tasks: what is claimed ahead only
-waits here while another worker may be free). At its floor a worker claims exactly what its free slots can start.
+what costs), halves when a window took long, and falls to the slots when tasks had to be given back unstarted (long
+tasks: what is claimed ahead only waits here while another worker may be free; halving would claim most of them again at
+once). At its floor a worker claims exactly what its free slots can start.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Room:
         if took_s <= QUICK_S and size * 2 >= self.target:
             self.target = min(self.target * 2, self.limit)
         elif took_s >= SLOW_S:
-            self.recalled()
+            self.target = max(self.target // 2, self.floor)
 
     def recalled(self) -> None:
         """Learn that tasks had to be given back unstarted: the window was larger than the slots digest."""
         if not self.fixed:
-            self.target = max(self.target // 2, self.floor)
+            self.target = self.floor
