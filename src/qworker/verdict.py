@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import codec, durations
+from . import codec, durations, sightings
 from .errors import (
     DecodeError,
     ResultExpired,
@@ -21,6 +21,7 @@ from .errors import (
     TaskTimedOut,
 )
 from .lifecycle import How, State
+from .log import escape
 from .model import Outcome
 from .status import host_of
 
@@ -44,6 +45,7 @@ _WORDS_UNSTARTED: dict[State, str] = {
     State.CRASHED: "crashed its workers before it started",
     State.EXPIRED: "was not started before its deadline",
 }
+_NOT_BY_ITSELF = frozenset({How.KILLED, How.LEFT_RUNNING})
 _HOW: dict[How, str] = {
     How.RETURNED: "it returned",
     How.RAISED: "it raised",
@@ -80,6 +82,10 @@ def error_of(outcome: Outcome, *, shown: str) -> Exception | None:
         return TaskFailed(f"{shown} failed: {outcome.reason or 'no reason was recorded'}", id=outcome.id)
     error = _CLASSES[outcome.state](_sentence(outcome, shown), id=outcome.id)
     error.__cause__ = cause
+    if outcome.state is not State.CANCELLED or outcome.how in _NOT_BY_ITSELF:
+        # "Where was it stuck". One that was stopped and went was not.
+        for paragraph in sightings.told(outcome.flight):
+            error.add_note("\n".join(map(escape, paragraph.split("\n"))))
     return error
 
 

@@ -269,6 +269,7 @@ def _refuse_late(future: Future[Any], timeout_s: float) -> None:
 
 
 def _print_failure(future: Future[Any], *, as_json: bool) -> None:
+    from .. import sightings
     from ..status import describe_outcome
     from .details import error_facts
 
@@ -283,6 +284,7 @@ def _print_failure(future: Future[Any], *, as_json: bool) -> None:
     lines = [f"task {future.id} {describe_outcome(outcome)}"]
     if error is not None:
         lines.append(error["traceback"].rstrip() or f"{error['kind']}: {error['text']}")
+    lines += sightings.told(outcome.flight)
     print(escape_lines("\n".join(lines)), file=sys.stderr)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .. import codec, durations
+from .. import codec, durations, sightings
 from ..errors import BrokerError, DecodeError
 from ..lifecycle import HELD
-from ..model import Inspection, Record, WorkerRecord
+from ..model import Inspection, Record, Sighting, WorkerRecord
 from ..status import describe
 from .shared import said, when
 
@@ -72,6 +72,7 @@ def rows_of(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "asked", f"after {durations.text(facts['asked_after_s'])}" if "asked_after_s" in facts else ""
     yield "took", f"{_span(facts, 'took_s')} from the ask to the end" if "took_s" in facts else ""
     yield "shielded", f"its end by force waited {_span(facts, 'shielded_s')}" if "shielded_s" in facts else ""
+    yield "seen", "\n".join(sightings.told([Sighting(**seen) for seen in facts.get("flight", ())]))
     yield "options", _options(facts.get("options", {}))
     yield "arguments", facts.get("arguments", "")
     if "value" in facts:
@@ -160,6 +161,7 @@ def _outcome_facts(packed: bytes) -> dict[str, Any]:
         "shielded_s": outcome.shielded_s,
         "still_running": outcome.still_running,
         "reason": outcome.reason or None,
+        "flight": [sighting._asdict() for sighting in outcome.flight] or None,
         "error": error_facts(outcome.error),
     }
     if outcome.tombstone:

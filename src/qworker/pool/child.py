@@ -30,6 +30,8 @@ from .page import Page
 from .slots import ProcessLoop, Runner
 from .threads import ThreadLoop
 
+Ends = tuple[int, int, int, int]  # its descriptors: stream, token pipe, page, stack pipe
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -41,11 +43,9 @@ class Plan:
     title: str
 
 
-def enter(
-    plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: tuple[int, int, int]
-) -> NoReturn:
+def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: Ends) -> NoReturn:
     """Become a child; the process is a fresh copy of the fork server, or a fresh interpreter (`apps` None)."""
-    stream_fd, token_fd, page_fd = fds
+    stream_fd, token_fd, page_fd, stack_fd = fds
     try:
         os.setsid()
         linux.become_subreaper()
@@ -53,6 +53,8 @@ def enter(
         _heed_no_signals()
         # Written by the signal handler itself, so it works while C code holds the GIL. Needs a real descriptor.
         faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+        # The flight recorder's: each thread walks its own frames only, which is safe at any moment (see recorder.py).
+        faulthandler.register(linux.STACK_SIGNAL, file=stack_fd, all_threads=False)
         setproctitle.setproctitle(f"qworker: {plan.title}")
         random.seed()
         stream = socket.socket(fileno=stream_fd)
@@ -77,6 +79,7 @@ def enter(
             runner.forked = outbox.closed = True
             undo_capture()
             faulthandler.unregister(signal.SIGUSR2)
+            faulthandler.unregister(linux.STACK_SIGNAL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -112,13 +115,13 @@ def _heed_no_signals() -> None:
 
 def main() -> NoReturn:
     """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd allow targets…`."""
-    parent, stream_fd, token_fd, page_fd, slots, cells, threads = map(int, sys.argv[1:8])
-    title, cwd, allow, *targets = sys.argv[8:]
+    parent, stream_fd, token_fd, page_fd, stack_fd, slots, cells, threads = map(int, sys.argv[1:9])
+    title, cwd, allow, *targets = sys.argv[9:]
     linux.die_with_parent(parent)
-    for fd in (stream_fd, token_fd, page_fd):
+    for fd in (stream_fd, token_fd, page_fd, stack_fd):
         os.set_inheritable(fd, False)
     plan = Plan(slots, cells, bool(threads), title)
-    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), (stream_fd, token_fd, page_fd))
+    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), (stream_fd, token_fd, page_fd, stack_fd))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from .apps import Apps, load
 
 # worker → fork server
 IMPORT: Final = 0  # [IMPORT, targets, cwd, allow]
-CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title] + stream, token pipe, page
+CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title] + child.Ends
 # fork server → worker
 FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
 FAILED: Final = 1  # [FAILED, text]
@@ -76,7 +76,7 @@ class ForkServer:
                 if fd != self._control.fileno():
                     self._bury(fd)
                 else:
-                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 3, socket.MSG_CMSG_CLOEXEC)
+                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 4, socket.MSG_CMSG_CLOEXEC)
                     if not data:
                         self._end()
                     self._heed(msgpack.unpackb(data), fds)
@@ -88,7 +88,7 @@ class ForkServer:
             self._import(message[1], message[2], message[3])
         else:
             _, id_, slots, cells, threads, title = message
-            self._make(id_, child.Plan(slots, cells, threads, title), (fds[0], fds[1], fds[2]))
+            self._make(id_, child.Plan(slots, cells, threads, title), (fds[0], fds[1], fds[2], fds[3]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)
@@ -122,7 +122,7 @@ class ForkServer:
         needs = sorted({task.need for task in apps.tasks.values()})
         self._tell([FACTS, apps.url, apps.namespace, self._spawn, warning, needs])
 
-    def _make(self, id_: int, plan: child.Plan, fds: tuple[int, int, int]) -> None:
+    def _make(self, id_: int, plan: child.Plan, fds: child.Ends) -> None:
         server = os.getpid()
         try:
             pid = self._exec(plan, fds) if self._spawn else os.fork()
@@ -145,7 +145,7 @@ class ForkServer:
             os.close(fd)
         self._tell([BORN, id_, pid], pidfd)
 
-    def _exec(self, plan: child.Plan, fds: tuple[int, int, int]) -> int:
+    def _exec(self, plan: child.Plan, fds: child.Ends) -> int:
         targets, cwd, allow = self._targets
         for fd in fds:
             os.set_inheritable(fd, True)

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from ..errors import AppImportError
-from . import forkserver, linux
+from . import child, forkserver, linux
 from .child import Plan
 from .facts import AppFacts
 
@@ -121,8 +121,8 @@ class Host:
             await self.close()
             raise
 
-    def launch(self, plan: Plan, fds: tuple[int, int, int], parent: Parent) -> Process:
-        """Have a child made. `fds` (stream, token pipe, page) are its ends; they are closed here once they are sent."""
+    def launch(self, plan: Plan, fds: child.Ends, parent: Parent) -> Process:
+        """Have a child made. `fds` are its ends; they are closed here once they are sent."""
         self._last_id += 1
         process = self._processes[self._last_id] = Process(self._last_id, parent, plan, fds)
         self._order(process)
@@ -142,6 +142,13 @@ class Host:
     def interrupt(self, process: Process) -> None:
         """Have a child with one slot raise TaskInterrupt in what it runs, if the page says that it was asked to end."""
         self._signal(process, linux.INTERRUPT_SIGNAL)
+
+    @staticmethod
+    def signal_thread(process: Process, thread: int, number: int) -> bool:
+        """Signal one thread (its native id) of a child that has a handler for that signal. False: nothing was sent."""
+        if process.pidfd is None or process.gone:
+            return False
+        return linux.signal_thread(process.pidfd, process.pid, thread, number)
 
     @staticmethod
     def _signal(process: Process, number: int) -> None:

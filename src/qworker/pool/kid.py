@@ -25,6 +25,7 @@ from .child import Plan
 from .host import Host, Process
 from .ladder import NEVER
 from .page import Page
+from .recorder import Stacks
 
 # Room in the kernel for a few milliseconds of bodies; where the limit is lower, the kernel takes what it allows.
 _SEND_BUFFER: Final = 1024 * 1024
@@ -91,6 +92,7 @@ class Kid:
         self.recycle_at: float | None = None  # what still runs then is asked to end
         self.slots_used = set(range(plan.slots))  # slots whose threads take orders
         self.silent_since: float | None = None  # when its pulse was first seen to be old
+        self.stacks = Stacks(self.page)
         self._stream, self._theirs = socket.socketpair()
         self._stream.setblocking(False)
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -103,9 +105,9 @@ class Kid:
 
     def start(self, host: Host, parent: Any) -> None:
         """Have the process made, and listen to it. `parent` hears of its birth and end (host.Parent)."""
-        ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd))
+        ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd), self.stacks.detach())
         self._host = host
-        self.process = host.launch(self.plan, ends, parent)
+        self.process = self.stacks.process = host.launch(self.plan, ends, parent)
 
     def listen(self, on_readable: Any) -> None:
         """Call `on_readable(kid)` whenever the stream has something."""
@@ -260,6 +262,7 @@ class Kid:
         self._theirs.close()
         os.close(self._token_read)
         os.close(self._token_write)
+        self.stacks.close()
         self.page.close()
 
     def _post(self, data: bytes, numbers: Sequence[int] = ()) -> None:

@@ -19,6 +19,10 @@ _OOM_RAISE = 300
 # Has a child with one slot interrupt its code. User code seldom has plans for real-time signals.
 INTERRUPT_SIGNAL = getattr(signal, "SIGRTMIN", 34) + 8
 _libc = ctypes.CDLL(None, use_errno=True)
+_tgkill = getattr(_libc, "tgkill", None)  # glibc has it since 2.30, musl has not
+
+# A thread of a child that gets it writes its Python stack into the stack pipe of the child.
+STACK_SIGNAL = INTERRUPT_SIGNAL + 1
 
 
 def check_platform() -> None:
@@ -55,6 +59,22 @@ def volunteer_for_oom() -> None:
         pass  # a container may mount /proc read-only; the blame survives a worker's death anyhow
 
 
+def signal_thread(pidfd: int, pid: int, thread: int, number: int) -> bool:
+    """Signal one thread of a process, if it has a handler for that; a signal without one would end the process.
+
+    `thread` is its native id. False: nothing was sent. Only the thread itself can walk its own Python frames safely,
+    which is why the whole process is not good enough.
+    """
+    if _tgkill is None or not _is_caught(pid, number):
+        return False
+    try:
+        # Until a process is reaped its pid names nobody else; nothing can be reaped and born anew before the next line.
+        signal.pidfd_send_signal(pidfd, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return bool(_tgkill(pid, thread, number) == 0)
+
+
 def thread_count() -> int:
     """Count the threads of this process, native ones included."""
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names are enough, and this is the cheapest way
@@ -85,6 +105,17 @@ def environment_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
+
+
+def _is_caught(pid: int, number: int) -> bool:
+    """Has the process a handler for the signal? User code may have reset it, or have replaced the whole program."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def _parents() -> dict[int, int]:

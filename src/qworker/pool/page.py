@@ -14,8 +14,9 @@ import mmap
 import os
 import struct
 import time
-from _thread import get_ident
+from _thread import get_native_id
 from collections.abc import Callable, Sequence
+from threading import local
 from typing import Final
 
 from ..model import Reason
@@ -31,6 +32,7 @@ _SHIELD, _THREAD, _EXHAUSTED = 8, 9, 10
 _TEXT: Final = 12
 _PER_SLOT: Final = 24
 _TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
+_here = local()  # each thread's native id, asked of the kernel once
 
 
 class Page:
@@ -110,7 +112,7 @@ class Page:
         return until_ns / 1e9 if self._cells[base + _NUMBER] == number else 0.0
 
     def thread(self, slot: int) -> int:
-        """The thread (`threading.get_ident`) that runs what is in the slot; 0: not told."""
+        """The thread (its native id) that runs what is in the slot; 0: not told."""
         return self._cells[_HEADER + slot * _PER_SLOT + _THREAD]
 
     def refuse_place(self, slot: int, number: int) -> None:
@@ -184,7 +186,11 @@ class SlotCells:
 
     def run_here(self) -> None:
         """Tell which thread runs the attempt: this one."""
-        self._cells[self._base + _THREAD] = get_ident()
+        try:
+            thread = _here.id
+        except AttributeError:
+            thread = _here.id = get_native_id()
+        self._cells[self._base + _THREAD] = thread
 
     def lend(self, ids: Sequence[str]) -> None:
         """Tell the worker that this attempt waits for these tasks."""

@@ -90,6 +90,9 @@ class Patrol:
             kid, slot = where[number]
             if what == "ask":
                 kid.raise_flag(slot, number, reason)
+                asked = pool.ladder.asked(number)
+                assert asked is not None
+                wake = min(wake, pool.recorder.watch(kid, slot, number, asked, now))
             elif kid.role is not Role.DYING:
                 self._force(kid, slot, number, endings)
         if len(pool.line):
@@ -132,8 +135,9 @@ class Patrol:
             asked = pool.ladder.asked(number)
             if asked is not None:
                 kid.raise_flag(slot, number, asked.reason)  # it may have been asked before it had a slot
+                wake = min(wake, pool.recorder.watch(kid, slot, number, asked, now))
         if kid.plan.threads and busy:
-            wake = min(now + _THREADS_S, self._feel_pulse(kid, now))
+            wake = min(wake, now + _THREADS_S, self._feel_pulse(kid, now))
         if marked < len(kid.entries):
             wake = min(wake, now + _UNSEEN_S)
             full = marked >= kid.plan.slots

@@ -25,6 +25,7 @@ from .line import Line
 from .nursery import Nursery
 from .pace import Pace
 from .patrol import Patrol
+from .recorder import Recorder
 from .survivors import Survivors
 
 SLOTS_MAX: Final = 4096
@@ -69,6 +70,7 @@ class Pool:
         self.line = Line(self.nursery, max_tasks_per_child)
         self.ladder = Ladder()
         self.left = Survivors()
+        self.recorder = Recorder()
         self._pace = Pace()
         self._patrol = Patrol(self, clock, max_survivors=max(1, max_survivors), recycle_timeout_s=recycle_timeout_s)
         self._closing = False
@@ -132,7 +134,7 @@ class Pool:
             self._patrol.wake(now + 0.002)  # it holds the token and is about to start: the scan raises the flag
         else:
             entry.kid.raise_flag(slot, number, asked.reason)
-            self._patrol.wake(asked.force_at)
+            self._patrol.wake(min(asked.force_at, self.recorder.watch(entry.kid, slot, number, asked, now)))
         return True
 
     def recall(self) -> list[int]:
@@ -324,7 +326,11 @@ class Pool:
         kind = frame[0]
         if kind == frames.OUTPUT:
             _, number, stream, text, fields = frame
-            self._events.output(number if number in kid.entries else 0, stream, text, fields)
+            if number in kid.entries:
+                self.recorder.line(number, text)
+            else:
+                number = 0
+            self._events.output(number, stream, text, fields)
         elif kind == frames.GONE:
             self.survivor_gone(kid, frame[1], healthy=False)
         elif kind in _OF_TASKS:
@@ -370,6 +376,7 @@ class Pool:
         """The order ends here."""
         number = entry.order.number
         del self.entries[number]
+        flight = self.recorder.gone(number) if len(self.recorder) else ()
         known = self.ladder.gone(number) if len(self.ladder) else None
         if known is None:
             return Ending(number, kind, payload, ran_s, asked, None, None, delay_s, retryable, exact, detail)
@@ -377,7 +384,7 @@ class Pool:
         after_s = None if ran_s is None else max(0.0, known.at - (now - ran_s))
         return Ending(
             number, kind, payload, ran_s, known.reason, after_s, now - known.at, delay_s, retryable, exact, detail,
-            known.shielded_s(now),
+            known.shielded_s(now), flight,
         )  # fmt: skip
 
     def part(self, kid: Kid) -> None:

@@ -18,7 +18,7 @@ from ..log import Emit
 from ..model import Ending, PoolKind
 from .blame import Verdict, on_ending
 from .ledger import Held
-from .outcomes import error_line
+from .outcomes import error_line, last_place
 from .settler import Settler
 from .state import Phase, State
 
@@ -193,6 +193,7 @@ class Collector:
             "task.ended", level="warning", task=held.full_id, name=held.header.name, outcome=outcome.value,
             how=None if how is None else how.value, attempt=attempt, ran_s=ending.ran_s if ending else None,
             took_s=ending.took_s if ending else None, reason=verdict.reason or None, error=error_line(ending) or None,
+            at=last_place(ending),
         )  # fmt: skip
 
     def _log_way_back(self, held: Held, ending: Ending | None, verdict: Verdict, attempt: int) -> None:
@@ -203,7 +204,7 @@ class Collector:
             state.emit(
                 "task.retry", level="warning", task=held.full_id, name=held.header.name, attempt=attempt,
                 of=held.header.retries + 1, again_in_s=verdict.delay_ms / 1000, reason=verdict.reason or None,
-                error=error_line(ending) or None,
+                error=error_line(ending) or None, at=last_place(ending),
             )  # fmt: skip
         elif verdict.back == "lose":
             state.emit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .. import codec
+from .. import codec, sightings
 from ..errors import DecodeError
 from ..lifecycle import State
 from ..model import Again, End, Ending, ErrorInfo, Lose, Outcome, Release, Settle
@@ -67,3 +67,8 @@ def error_line(ending: Ending | None) -> str:
     except DecodeError:
         return "an error that cannot be read"  # user code shares the child's stream
     return f"{info.kind.removeprefix('builtins.')}: {info.text}" if info.text else info.kind
+
+
+def last_place(ending: Ending | None) -> str | None:
+    """Return the innermost frame in which a task was last seen after it was asked to end, for the log."""
+    return (sightings.place(ending.flight) or None) if ending is not None and ending.flight else None

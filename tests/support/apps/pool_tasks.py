@@ -203,3 +203,57 @@ def wait_for_file(path: str) -> str:
 @app.task
 def started_at(path: str = "") -> int:
     return time.monotonic_ns()
+
+
+@app.task
+def tell_and_hang(lines: int) -> None:
+    """Says how far it is, and is heard of no more."""
+    current.progress(3, 10, "third of ten")
+    for line in range(lines):
+        print(f"line {line}")
+    time.sleep(3600)
+
+
+@app.task
+def leave_in_time(after_ask_s: float) -> None:
+    """Says that it is there, and leaves some time after it was asked to."""
+    current.progress(1)
+    while not current.asked:
+        time.sleep(0.002)
+    time.sleep(after_ask_s)
+
+
+@app.task
+def hang_in_finally() -> None:
+    """Notices the ask, and gets stuck while it tidies up."""
+    try:
+        while True:
+            current.check()
+            time.sleep(0.002)
+    finally:
+        _tidy_up_for_ever()
+
+
+def _tidy_up_for_ever() -> None:
+    time.sleep(3600)
+
+
+@app.task
+def dive(depth: int) -> None:
+    """Hangs below so many frames."""
+    _dive(depth)
+
+
+def _dive(depth: int) -> None:
+    if depth > 1:
+        _dive(depth - 1)
+    else:
+        time.sleep(3600)
+
+
+@app.task
+def shrug_off_signals() -> None:
+    """As some daemonizing code does: every signal gets its default action back."""
+    for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    time.sleep(3600)

@@ -1,0 +1,256 @@
+"""The flight recorder: where a task was when it was asked to end, and shortly before it is ended by force.
+
+    flag raised ──► watch() ──► Sighting("asked": run time, progress, last lines) ─┐
+    force is near ► watch() ──► Sighting("forced": …)                              ├──► Ending.flight
+                      └──► STACK_SIGNAL ──► the thread in the slot ──► stack pipe ─┘
+
+The stack is taken from outside, whatever the task is doing: the signal goes to the very thread that runs it, whose
+handler (faulthandler's, in C) walks that thread's own frames, also while other C code holds the GIL. No thread walks
+the frames of another, which may be running: that could crash a child with healthy siblings in it.
+
+Nothing waits for a stack. It comes when the thread next gets a processor, and what has not come when the attempt ends
+is left out; no kill is late because of it. Owned by the pool, on the worker's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..model import Reason, Sighting
+from .host import Host, Process
+from .ladder import NEVER, Asked
+from .linux import STACK_SIGNAL
+from .page import Page
+
+if TYPE_CHECKING:
+    from .kid import Kid
+
+# What interrupts a task for the worker's sake leaves no outcome behind that could tell of it.
+_REASONS: Final[frozenset[Reason]] = frozenset({"timeout", "deadline", "stop"})
+# So long before force the second look is taken: a fifth of what lies between, within these bounds. The thread has to
+# get a processor meanwhile. When force comes sooner after the ask than twice the shortest, the first look says it all.
+_LEAD_S: Final = (0.02, 0.1)
+_LINES: Final = 10
+_LINE_MAX: Final = 300  # characters
+_STACK_MAX: Final = 8 * 1024
+_TEXT_MAX: Final = 64 * 1024  # what a pipe holds; faulthandler writes at most 100 frames
+# faulthandler writes nothing for who is signalled while another thread is in its handler: ask again, some times.
+_AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+_HEAD: Final = b"Stack (most recent call first):\n"
+_DEEPER: Final = "  ..."  # faulthandler's word for the frames beyond a hundred
+# The outermost frame of a slot's thread and of a child's main thread: with it a dump is whole.
+_OUTERMOST: Final = (" in _bootstrap", " in _run_module_as_main")
+# Below the task's code there are these modules of this package, and what they call to get to it.
+_OURS: Final = re.compile(r'  File ".*[/\\]qworker[/\\]pool[/\\](?:child|coroutines|slots|threads)\.py", line ')
+_SLOT: Final = re.compile(r" in slot_(\d+)$")  # threads.py calls it so
+
+
+class Dump(NamedTuple):
+    """What faulthandler wrote of one thread."""
+
+    stack: str  # the task's part, innermost frame first
+    whole: bool  # all has come
+    slot: int | None  # whose thread wrote it; None: it does not say
+
+
+def read_dump(text: bytes | bytearray) -> Dump:
+    """Read the last dump in `text`. It is cut at qworker's own frames below the task, and at 8 KiB.
+
+    A line that has not come whole is left out.
+    """
+    _, head, dump = text.rpartition(_HEAD)
+    lines = dump.decode("utf-8", "backslashreplace").split("\n")[:-1] if head else []
+    kept: list[str] = []
+    size = 0
+    slot: int | None = None
+    cut = False
+    for line in lines:
+        if _OURS.match(line):
+            cut = True
+            if (found := _SLOT.search(line)) is not None:
+                slot = int(found[1])
+        elif not cut:
+            size += len(line) + 1
+            cut = line == _DEEPER or size > _STACK_MAX - len(_DEEPER)
+            kept.append(_DEEPER if cut else line)
+    whole = bool(lines) and dump.endswith(b"\n") and (lines[-1] == _DEEPER or lines[-1].endswith(_OUTERMOST))
+    return Dump("\n".join(kept), whole, slot)
+
+
+class _Look:
+    """One sighting in the making: all but its stack is known at once."""
+
+    __slots__ = ("at", "lines", "number", "progress", "ran_s", "slot", "stack", "stacks", "why")
+
+    def __init__(self, why: str, kid: Kid, slot: int, number: int, lines: tuple[str, ...], now: float) -> None:
+        _, started_ns = kid.page.seen(slot)
+        self.why = why
+        self.at = now
+        self.slot = slot
+        self.number = number
+        self.ran_s = max(0.0, now - started_ns / 1e9) if started_ns else 0.0
+        self.progress = kid.page.progress(slot, number)
+        self.lines = lines
+        self.stack = ""
+        self.stacks = kid.stacks
+
+    def end(self) -> Sighting:
+        """The attempt ends: this is what was seen."""
+        self.stacks.give_up(self)
+        return Sighting(self.why, self.ran_s, self.stack, self.progress, self.lines)
+
+
+class Stacks:
+    """The pipe through which the threads of one child write their stacks, one thread at a time."""
+
+    def __init__(self, page: Page) -> None:
+        self.process: Process | None = None
+        self._page = page
+        self._read, self._theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a dump that finds it full is cut short
+        self._wanted: deque[_Look] = deque()
+        self._pending: _Look | None = None  # whose thread was signalled
+        self._again: asyncio.TimerHandle | None = None
+        self._text = bytearray()
+
+    def detach(self) -> int:
+        """Return the child's end, which is the caller's from now on."""
+        fd, self._theirs = self._theirs, -1
+        return fd
+
+    def want(self, look: _Look) -> None:
+        """Have the stack of a look taken, as soon as may be."""
+        self._wanted.append(look)
+        self._next()
+
+    def give_up(self, look: _Look) -> None:
+        """Its attempt ends: what has been written of its stack must do."""
+        if look in self._wanted:
+            self._wanted.remove(look)
+        elif look is self._pending:
+            self._receive()
+            if look is self._pending:
+                dump = read_dump(self._text)
+                look.stack = dump.stack if dump.slot in (None, look.slot) else ""
+                self._settle()
+            self._next()
+
+    def close(self) -> None:
+        """The child is gone."""
+        self._wanted.clear()
+        self._settle()
+        if self._theirs >= 0:
+            os.close(self._theirs)
+        os.close(self._read)
+
+    def _next(self) -> None:
+        while self._pending is None and self._wanted:
+            look = self._wanted.popleft()
+            self._drain()  # whatever else was written there
+            self._text.clear()
+            if self._signal(look):
+                self._pending = look
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._read, self._readable)
+                self._again = loop.call_later(_AGAIN_S[0], self._ask_again, 1)
+
+    def _signal(self, look: _Look) -> bool:
+        thread = self._page.thread(look.slot)
+        if self.process is None or not thread or self._page.number(look.slot) != look.number:
+            return False  # not begun, or over: there is nothing to see
+        return Host.signal_thread(self.process, thread, STACK_SIGNAL)
+
+    def _ask_again(self, times: int) -> None:
+        """Nothing came: its thread has not had a processor, or was signalled while another one was writing."""
+        assert self._pending is not None
+        if times == len(_AGAIN_S) or (not self._text and not self._signal(self._pending)):
+            self._settle()
+            self._next()
+        else:
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_S[times], self._ask_again, times + 1)
+
+    def _readable(self) -> None:
+        self._receive()
+        self._next()
+
+    def _receive(self) -> None:
+        """Take what has come; the look that it was for may be complete by it."""
+        assert self._pending is not None
+        over = self._drain()
+        dump = read_dump(self._text)
+        if dump.whole and dump.slot not in (None, self._pending.slot):
+            self._text.clear()  # it came too late for its own look
+        elif dump.whole or over:
+            self._pending.stack = dump.stack
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._pending = None
+            asyncio.get_running_loop().remove_reader(self._read)
+            assert self._again is not None
+            self._again.cancel()
+        self._text.clear()
+
+    def _drain(self) -> bool:
+        """Read what is there; True when no more will come: the child is gone, or talks nonsense."""
+        while len(self._text) < _TEXT_MAX:
+            try:
+                data = os.read(self._read, _TEXT_MAX)
+            except BlockingIOError:
+                return False
+            if not data:
+                return True
+            self._text += data
+        return True
+
+
+class Recorder:
+    """What one pool has seen of attempts that were asked to end, and the last lines of all that run."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, deque[str]] = {}
+        self._looks: dict[int, list[_Look]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines) + len(self._looks)
+
+    def line(self, number: int, text: str) -> None:
+        """An attempt printed or logged a line."""
+        lines = self._lines.get(number)
+        if lines is None:
+            lines = self._lines[number] = deque(maxlen=_LINES)
+        lines.append(text if len(text) <= _LINE_MAX else text[: _LINE_MAX - 1] + "…")
+
+    def watch(self, kid: Kid, slot: int, number: int, asked: Asked, now: float) -> float:
+        """Look at an attempt whose flag is raised, if it is time. Returns when to be called again (NEVER: no more)."""
+        if asked.reason not in _REASONS:
+            return NEVER
+        looks = self._looks.setdefault(number, [])
+        if not looks:
+            self._look("asked", kid, slot, number, now)
+        patience_s = asked.force_at - looks[0].at
+        shortest, longest = _LEAD_S
+        if len(looks) > 1 or patience_s < 2 * shortest:
+            return NEVER
+        lead_s = min(max(patience_s / 5, shortest), longest)
+        # A shield that is left before its time gives force that much more patience again; the patrol looks meanwhile.
+        due = max(asked.force_at, min(kid.page.shielded_until(slot, number), asked.patience)) - lead_s
+        if now < due:
+            return due
+        self._look("forced", kid, slot, number, now)
+        return NEVER
+
+    def gone(self, number: int) -> tuple[Sighting, ...]:
+        """Return what was seen of an attempt that has ended, and forget it."""
+        self._lines.pop(number, None)
+        return tuple(look.end() for look in self._looks.pop(number, ()))
+
+    def _look(self, why: str, kid: Kid, slot: int, number: int, now: float) -> None:
+        look = _Look(why, kid, slot, number, tuple(self._lines.get(number, ())), now)
+        self._looks[number].append(look)
+        kid.stacks.want(look)
