@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         TaskTooLarge,
         WaitTimeout,
     )
+    from .executor import Executor
     from .future import Future
     from .lifecycle import How, State
     from .model import Outcome, Progress, StopReceipt
@@ -77,6 +78,7 @@ __all__ = [
     "Conflict",
     "CursorLost",
     "DecodeError",
+    "Executor",
     "Future",
     "GroupStopped",
     "How",
@@ -116,6 +118,7 @@ _HOME = {
     "App": "app",
     "BoundTask": "task",
     "Call": "task",
+    "Executor": "executor",
     "Future": "future",
     "How": "lifecycle",
     "Outcome": "model",

@@ -87,7 +87,7 @@ class Future(concurrent.futures.Future[R]):
         self.name = name
         self._link = link
         self._outcome: Outcome | None = None
-        self._missing: TaskError | None = None
+        self._missing: Exception | None = None
         self._decoded: tuple[Any, Exception | None] | None = None
         self._wakers: list[Callable[[], None]] = []
         self._reports: Reports | None = None
@@ -251,12 +251,16 @@ class Future(concurrent.futures.Future[R]):
 
     def give_up(self, *, submitted_here: bool) -> None:
         """There is neither a task nor an outcome of this id."""
+        make = verdict.result_expired if submitted_here else verdict.not_found
+        self.fail(make(self.id, shown=self.shown))
+
+    def fail(self, error: Exception) -> None:
+        """There will be no outcome, for this reason. Nothing happens if there is one."""
         with self._condition:
             if self._outcome is not None or self._missing is not None:
                 return
-            make = verdict.result_expired if submitted_here else verdict.not_found
-            self._missing = make(self.id, shown=self.shown)
-        self.set_exception(self._missing)
+            self._missing = error
+        self.set_exception(error)
         self._wake()
 
     def tell(self, progress: Progress) -> None:

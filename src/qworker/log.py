@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, Protocol, TextIO
 
-__all__ = ["Emit", "Format", "Level", "close", "event", "setup"]
+__all__ = ["Emit", "Format", "Level", "Writer", "close", "event", "setup"]
 
 Format = Literal["console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -57,7 +57,7 @@ def setup(format: Format = "console", level: str = "info", stream: TextIO | None
     stream = stream if stream is not None else sys.stderr
     _threshold = LEVELS[level]
     _render = render_json if format == "json" else (_render_coloured if _is_coloured(stream) else render_console)
-    _writer = _Writer(stream, lambda count: _render(time.time(), "warning", "log.dropped", {"lines": count}))
+    _writer = Writer(stream, lambda count: _render(time.time(), "warning", "log.dropped", {"lines": count}))
     _write = _writer.put
 
 
@@ -141,7 +141,7 @@ def _write_to(stream: TextIO | None, text: str) -> None:
         pass  # closed, or the disk is full: the work goes on without its log
 
 
-class _Writer:
+class Writer:
     """Writes lines in the order in which they came. `put` may be called from any thread and never waits."""
 
     def __init__(self, stream: TextIO, say_dropped: Callable[[int], str]) -> None:
@@ -180,5 +180,5 @@ class _Writer:
 
 _threshold = 20
 _render: Callable[[float, str, str, Mapping[str, object]], str] = render_console
-_writer: _Writer | None = None
+_writer: Writer | None = None
 _write: Callable[[str], None] = _write_now

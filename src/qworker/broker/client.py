@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING
 
 from .. import codec, ids
 from ..errors import BrokerError, BrokerUnavailable, DecodeError
-from ..lifecycle import How, State
+from ..lifecycle import State
 from ..model import Draft, Inspection, Outcome
+from . import unstarted
 from .broker import Broker, Subscription
 from .connection import public_url
 from .following import Following
@@ -154,6 +155,12 @@ class Client:
         if answer.code == "cancelled":
             return dataclasses.replace(answer, outcome=value_of(local))
         return answer
+
+    def cancel_many(self, full_ids: Sequence[str]) -> None:
+        """Cancel those of these tasks that were not handed out, some hundred per round trip; settle their futures."""
+        for queue, locals_ in ids.by_queue(full_ids):
+            for outcome in unstarted.cancel(self._broker, queue, locals_, self._sending.now_ms()):
+                self._settle(outcome.id, outcome)
 
     def worker(self, worker: str) -> WorkerRecord | None:
         """Return what a worker told of itself lately; None if it did not, or nobody answers."""
@@ -370,17 +377,7 @@ class Client:
             pass  # full: it is awake; or closed
 
     def _never_started(self, queue: str, state: State) -> Callable[[str], bytes]:
-        now_ms = self._sending.now_ms()
-        # It may be waiting for its second attempt, so this does not say that it never ran.
-        what = "cancelled" if state is State.CANCELLED else "its deadline passed"
-
-        def value_of(local: str) -> bytes:
-            full = ids.join_id(queue, local)
-            return codec.pack_outcome(
-                Outcome(full, state, How.NEVER_STARTED, ended_ms=now_ms, reason=f"{what} while queued")
-            )
-
-        return value_of
+        return unstarted.never_started(queue, state, self._sending.now_ms())
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -54,8 +54,8 @@ def worker_id(name: str | None = None) -> str:
     return f"{host}:{os.getpid()}:{secrets.token_hex(2)}"
 
 
-def serve(settings: Settings, targets: Sequence[str]) -> int:
-    """Run one worker until it is done, and return its exit code.
+def serve(settings: Settings, targets: Sequence[str], *, emit: log.Emit = log.event) -> int:
+    """Run one worker until it is done, and return its exit code. `emit` is told of its events.
 
     Raises:
         AppImportError: a target cannot be imported.
@@ -63,7 +63,7 @@ def serve(settings: Settings, targets: Sequence[str]) -> int:
         ServerUnfit: the server would lose or misread tasks.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_Daemon(settings, targets).run())
+        return runner.run(_Daemon(settings, targets, emit).run())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -76,9 +76,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Daemon:
-    def __init__(self, settings: Settings, targets: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, targets: Sequence[str], emit: log.Emit) -> None:
         self._settings, self._targets = settings, targets
-        self._emit: log.Emit = log.event
+        self._emit = emit
         self._id = worker_id(settings.name)
         self._told_to_end = False
         self._revive: Callable[[], object] | None = None  # starts the embedded server again, if that is ours

@@ -1,0 +1,247 @@
+"""`Executor`: the interface of `concurrent.futures`, whole, on qworker's workers.
+
+    submit, map ─► a function's name and its arguments ─► App ─► the server ─► a worker with --allow, or a private one
+                                                            └► Future, which is a concurrent.futures.Future
+    shutdown, the end of the with block, the interpreter's exit ─► wait for what was submitted ─► end the private worker
+
+What it promises is what the standard library documents of `Executor` in Python 3.11 to 3.14; the standard library's own
+tests run against it (tests/stdlib).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from . import allowed
+from .app import App
+from .binding import Binder
+from .config import EVERYTHING
+from .errors import BadCall, ConfigError
+from .future import Future
+from .model import Draft, PoolKind
+from .options import Options
+from .outstanding import Outstanding, cancel_all
+from .own_worker import OwnWorker
+from .task import BoundTask
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .options import TaskOptions
+
+__all__ = ["Executor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NAMESPACE = "executor"  # of private servers
+_BATCH = 256  # calls of `map` that are encoded before they are sent
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs functions on qworker's workers, behind the interface of `concurrent.futures.Executor`.
+
+    `Executor(workers=4)` is the one-line replacement for `ProcessPoolExecutor(4)`: it starts a worker of its own, with
+    a server of its own, and ends both when it is shut down or this process ends. `Executor(app)` and `Executor(url=…)`
+    use whichever workers serve that server; these must be started with `qworker start --allow MODULE` for the modules
+    of the functions, unless a function is a registered task.
+
+    Any function that can be imported may be submitted, also one of the running script (the worker imports that as a
+    module, so what starts the work stands under `if __name__ == "__main__":`). Only its name travels: lambdas, inner
+    functions and methods of objects are refused with `BadCall`. Arguments and results are what qworker carries:
+    None, numbers, texts, bytes, lists, tuples, dicts, sets, dates and times, decimals, UUIDs.
+
+    Args:
+        app: an app whose server and options are used.
+        url: a server, instead of an app; without either and without `workers`, the one that `App()` finds.
+        workers: start a private worker with so many slots.
+        allow: modules whose functions the private worker runs; all, unless given.
+        namespace: as `App` has it.
+        options: how tasks are run; see `TaskOptions`. Unless an app or you say otherwise, there is no `timeout`. With
+            `workers`, `pool` is the kind of its slots, "process" unless given.
+
+    What tasks of a private worker print goes to this process's streams. Its log is quiet; QWORKER_LOG_LEVEL=info
+    changes that. When it cannot start, or dies, futures and `submit` raise `concurrent.futures.BrokenExecutor`. A
+    task that kills its own process harms no other: its future raises `TaskCrashed`.
+
+    Raises:
+        ValueError: `workers` is less than 1.
+        ConfigError: the arguments contradict each other, or an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: App | None = None,
+        *,
+        url: str | None = None,
+        namespace: str | None = None,
+        workers: int | None = None,
+        allow: str | Iterable[str] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        _check(app, url, namespace, workers, allow)
+        pool: PoolKind = "process"
+        if workers is not None:
+            pool = options.pop("pool", None) or pool  # the worker's; its tasks go wherever it has slots
+        if app is None:
+            options.setdefault("timeout", None)
+        self._settings = (Options() if app is None else app.settings).merged(options)
+        self._known: dict[str, tuple[Callable[..., Any], BoundTask[..., Any]]] = {}
+        own = None
+        if workers is not None:
+            own = OwnWorker()
+            url, namespace = own.url, NAMESPACE
+        self._state = Outstanding(app or App(url, namespace=namespace), own, own_app=app is None)
+        weakref.finalize(self, self._state.abandon).atexit = False
+        if own is not None:
+            modules = allow.split(",") if isinstance(allow, str) else tuple(allow or (EVERYTHING,))
+            own.start(
+                slots=workers or 1, pool=pool, queue=self._settings.queue, namespace=NAMESPACE,
+                allow=tuple(modules), on_end=self._state.break_,
+            )  # fmt: skip
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have `fn(*args, **kwargs)` called by a worker, and return its future.
+
+        Raises:
+            RuntimeError: it was shut down, or the interpreter is.
+            concurrent.futures.BrokenExecutor: its own worker could not start, or died.
+            Refused: nothing was queued: no worker could import the function, or the arguments do not fit or cannot be
+                sent; the subclass and the text say why.
+            BrokerUnavailable: the server could not be reached; nothing was queued.
+        """
+        with self._state.sending() as app:
+            return self._send(app, [self._draft(fn, args, kwargs)])[0]
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]:
+        """Return an iterator over `fn(*items)` for the items of the iterables, in order, as `map` does.
+
+        Everything is submitted at once, or with `buffersize` only so many calls ahead of the one whose result is
+        awaited. When the iterator is closed, or ends by an error, calls that no worker holds are cancelled, and
+        running ones are left alone.
+
+        Args:
+            timeout: seconds from this call within which each result must have come; `TimeoutError` otherwise.
+            chunksize: for `ProcessPoolExecutor`'s sake: calls travel in batches anyhow.
+            buffersize: the most calls whose results have not been yielded.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        ends = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables, strict=False)
+        futures: deque[Future[R]] = deque()
+        with self._state.sending() as app:
+            try:
+                first = itertools.islice(calls, buffersize)
+                while batch := [self._draft(fn, args, {}) for args in itertools.islice(first, _BATCH)]:
+                    futures.extend(self._send(app, batch))
+            except BaseException:
+                cancel_all(app, futures)
+                raise
+        # The iterator must not keep the executor alive.
+        return _results(weakref.ref(self), app, fn, calls if buffersize else iter(()), futures, ends)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more. With `wait`, return when all that was submitted has ended, and so has the own worker.
+
+        Without `wait` that happens later, at the latest when the interpreter exits. `cancel_futures` cancels what no
+        worker holds yet.
+        """
+        self._state.shut_down(wait=wait, cancel=cancel_futures)
+
+    def _send(self, app: App, drafts: list[Draft]) -> list[Future[Any]]:
+        futures = app.send(drafts)
+        self._state.await_(futures)
+        return futures
+
+    def _draft(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draft:
+        while isinstance(fn, functools.partial):
+            args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+        return self._task(fn).draft(args, kwargs)
+
+    def _task(self, fn: Callable[..., Any]) -> BoundTask[..., Any]:
+        if isinstance(fn, BoundTask):
+            return fn
+        name = allowed.importable_name(fn)
+        known = self._known.get(name)
+        if known is None or known[0] is not fn:
+            if name.startswith("__main__."):
+                raise BadCall(
+                    f"cannot submit {name.removeprefix('__main__.')}: it is defined in an interactive session, where "
+                    "no worker can import it: put it into a module; nothing was queued"
+                )
+            app = self._state.app
+            known = fn, BoundTask(app, name, self._settings, binder=Binder(fn, name), is_async=False)
+            self._known[name] = known
+        return known[1]
+
+
+def _check(app: App | None, url: str | None, namespace: str | None, workers: int | None, allow: object) -> None:
+    """Refuse arguments of an executor that contradict each other."""
+    if workers is not None:
+        if isinstance(workers, bool) or not isinstance(workers, int):
+            raise ConfigError(f"Executor(workers={workers!r}): expected a whole number of slots")
+        if workers < 1:
+            raise ValueError(f"workers={workers}: the number of workers must be greater than 0")
+        if app is not None or url is not None or namespace is not None:
+            raise ConfigError(
+                "Executor(workers=…) starts a worker with a server of its own, so it takes no app, url or namespace; "
+                "leave out workers= to use the workers of that server"
+            )
+        if allowed.importing():
+            raise RuntimeError(
+                "Executor(workers=…) was made while a worker imported this module to find a function in it; "
+                "make it, and use it, under `if __name__ == '__main__':`"
+            )
+    elif allow is not None:
+        raise ConfigError(
+            "Executor(allow=…) is for a private worker, with workers=; start others with `qworker start --allow MODULE`"
+        )
+    if app is not None and (url is not None or namespace is not None):
+        raise ConfigError("Executor(app, …) uses the server of that app, so it takes no url and no namespace")
+
+
+def _results(
+    executor: weakref.ref[Executor],
+    app: App,
+    fn: Callable[..., R],
+    calls: Iterator[tuple[Any, ...]],
+    futures: deque[Future[R]],
+    ends: float | None,
+) -> Iterator[R]:
+    """Yield the results of futures in order; submit one of the calls, if there are any left, for each."""
+    try:
+        while futures:
+            owner = executor()
+            if owner is not None and (args := next(calls, None)) is not None:
+                futures.append(owner.submit(fn, *args))
+            del owner
+            yield _take(app, futures.popleft(), ends)
+    finally:
+        cancel_all(app, futures)
+
+
+def _take(app: App, future: Future[R], ends: float | None) -> R:
+    try:
+        return future.result(None if ends is None else ends - time.monotonic())
+    finally:
+        cancel_all(app, (future,))  # it came too late
+        del future  # break the cycle of the exception, its traceback and this frame

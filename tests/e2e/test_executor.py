@@ -1,0 +1,434 @@
+"""`Executor`: the standard library's contract, on a private worker and on one that serves a server for all.
+
+The standard library's own tests run against it in test_stdlib_executor.py; here is what they do not ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qworker import App, BadCall, ConfigError, Executor, Future, TaskCrashed, TaskTimedOut
+from support.apps import basic, plain
+from support.daemon import TESTS, alive, descendants, start_worker
+from support.waiting import wait_until
+
+HERE = "support.apps.plain"
+
+
+@pytest.fixture(scope="module")
+def ex() -> Iterator[Executor]:
+    """One private worker for all the tests that leave it as it was."""
+    with Executor(workers=2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def new_processes() -> Callable[[], list[int]]:
+    """What was started below this process since the test began: first the private worker, then what it started."""
+    before = set(descendants(os.getpid()))
+    return lambda: [pid for pid in descendants(os.getpid()) if pid not in before]
+
+
+# What is submitted
+
+
+def test_functions_of_any_module_are_called_and_answer(ex) -> None:
+    futures = [
+        ex.submit(pow, 2, 8),
+        ex.submit(plain.square, 5),
+        ex.submit(str.upper, "ü"),
+        ex.submit(plain.Box.double, 4),
+    ]
+
+    assert [future.result(timeout=30) for future in futures] == [256, 25, "Ü", 8]
+    assert all(isinstance(future, Future) for future in futures)
+
+
+def test_arguments_arrive_as_they_went_whatever_they_are_called(ex) -> None:
+    assert ex.submit(plain.together, 1, (2,), self=3, fn={4}).result(timeout=30) == ((1, (2,)), {"self": 3, "fn": {4}})
+
+
+def test_a_partial_is_its_function_with_arguments(ex) -> None:
+    doubly = functools.partial(functools.partial(plain.together, 1, a=1), 2, b=2)
+
+    assert ex.submit(doubly, 3, b=3).result(timeout=30) == ((1, 2, 3), {"a": 1, "b": 3})
+
+
+def test_a_coroutine_function_is_run_to_its_end(ex) -> None:
+    assert ex.submit(plain.later, "x").result(timeout=30) == "x"
+
+
+def test_a_registered_task_runs_under_its_own_name_and_options(ex) -> None:
+    assert ex.submit(basic.add, 2, 3).result(timeout=30) == 5
+    with pytest.raises(TaskTimedOut):
+        ex.submit(basic.nap.options(timeout=0.1, grace=0), 30).result(timeout=30)
+
+
+def test_what_no_worker_can_import_is_refused_by_submit_and_by_map(ex) -> None:
+    with pytest.raises(BadCall, match="cannot submit a lambda of "):
+        ex.submit(lambda: 1)
+    with pytest.raises(BadCall, match="it is a method of one object"):
+        ex.map([].append, [1])
+    with pytest.raises(BadCall, match=r"cannot submit .*square\(.*missing a required argument: 'number'"):
+        ex.submit(plain.square)
+
+
+def test_a_result_that_cannot_be_sent_fails_its_call_and_nothing_else(ex) -> None:
+    with pytest.raises(TypeError, match=f"{HERE}.an_object returned a value that cannot be sent"):
+        ex.submit(plain.an_object).result(timeout=30)
+    assert ex.submit(plain.square, 3).result(timeout=30) == 9
+
+
+def test_a_function_that_kills_its_process_harms_no_other(ex) -> None:
+    others = [ex.submit(plain.nap, 0.1, n) for n in range(6)]
+
+    with pytest.raises(TaskCrashed):
+        ex.submit(plain.die).result(timeout=30)
+    assert [other.result(timeout=30) for other in others] == list(range(6))
+
+
+# Map
+
+
+def test_map_yields_in_order_and_ends_with_the_shortest(ex) -> None:
+    assert list(ex.map(pow, range(600), [2] * 700)) == [n * n for n in range(600)]
+    assert list(ex.map(plain.square, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": 1.5}, TypeError, "buffersize must be an integer or None"),
+    ],
+)
+def test_map_refuses_what_the_standard_library_refuses(ex, options, error, said) -> None:
+    with pytest.raises(error, match=said):
+        ex.map(plain.square, [1], **options)
+
+
+def test_map_with_a_buffersize_takes_items_only_as_results_are_taken(ex) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(1_000_000):
+            taken.append(n)
+            yield n
+
+    results = ex.map(plain.square, items(), buffersize=3)
+
+    assert taken == [0, 1, 2]
+    assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
+    assert taken == list(range(7))
+    results.close()
+
+
+def test_a_map_that_is_closed_early_cancels_what_waits_and_leaves_what_runs(tmp_path) -> None:
+    log = tmp_path / "log"
+    with Executor(workers=1) as executor:
+        results = executor.map(plain.note, [str(log)] * 100, map(str, range(100)), [0.0, 0.6] + [0.05] * 98)
+        assert next(results) == "0"
+        wait_until(lambda: "1\n" in log.read_text(), description="the second call runs")
+        results.close()
+
+    ran = log.read_text().split()
+    assert ran[:2] == ["0", "1"]
+    assert len(ran) < 90
+
+
+def test_map_gives_up_at_its_timeout_and_the_call_goes_on(ex, tmp_path) -> None:
+    path = tmp_path / "done"
+
+    results = ex.map(plain.touch_later, [str(path)], [0.8], timeout=0.1)
+
+    with pytest.raises(TimeoutError):
+        next(results)
+    wait_until(path.exists, description="the call has ended by itself")
+
+
+# With what is written for executors
+
+
+def test_an_event_loop_runs_functions_in_it(ex) -> None:
+    async def main() -> list[object]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(ex, plain.nap, 0.05, n) for n in range(8)))
+
+    assert asyncio.run(main()) == list(range(8))
+
+
+def test_wait_and_as_completed_take_its_futures(ex) -> None:
+    slow, quick = ex.submit(plain.nap, 0.5, "slow"), ex.submit(plain.nap, 0.0, "quick")
+
+    assert [future.result() for future in concurrent.futures.as_completed([slow, quick], timeout=30)] == [
+        "quick",
+        "slow",
+    ]
+    done, pending = concurrent.futures.wait([slow, quick])
+    assert (done, pending) == ({slow, quick}, set())
+
+
+def test_an_optimizer_that_takes_a_map_for_its_workers_runs_on_it(ex) -> None:
+    """As `scipy.optimize` has it: `workers` is a map-like callable, called with a function and an iterable."""
+
+    def brute(fn: Callable[[float], float], grid: list[float], workers: Callable[..., Iterator[float]]) -> float:
+        return min(zip(workers(fn, grid), grid, strict=True))[1]
+
+    assert brute(plain.square, [-2, -1, 3, 0, 5], workers=ex.map) == 0
+
+
+def test_a_progress_bar_counts_completed_futures(ex, capsys) -> None:
+    tqdm = pytest.importorskip("tqdm", reason="tqdm is not installed")
+    futures = [ex.submit(plain.square, n) for n in range(20)]
+
+    bar = tqdm.tqdm(concurrent.futures.as_completed(futures), total=20, file=sys.stdout)
+
+    assert sorted(future.result() for future in bar) == [n * n for n in range(20)]
+    assert "20/20" in capsys.readouterr().out
+
+
+def test_adaptive_sampling_runs_on_it_unchanged(ex) -> None:
+    adaptive = pytest.importorskip("adaptive", reason="adaptive is not installed: pip install 'qworker-redis[interop]'")
+    learner = adaptive.Learner1D(plain.square, bounds=(-1.0, 1.0))
+
+    adaptive.BlockingRunner(learner, goal=lambda found: found.npoints >= 20, executor=ex, ntasks=2)
+
+    assert learner.npoints >= 20
+    assert all(y == pytest.approx(x * x) for x, y in learner.data.items())
+
+
+# The end
+
+
+def test_nothing_is_taken_after_shutdown_and_what_was_is_finished(new_processes) -> None:
+    executor = Executor(workers=1)
+    futures = [executor.submit(plain.nap, 0.05, n) for n in range(4)]
+    worker = new_processes()[0]
+
+    executor.shutdown()
+
+    assert [future.result(timeout=0) for future in futures] == [0, 1, 2, 3]
+    assert not alive(worker)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(plain.square, 1)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.map(plain.square, [1])
+    executor.shutdown()
+
+
+def test_shutdown_without_waiting_returns_at_once_and_ends_the_worker_when_it_is_idle(new_processes) -> None:
+    executor = Executor(workers=1)
+    future = executor.submit(plain.nap, 0.5, "x")
+    worker = new_processes()[0]
+
+    executor.shutdown(wait=False)
+
+    assert not future.done()
+    assert future.result(timeout=30) == "x"
+    wait_until(lambda: not alive(worker), description="the private worker has ended")
+
+
+def test_an_executor_that_nobody_holds_finishes_its_work_and_ends(new_processes) -> None:
+    executor = Executor(workers=1)
+    future = executor.submit(plain.nap, 0.3, "x")
+    worker = new_processes()[0]
+
+    del executor
+    gc.collect()
+
+    assert future.result(timeout=30) == "x"
+    wait_until(lambda: not alive(worker), description="the private worker has ended")
+
+
+def run_script(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
+    script = directory / "sweep.py"
+    script.write_text(textwrap.dedent(code))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])}
+    return subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=50, env=environ, cwd="/", check=False
+    )
+
+
+def test_the_interpreter_waits_for_pending_work_of_a_script_and_its_prints_come_through(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import sys, time
+        from qworker import Executor
+
+        def work(path):
+            time.sleep(0.5)
+            open(path, "w").write("written")
+            print("apple")
+            print("pear", file=sys.stderr)
+
+        if __name__ == "__main__":
+            Executor(workers=2).submit(work, sys.argv[0] + ".out")
+        """,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "apple\n", "pear\n")
+    assert (tmp_path / "sweep.py.out").read_text() == "written"
+
+
+def test_submitting_at_the_interpreters_exit_is_refused(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import atexit
+
+        @atexit.register
+        def last():
+            try:
+                executor.submit(id, None)
+            except RuntimeError as error:
+                print(error)
+
+        from qworker import Executor
+        if __name__ == "__main__":
+            executor = Executor(workers=1)
+        """,
+    )
+
+    assert (done.stdout, done.stderr) == ("cannot schedule new futures after interpreter shutdown\n", "")
+
+
+def test_a_script_that_forgets_the_main_guard_is_told_so_and_does_not_multiply(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        from qworker import Executor
+        def f(): return 1
+        with Executor(workers=1) as executor:
+            print(executor.submit(f).exception(timeout=30))
+        """,
+    )
+
+    assert "cannot run sweep.f: importing sweep failed: RuntimeError: Executor(workers=…) was made while" in done.stdout
+    assert "under `if __name__ == '__main__':`" in done.stdout
+
+
+def test_when_the_owner_is_killed_nothing_is_left(tmp_path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import time\nfrom qworker import Executor\nfrom support.apps import plain\n"
+        "if __name__ == '__main__':\n"
+        "    executor = Executor(workers=2)\n"
+        "    future = executor.submit(plain.nap, 60)\n"
+        f"    executor.submit(plain.note, {str(tmp_path / 'ready')!r}, 'x').result()\n"
+        "    time.sleep(60)\n"
+    )
+    owner = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        wait_until((tmp_path / "ready").exists, timeout=30, description="the private worker works")
+        below = descendants(owner.pid)
+        assert len(below) >= 4  # worker, server, fork server, two children
+        owner.kill()
+        owner.wait()
+
+        wait_until(lambda: not [pid for pid in below if alive(pid)], timeout=15, description="everything has ended")
+        wait_until(lambda: not list(tmp_path.glob("qworker-*")), description="the directory is removed")
+    finally:
+        owner.kill()
+
+
+# A worker that does not come, or goes
+
+
+def test_pending_calls_break_when_the_own_worker_is_killed(new_processes) -> None:
+    executor = Executor(workers=1)
+    future = executor.submit(plain.nap, 60)
+    worker = new_processes()[0]
+
+    os.kill(worker, signal.SIGKILL)
+
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="own worker is gone: its process ended, with signal 9"):
+        future.result(timeout=30)
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="what was submitted to it is lost"):
+        executor.submit(plain.square, 1)
+    executor.shutdown()
+
+
+def test_a_worker_that_cannot_start_breaks_its_executor_and_says_why() -> None:
+    with Executor(workers=1, allow="support.apps.broken_import") as executor:
+        with pytest.raises(concurrent.futures.BrokenExecutor) as caught:
+            executor.submit(plain.square, 1).result(timeout=30)
+
+        assert "cannot import support.apps.broken_import: RuntimeError: not today" in str(caught.value)
+
+
+def test_a_private_worker_runs_only_the_modules_that_it_is_allowed() -> None:
+    with Executor(workers=2, pool="thread", allow=[HERE]) as executor:
+        assert len({executor.submit(plain.pid, 0.1).result(timeout=30) for _ in range(2)}) == 1
+        elsewhere = executor.submit(pow, 2, 2)
+
+        with pytest.raises(TimeoutError):
+            elsewhere.result(timeout=0.3)
+        assert elsewhere.cancel()
+
+
+# On workers for all
+
+
+def test_an_executor_uses_the_workers_of_an_app_or_of_a_url(url, tmp_path) -> None:
+    worker = start_worker(url, "--allow", HERE, "-c", "1", log_dir=tmp_path)
+    try:
+        with App(url, timeout=20) as app, Executor(app) as executor:
+            assert executor.submit(plain.square, 4).result(timeout=30) == 16
+            app.client()
+        with Executor(url=url, retries=1) as executor:
+            assert list(executor.map(plain.square, range(5))) == [0, 1, 4, 9, 16]
+        assert worker.process.poll() is None
+    finally:
+        worker.close()
+
+
+def test_an_inline_app_makes_an_inline_executor() -> None:
+    app = App(inline=True)
+    app.task(plain.square)
+
+    with Executor(app) as executor:
+        assert executor.submit(plain.square, 4).result() == 16
+        assert list(executor.map(plain.square, range(3), buffersize=1)) == [0, 1, 4]
+
+
+def test_calls_that_no_worker_holds_are_cancelled_by_shutdown(url) -> None:
+    executor = Executor(url=url)
+    futures = [executor.submit(plain.square, n) for n in range(600)]
+    began = time.monotonic()
+
+    executor.shutdown(cancel_futures=True)
+
+    assert all(future.cancelled() for future in futures)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"workers": 0}, ValueError, "workers=0: the number of workers must be greater than 0"),
+        ({"workers": "2"}, ConfigError, r"Executor\(workers='2'\): expected a whole number of slots"),
+        ({"workers": 1, "url": "redis://h"}, ConfigError, "so it takes no app, url or namespace"),
+        ({"app": App(inline=True), "url": "redis://h"}, ConfigError, "uses the server of that app"),
+        ({"allow": "math"}, ConfigError, "start others with `qworker start --allow MODULE`"),
+        ({"workers": 1, "tiemout": 3}, ConfigError, "there is no option 'tiemout': did you mean timeout"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(arguments, error, said) -> None:
+    with pytest.raises(error, match=said):
+        Executor(**arguments)
