@@ -21,10 +21,12 @@ from .errors import ConfigError
 from .ids import check_namespace, check_queue
 from .model import PoolKind
 
-__all__ = ["Settings", "default_slots", "usable_cpus"]
+__all__ = ["Settings", "Slots", "children_for", "default_slots", "usable_cpus"]
 
 _MOST_SLOTS = 10_000
 EVERYTHING = "*"  # of --allow
+_MOST_IN_CHILD = 4_096  # the tokens of what a child may be given fit its pipe, and more loops are better than that
+_WORTH_A_LOOP = 50  # with fewer coroutines to each, a second loop costs more memory than it brings
 _MOST_WINDOW = 100_000
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
@@ -46,6 +48,29 @@ def usable_cpus() -> int:
 def default_slots(kind: PoolKind) -> int:
     """Return how many slots a pool has when nobody says."""
     return {"process": usable_cpus(), "thread": 16, "async": 100}[kind]
+
+
+class Slots(int):
+    """A number of slots. `children` says how many processes share them; None: as many as suit the pool."""
+
+    children: int | None
+
+    def __new__(cls, total: int, children: int | None = None) -> Slots:
+        """Return `total` slots in that many children."""
+        slots = super().__new__(cls, total)
+        slots.children = children
+        return slots
+
+
+def children_for(kind: PoolKind, slots: int) -> int:
+    """Return how many children a pool of `slots` slots has."""
+    if kind == "process":
+        return slots
+    given = slots.children if isinstance(slots, Slots) else None
+    if given is not None:
+        return given
+    least = -(-slots // _MOST_IN_CHILD)
+    return least if kind == "thread" else max(least, min(usable_cpus(), -(-slots // _WORTH_A_LOOP)))
 
 
 # ── parsers: from what a flag, a variable or TOML holds, or ValueError ───────────────────────────────────────────
@@ -132,15 +157,25 @@ def _slots(value: object) -> int | Mapping[PoolKind, int]:
     elif isinstance(value, str) and "=" in value:
         pairs = [(kind.strip(), count) for kind, _, count in (part.partition("=") for part in value.split(","))]
     else:
-        return _whole(1, _MOST_SLOTS)(value)
+        return _count(value)
     found: dict[PoolKind, int] = {}
     for kind, count in pairs:
         if kind not in get_args(PoolKind) or kind in found:
             raise ValueError(f"expected each of process, thread, async at most once, not {kind!a}")
-        found[cast("PoolKind", kind)] = _whole(1, _MOST_SLOTS)(count)
+        found[cast("PoolKind", kind)] = _count(count)
     if not found:
         raise ValueError("expected a number of slots, or process=2,thread=20")
     return MappingProxyType(found)
+
+
+def _count(value: object) -> int:
+    """Parse how many slots a pool has: `200`, or `4x50` for 50 in each of four children."""
+    children, times, each = value.partition("x") if isinstance(value, str) else ("", "", "")
+    if not times:
+        return _whole(1, _MOST_SLOTS)(value)
+    count = Slots(_whole(1, _MOST_SLOTS)(children) * _whole(1, _MOST_IN_CHILD)(each), int(children))
+    _whole(1, _MOST_SLOTS)(int(count))
+    return count
 
 
 _POOL = _one_of(*get_args(PoolKind))
@@ -172,7 +207,7 @@ class Settings:
         "process", _POOL, "--pool", "Where tasks run that name no pool themselves."
     )
     concurrency: Mapping[PoolKind, int] = _setting(
-        None, _slots, "-c", "Slots: 8 (of --pool), or process=2,thread=20.", "SLOTS"
+        None, _slots, "-c", "Slots: 8 (of --pool), or process=2,async=200; async=4x50: 4 children, 50 each.", "SLOTS"
     )
     allow: tuple[str, ...] = _setting(
         (), _modules, "--allow", "Modules whose functions may run without being registered.", "MODULE,MODULE"
@@ -217,6 +252,8 @@ class Settings:
                 f"--pool {self.pool}: the slots {kinds} leave that pool none, and tasks that name no pool run there; "
                 f"add {self.pool}=N, or choose another --pool"
             )
+        if isinstance(slots.get("process"), Slots):
+            raise ConfigError("-c process=…x…: a process has one slot, so that it can be killed alone; give one number")
         object.__setattr__(self, "concurrency", slots)
 
     @classmethod

@@ -255,7 +255,10 @@ class Current:
             raise interruption(slot)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep like `time.sleep`, but raise TaskInterrupt as soon as it is asked to end."""
+        """Sleep like `time.sleep`, but raise TaskInterrupt as soon as it is asked to end.
+
+        In a coroutine, `await asyncio.sleep(…)` instead: the ask to end cancels that, and others run meanwhile.
+        """
         if seconds < 0:
             raise ValueError("sleep length must be non-negative")
         slot = _find().slot

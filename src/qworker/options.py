@@ -43,7 +43,7 @@ class TaskOptions(TypedDict, total=False):
     priority: Priority
     queue: str
     pool: PoolKind | None
-    """The kind of slot that it needs; None: whatever the worker's default is."""
+    """The kind of slot that it needs; None: async for a coroutine function, else whatever the worker's default is."""
     result_ttl: Duration
     """How long its outcome is kept; 1 hour unless given; 0 keeps no value."""
     delivery: Delivery
@@ -165,11 +165,10 @@ class Options:
 def pool_need(pool: PoolKind | None, *, is_async: bool) -> PoolNeed:
     """Say which pool a task needs.
 
-    A coroutine function runs on a loop inside the slot that it gets, so it needs nothing special. Workers with slots
-    made for coroutines change this one line.
+    A coroutine function belongs on a loop that many share, unless it names another pool: there it gets a loop of its
+    own, for as long as it runs.
     """
-    del is_async
-    return pool or "default"
+    return pool or ("async" if is_async else "default")
 
 
 def _unknown(name: str, also: tuple[str, ...]) -> str:

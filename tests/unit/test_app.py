@@ -47,7 +47,7 @@ def test_coroutine_functions_are_known_as_such(app: App) -> None:
 
     assert isinstance(wait, CoroutineTask)
     assert wait.is_async
-    assert wait.draft((), {}).line.pool == "default"
+    assert wait.draft((), {}).line.pool == "async"
 
 
 def test_a_class_and_a_name_with_spaces_are_refused_where_they_stand(app: App) -> None:

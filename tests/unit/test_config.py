@@ -79,6 +79,36 @@ def test_slots_are_a_number_for_the_pool_or_said_for_each(project, written, slot
     assert load(project, pool="thread", concurrency=written).concurrency == slots
 
 
+@pytest.mark.parametrize(
+    ("written", "kind", "slots", "children"),
+    [("async=4x50", "async", 200, 4), ("3x2", "thread", 6, 3), ("thread=5", "thread", 5, 1)],
+)
+def test_slots_may_say_how_many_children_share_them(project, written, kind, slots, children):
+    given = load(project, pool=kind, concurrency=written).concurrency
+
+    assert given == {kind: slots}
+    assert config.children_for(kind, given[kind]) == children
+
+
+@pytest.mark.parametrize(
+    ("kind", "slots", "cpus", "children"),
+    [
+        ("process", 7, 2, 7),
+        ("thread", 4096, 2, 1),
+        ("thread", 4097, 2, 2),
+        ("async", 1, 8, 1),
+        ("async", 50, 8, 1),
+        ("async", 51, 8, 2),
+        ("async", 200, 2, 2),
+        ("async", 10_000, 1, 3),
+    ],
+)
+def test_a_pool_has_as_many_children_as_cpus_and_slots_are_worth(monkeypatch, kind, slots, cpus, children):
+    monkeypatch.setattr(config, "usable_cpus", lambda: cpus)
+
+    assert config.children_for(kind, slots) == children
+
+
 def test_slots_may_be_a_table_in_the_file(project):
     assert load(project, "concurrency = { process = 2, thread = 20 }").concurrency == {"process": 2, "thread": 20}
 
@@ -119,6 +149,10 @@ def test_every_setting_can_come_from_each_place(project):
         ({"concurrency": "fibre=2"}, "-c fibre=2: expected each of process, thread, async at most once, not 'fibre'"),
         ({"concurrency": "process=1,process=2"}, "not 'process'"),
         ({"concurrency": "process="}, "-c process=: expected a whole number from 1 to 10000"),
+        ({"concurrency": "async=0x5"}, "-c async=0x5: expected a whole number from 1 to 10000"),
+        ({"concurrency": "async=3x4096"}, "-c async=3x4096: expected a whole number from 1 to 10000"),
+        ({"concurrency": "async=1x5000"}, "-c async=1x5000: expected a whole number from 1 to 4096"),
+        ({"concurrency": "process=2x3"}, "-c process=…x…: a process has one slot, so that it can be killed alone"),
         ({"concurrency": "thread=2"}, "--pool process: the slots thread=2 leave that pool none"),
         ({"window": "0"}, "--window 0: expected auto, or a whole number from 1 to 100000"),
         ({"queues": ""}, "-q : queue '': a queue has 1 to 48 characters"),

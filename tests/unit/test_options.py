@@ -75,9 +75,11 @@ def test_a_single_class_may_be_given_for_retry_for() -> None:
     assert merged(retry_for=KeyError).retry_for == ("builtins.KeyError",)
 
 
-def test_coroutines_go_to_the_default_pool_unless_one_is_named() -> None:
-    assert pool_need(None, is_async=True) == "default"
-    assert pool_need("async", is_async=True) == "async"
+def test_coroutines_go_to_the_async_pool_and_the_others_to_the_default_unless_one_is_named() -> None:
+    assert pool_need(None, is_async=True) == "async"
+    assert pool_need("process", is_async=True) == "process"
+    assert pool_need(None, is_async=False) == "default"
+    assert pool_need("async", is_async=False) == "async"
 
 
 def test_datetimes_become_what_remains_of_them() -> None:

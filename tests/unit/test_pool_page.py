@@ -42,6 +42,24 @@ def test_a_flag_reaches_the_attempt_with_its_reason(page):
     assert (cells.asked(), cells.reason()) == (True, "stop")
 
 
+def test_a_flag_that_is_up_is_not_raised_again_but_takes_a_stronger_reason(page):
+    cells = SlotCells(page, 0, 5, bytes)
+
+    assert page.raise_flag(0, 5, "timeout")
+    assert not page.raise_flag(0, 5, "stop")
+
+    assert cells.reason() == "stop"
+
+
+def test_the_numbers_and_starts_of_all_slots_are_read_at_once(page):
+    cells = SlotCells(page, 1, 41, bytes)
+    started_ns = cells.start()
+
+    assert page.numbers()[:2] == [0, 41]
+    assert page.starts()[1] == started_ns
+    assert len(page.numbers()) == len(page.starts()) == page.slots
+
+
 def test_a_late_flag_does_not_hit_the_successor_nor_a_later_flag_the_predecessor(page):
     before = SlotCells(page, 0, 5, bytes)
     before.clear()

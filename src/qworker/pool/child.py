@@ -1,6 +1,6 @@
 """A child: the process that runs user code.
 
-    fork server ── fork ──► enter() ──► own session, hooks, READY ──► ProcessLoop or ThreadLoop
+    fork server ── fork ──► enter() ──► own session, hooks, READY ──► ProcessLoop, ThreadLoop or CoroutineLoop
                 └─ exec ──► main()  ──► import the app ─┘              (when the import left threads)
 
 Nothing imported here brings in redis, and asyncio comes with the first coroutine. The process ends by `os._exit`:
@@ -39,8 +39,9 @@ class Plan:
 
     slots: int
     cells: int  # slots of its page: some more, for those that replace survivors' slots
-    threads: bool  # slots are threads; else the one slot is the main thread
+    threads: bool  # slots share the process; else the one slot is the main thread
     title: str
+    loop: bool = False  # and they are coroutines on one event loop, not threads
 
 
 def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: Ends) -> NoReturn:
@@ -85,7 +86,11 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
 
         os.register_at_fork(after_in_child=forked_by_user_code)
         outbox.send(frames.pack_frame(frames.READY))
-        if plan.threads:
+        if plan.loop:
+            from .loop import CoroutineLoop  # brings in asyncio, which the others do not need
+
+            CoroutineLoop(plan.slots, inbox, runner, outbox.send, page, stream_fd).serve()
+        elif plan.threads:
             ThreadLoop(plan.slots, inbox, runner, outbox.send, page, stream_fd).serve()
         else:
             interrupts.install()
@@ -115,12 +120,12 @@ def _heed_no_signals() -> None:
 
 def main() -> NoReturn:
     """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd allow targets…`."""
-    parent, stream_fd, token_fd, page_fd, stack_fd, slots, cells, threads = map(int, sys.argv[1:9])
-    title, cwd, allow, *targets = sys.argv[9:]
+    parent, stream_fd, token_fd, page_fd, stack_fd, slots, cells, threads, loop = map(int, sys.argv[1:10])
+    title, cwd, allow, *targets = sys.argv[10:]
     linux.die_with_parent(parent)
     for fd in (stream_fd, token_fd, page_fd, stack_fd):
         os.set_inheritable(fd, False)
-    plan = Plan(slots, cells, bool(threads), title)
+    plan = Plan(slots, cells, bool(threads), title, bool(loop))
     enter(plan, None, (targets, cwd, allow.split(",") if allow else []), (stream_fd, token_fd, page_fd, stack_fd))
 
 

@@ -31,7 +31,7 @@ from .apps import Apps, load
 
 # worker → fork server
 IMPORT: Final = 0  # [IMPORT, targets, cwd, allow]
-CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title] + child.Ends
+CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title, loop] + child.Ends
 # fork server → worker
 FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
 FAILED: Final = 1  # [FAILED, text]
@@ -87,8 +87,8 @@ class ForkServer:
         if message[0] == IMPORT:
             self._import(message[1], message[2], message[3])
         else:
-            _, id_, slots, cells, threads, title = message
-            self._make(id_, child.Plan(slots, cells, threads, title), (fds[0], fds[1], fds[2], fds[3]))
+            _, id_, *plan = message
+            self._make(id_, child.Plan(*plan), (fds[0], fds[1], fds[2], fds[3]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)
@@ -109,7 +109,7 @@ class ForkServer:
                 "Start threads in @app.on_child_start instead"
             )
         elif any(task.is_async for task in apps.tasks.values()):
-            from . import coroutines  # noqa: F401 - once here instead of once in each child
+            from . import coroutines, loop  # noqa: F401 - once here instead of once in each child
         self._kept = linux.children_of_self()
         setproctitle.setproctitle(f"qworker: fork server ({shown})")
         # What was imported stays as it is: children share these pages until they write to them.
@@ -149,7 +149,7 @@ class ForkServer:
         targets, cwd, allow = self._targets
         for fd in fds:
             os.set_inheritable(fd, True)
-        numbers = [os.getpid(), *fds, plan.slots, plan.cells, int(plan.threads)]
+        numbers = [os.getpid(), *fds, plan.slots, plan.cells, int(plan.threads), int(plan.loop)]
         words = [*map(str, numbers), plan.title, cwd, ",".join(allow), *targets]
         argv = [sys.executable, "-m", "qworker.pool.child", *words]
         return os.posix_spawn(sys.executable, argv, os.environ)

@@ -27,6 +27,7 @@ class Inbox:
     def __init__(self, stream: socket.socket, token_fd: int, page: Page, outbox: Outbox) -> None:
         self.token_fd = token_fd
         self.moves: deque[tuple[int, int | None]] = deque()  # (survivor's number, fresh slot)
+        self.flags: deque[int] = deque()  # numbers whose flag is raised; told to children with a loop only
         self._stream = stream
         self._page = page
         self._outbox = outbox
@@ -62,8 +63,10 @@ class Inbox:
         for frame in self._frames.feed(data):
             if frame[0] == frames.ORDER:
                 self._bodies.append(frame)
-            else:
+            elif frame[0] == frames.MOVE:
                 self.moves.append((frame[1], frame[2]))
+            else:
+                self.flags.append(frame[1])
 
     def wait(self, poll: select.poll) -> None:
         """Wait until something came. `poll` watches the stream; tokens are watched while they may be taken."""

@@ -45,7 +45,7 @@ class Role(Enum):
 class Entry:
     """An order in the pool."""
 
-    __slots__ = ("expected_s", "given_at", "kid", "order", "put_at", "seen")
+    __slots__ = ("began", "expected_s", "given_at", "kid", "order", "put_at", "quiet_until", "seen")
 
     def __init__(self, order: Order, expected_s: float, now: float) -> None:
         self.order = order
@@ -53,6 +53,8 @@ class Entry:
         self.put_at = self.given_at = now  # given: to the child that it is in, or was in last
         self.kid: Kid | None = None
         self.seen = False  # in a slot, by a scan
+        self.began = 0.0  # when its code started, as a scan read it; 0: not read yet
+        self.quiet_until = 0.0  # unless it is asked to end, nothing is due before this
 
     @property
     def deadline(self) -> float:
@@ -193,8 +195,10 @@ class Kid:
     def seen(self) -> Iterator[tuple[int, int, int]]:
         """Yield (slot, number, started_ns) of every slot that an attempt owns."""
         page = self.page
-        for slot in range(self.plan.cells):
-            number, started_ns = page.seen(slot)
+        numbers, starts = page.numbers(), page.starts()
+        for slot, (number, started_ns, still) in enumerate(zip(numbers, starts, page.numbers(), strict=True)):
+            if number != still:
+                number, started_ns = page.seen(slot)  # it changed hands between the looks
             if number:
                 yield slot, number, started_ns
 
@@ -208,12 +212,20 @@ class Kid:
 
     def slot_of(self, number: int) -> int | None:
         """Return the slot that an attempt owns, now."""
-        return next((slot for slot in range(self.plan.cells) if self.page.number(slot) == number), None)
+        try:
+            return self.page.numbers().index(number)
+        except ValueError:
+            return None
 
     def raise_flag(self, slot: int, number: int, reason: Reason) -> None:
-        """Ask an attempt to end. One that wants to be interrupted gets its signal, once; the page says who is meant."""
+        """Ask an attempt to end. One that wants to be interrupted gets its signal, once; the page says who is meant.
+
+        A loop is told, likewise: it has better things to do than to look.
+        """
         if not self.page.raise_flag(slot, number, reason):
             return
+        if self.plan.loop:
+            self._post(frames.pack_frame(frames.FLAG, number))
         entry = self.entries.get(number)
         if entry is not None and entry.order.interrupt and not self.plan.threads and self.process is not None:
             self._host.interrupt(self.process)

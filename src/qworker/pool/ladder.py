@@ -114,7 +114,7 @@ class Ladder:
         wake = NEVER
         for seen in running:
             asked = self._asked.get(seen.number)
-            limit, reason = _limit(seen)
+            limit, reason = limit_of(seen)
             if now >= limit and (asked is None or not asked.limited):
                 # Asked before, for whatever reason and with whatever grace: its own limit and grace hold as well.
                 before = asked.reason if asked is not None else None
@@ -150,7 +150,7 @@ def _patience(now: float, force_at: float, reason: Reason) -> float:
     return force_at + _SHIELD_S
 
 
-def _limit(seen: Seen) -> tuple[float, Reason]:
+def limit_of(seen: Seen) -> tuple[float, Reason]:
     """Return the instant at which an attempt must be asked to end, and why."""
     by_time = NEVER if seen.started is None or seen.timeout_s is None else seen.started + seen.timeout_s
     if seen.deadline < by_time:

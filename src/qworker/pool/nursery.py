@@ -61,7 +61,7 @@ class _Link:
 class Nursery:
     """All children of one pool. Owned by the pool, on the worker's event loop."""
 
-    def __init__(self, kind: PoolKind, slots: int, spare_cells: int, host: Host, keeper: Keeper) -> None:
+    def __init__(self, kind: PoolKind, slots: int, children: int, spare_cells: int, host: Host, keeper: Keeper) -> None:
         self.kids: list[Kid] = []
         self.start_until_ns = FOREVER
         self._host = host
@@ -69,11 +69,8 @@ class Nursery:
         self.slots = slots
         self.threads = kind != "process"
         self._not_before = 0.0  # children fail to start: no extra one before this
-        self._places = 1 if self.threads else slots
-        if self.threads:
-            self._plan = Plan(slots, slots + spare_cells, True, f"{kind} child")
-        else:
-            self._plan = Plan(1, 1, False, "process child")
+        each, rest = divmod(slots, children)
+        self._plans = [self._plan(kind, each + (n < rest), spare_cells) for n in range(children)]
         self._failures = 0
         self._pauses: set[asyncio.TimerHandle] = set()
         self._settled: dict[Kid, asyncio.Future[None]] = {}  # of those that start() waits for
@@ -83,14 +80,15 @@ class Nursery:
     async def start(self) -> None:
         """Open all children; returns when each is ready, or has failed for the first time."""
         loop = asyncio.get_running_loop()
-        for _ in range(self._places):
-            self._settled[self.open()] = loop.create_future()
+        for plan in self._plans:
+            self._settled[self._launch(plan, None)] = loop.create_future()
         await asyncio.gather(*self._settled.values())
         self._settled.clear()
 
-    def open(self, *, after: Kid | None = None) -> Kid:
-        """Order a child for a place of this pool."""
-        return self._launch(self._plan, after)
+    def _plan(self, kind: PoolKind, slots: int, spare_cells: int) -> Plan:
+        if kind == "process":
+            return Plan(1, 1, False, "process child")
+        return Plan(slots, slots + spare_cells, True, f"{kind} child", loop=kind == "async")
 
     def open_alone(self, now: float) -> Kid | None:
         """Order a child with one slot, for one suspect, with no place and no successor. None: not now."""
@@ -131,7 +129,7 @@ class Nursery:
         """Give its place to a fresh child, at once; what runs in it goes on."""
         if kid.role is Role.SERVING:
             kid.role = Role.DRAINING
-            self.open()
+            self._launch(kid.plan, None)
 
     def hang_up(self, kid: Kid) -> None:
         """End a child that has nothing to run."""
@@ -139,7 +137,7 @@ class Nursery:
         replaced = kid.role is not Role.SERVING
         kid.role = Role.DYING
         if not replaced and not kid.extra and not self._closing:
-            self.open(after=kid)
+            self._launch(kid.plan, kid)
         kid.hang_up()
         asyncio.get_running_loop().call_later(_HANG_UP_S, self._kill_late, kid)
 
@@ -149,7 +147,7 @@ class Nursery:
         kid.role = Role.DYING
         kid.killed = True
         if has_place and not self._closing:
-            self.open(after=kid)
+            self._launch(kid.plan, kid)
         self._strike(kid)
 
     def crash(self, kid: Kid, fault: str) -> None:
@@ -182,9 +180,9 @@ class Nursery:
                 self._serve(other)
         if role in (Role.STARTING, Role.SERVING) and not kid.extra and not self._closing:
             if unsound:
-                self._open_later()
+                self._open_later(kid.plan)
             else:
-                self.open(after=kid.after)
+                self._launch(kid.plan, kid.after)
         if self._empty is not None and not self._empty.done() and not self.kids:
             self._empty.set_result(None)
 
@@ -212,6 +210,7 @@ class Nursery:
         return not self.kids
 
     def _launch(self, plan: Plan, after: Kid | None) -> Kid:
+        """Order a child; `after`: when that one is gone."""
         kid = Kid(plan, self.start_until_ns)
         kid.after = after
         self.kids.append(kid)
@@ -236,10 +235,10 @@ class Nursery:
         first, longest = _BACKOFF_S
         return float(min(longest, first * 2 ** min(self._failures, 20)))
 
-    def _open_later(self) -> None:
+    def _open_later(self, plan: Plan) -> None:
         def again() -> None:
             self._pauses.discard(handle)
-            self.open()
+            self._launch(plan, None)
 
         handle = asyncio.get_running_loop().call_later(max(0.0, self._not_before - time.monotonic()), again)
         self._pauses.add(handle)

@@ -96,6 +96,16 @@ class Page:
             if cells[base + _NUMBER] == number:
                 return number, started
 
+    def numbers(self) -> list[int]:
+        """The attempt that owns each slot; 0: none. A thousand slots cost what a few would cost one by one."""
+        numbers: list[int] = self._cells[_HEADER + _NUMBER :: _PER_SLOT].tolist()
+        return numbers
+
+    def starts(self) -> list[int]:
+        """The start of what is in each slot; to be believed only where its number is the same before and after."""
+        starts: list[int] = self._cells[_HEADER + _STARTED :: _PER_SLOT].tolist()
+        return starts
+
     def raise_flag(self, slot: int, number: int, reason: Reason) -> bool:
         """Ask attempt `number` to end; False when its flag was up. The reason is there before the flag is seen."""
         base = _HEADER + slot * _PER_SLOT

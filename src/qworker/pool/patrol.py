@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..model import Ending
 from .kid import Kid, Role
-from .ladder import NEVER, Seen
+from .ladder import NEVER, Seen, limit_of
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -36,6 +36,8 @@ _STALLED_S: Final = 0.02
 _ASLEEP_S: Final = 0.25
 # Behind tasks that end, but more slowly than was learned of them, so long: taken back, for another slot may be idle.
 _AHEAD_MAX_S: Final = 0.1
+# A cancellation that was told to a loop has arrived after so long, unless the loop is blocked.
+_THROWN_S: Final = 0.03
 _GIVE_UP_S: Final = 0.5  # nothing left the line for so long: back to the worker
 _AGED_S: Final = 0.75  # and an order that no slot has started for so long, though others move: a second is promised
 
@@ -123,6 +125,10 @@ class Patrol:
             if entry is None:
                 continue  # a survivor, or its outcome is in the stream
             marked += 1
+            asked = pool.ladder.asked(number)
+            if asked is None and now < entry.quiet_until:
+                wake = min(wake, entry.quiet_until)
+                continue  # with a thousand of them, this is what a scan does nearly always
             order = entry.order
             if not entry.seen:
                 entry.seen = True
@@ -130,9 +136,11 @@ class Patrol:
                 started.append(number)
             began = started_ns / 1e9 if started_ns else None
             shielded_until = kid.page.shielded_until(slot, number)
-            running.append(Seen(number, began, order.timeout_s, order.grace_s, entry.deadline, shielded_until))
+            seen = Seen(number, began, order.timeout_s, order.grace_s, entry.deadline, shielded_until)
+            if began is not None:
+                entry.began, entry.quiet_until = began, limit_of(seen)[0]
+            running.append(seen)
             where[number] = (kid, slot)
-            asked = pool.ladder.asked(number)
             if asked is not None:
                 kid.raise_flag(slot, number, asked.reason)  # it may have been asked before it had a slot
                 wake = min(wake, pool.recorder.watch(kid, slot, number, asked, now))
@@ -157,7 +165,7 @@ class Patrol:
         return wake
 
     def _feel_pulse(self, kid: Kid, now: float) -> float:
-        """Threads run: does Python? Returns when to feel again, if that is soon."""
+        """Threads or coroutines run: does Python? Returns when to feel again, if that is soon."""
         if now - kid.page.pulse_ns / 1e9 <= _WEDGED_S:
             kid.silent_since = None
             if kid.wedged:
@@ -202,6 +210,10 @@ class Patrol:
             # Its code entered a shield since the page was read; or a sibling is in one, that would die with this child.
             pool.ladder.try_again(number)
             self.wake(self._clock() + _UNSEEN_S)
+        elif kid.plan.loop and not kid.wedged and self._clock() < asked.at + _THROWN_S:
+            # The cancellation is under way: without any grace it would be told to run on when it has just ended.
+            pool.ladder.try_again(number)
+            self.wake(asked.at + _THROWN_S)
         elif not kid.plan.threads:
             pool.end_kid(
                 kid, number, f"{asked.reason}: it still ran {asked.force_at - asked.at:.3g} s after it was asked"
@@ -223,7 +235,7 @@ class Patrol:
         return False
 
     def _leave_running(self, kid: Kid, slot: int, number: int, endings: list[Ending]) -> None:
-        """A thread cannot be ended alone: tell the outcome, keep the slot out of the count, open a fresh one."""
+        """It cannot be ended alone: tell the outcome, keep the slot out of the count, open a fresh one."""
         pool = self._pool
         now = self._clock()
         entry = kid.remove(number)
@@ -234,7 +246,7 @@ class Patrol:
         began = started_ns / 1e9 if started_ns else now
         kid.quarantine(number, slot)
         pool.left.add(entry.order, child=kid.pid, slot=slot, started=began, now=now, reason=asked.reason)
-        endings.append(pool.ending(entry, "left_running", ran_s=now - began, detail="its thread runs on"))
+        endings.append(pool.ending(entry, "left_running", ran_s=now - began, detail="its code runs on"))
         pool.event("survivor.appeared", "warning", child=kid.pid, slot=slot, task=entry.order.id)
         if kid.role is Role.SERVING and len(kid.quarantined) >= self._max_survivors:
             kid.recycle_at = now + self._recycle_timeout_s

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from ..config import children_for
 from ..errors import ConfigError
 from ..model import Ending, EndingKind, Order, PoolKind, Progress, Reason, Survivor
 from . import frames
@@ -28,7 +29,7 @@ from .patrol import Patrol
 from .recorder import Recorder
 from .survivors import Survivors
 
-SLOTS_MAX: Final = 4096
+SLOTS_MAX: Final = 10_000
 # What a child tells of a task that runs in it: passed on as it is.
 _OF_TASKS: Final[dict[int, Callable[..., None]]] = {
     frames.WAITING: lambda events, *fields: events.waiting(*fields),
@@ -43,8 +44,9 @@ _UNMARKED: Final = "its child took its token and died before it started"
 class Pool:
     """All slots of one kind in a worker. Owned by the worker's event loop; no method blocks.
 
-    process: one child per slot. thread (and async, for now): one child with all slots. Every order ends exactly once
-    in `events.endings`, unless `recall` returned its number. Endings may be told from within `put`, `ask`, `forget`.
+    process: one child per slot. thread: one child with all slots. async: a few children, each with one loop and its
+    share of the slots. Every order ends exactly once in `events.endings`, unless `recall` returned its number. Endings
+    may be told from within `put`, `ask`, `forget`. `slots` may be `config.Slots`, which say how many children.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Pool:
         self.slots = slots
         self._events = events
         self._clock = clock
-        self.nursery = Nursery(kind, slots, max(1, max_survivors), host, self)
+        self.nursery = Nursery(kind, slots, children_for(kind, slots), max(1, max_survivors), host, self)
         self.entries: dict[int, Entry] = {}  # every order that has not ended
         self.line = Line(self.nursery, max_tasks_per_child)
         self.ladder = Ladder()
@@ -381,7 +383,8 @@ class Pool:
         if known is None:
             return Ending(number, kind, payload, ran_s, asked, None, None, delay_s, retryable, exact, detail)
         now = self._clock()
-        after_s = None if ran_s is None else max(0.0, known.at - (now - ran_s))
+        began = entry.began or (None if ran_s is None else now - ran_s)
+        after_s = None if began is None else max(0.0, known.at - began)
         return Ending(
             number, kind, payload, ran_s, known.reason, after_s, now - known.at, delay_s, retryable, exact, detail,
             known.shielded_s(now), flight,

@@ -14,11 +14,11 @@ import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .. import codec, context
-from ..allowed import NotRunnable
-from ..errors import NotEncodable, Retry, TaskInterrupt, TaskTooLarge
+from ..allowed import Allowed, NotRunnable
+from ..errors import DecodeError, NotEncodable, Retry, TaskInterrupt, TaskTooLarge
 from ..model import Header, PoolNeed
 from . import frames, interrupts
 from .inbox import Inbox
@@ -35,6 +35,24 @@ class RunnableTask(Protocol):
     def is_async(self) -> bool: ...
     @property
     def need(self) -> PoolNeed: ...
+
+
+Told = tuple[int, bytes, float | None, bool, float | None]  # kind, payload, ran_s, retryable, delay_s
+
+
+class Opened(NamedTuple):
+    """An order that is ready to run: its clock goes."""
+
+    header: Header
+    task: RunnableTask
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    current: context.Run
+    started_ns: int
+
+    def ran_s(self) -> float:
+        """How long it has run."""
+        return (time.monotonic_ns() - self.started_ns) / 1e9
 
 
 class Runner:
@@ -54,18 +72,32 @@ class Runner:
 
         `alone`: no other slot runs here, so that helper threads may take the slot's task for theirs.
         """
-        number = order[1]
-        cells = SlotCells(self._page, slot, number, self._send)
-        kind, payload, ran_s, retryable, delay_s = self._attempt(order, cells, alone)
+        cells = self.mark(order, slot)
+        return self.outcome(cells, self._attempt(order, cells, alone)), cells
+
+    def mark(self, order: list[Any], slot: int) -> SlotCells:
+        """Make the slot the order's: from here on a death of this child is its own."""
+        return SlotCells(self._page, slot, order[1], self._send)
+
+    def outcome(self, cells: SlotCells, told: Told) -> bytes:
+        """Return the frame of an attempt's outcome."""
+        kind, payload, ran_s, retryable, delay_s = told
         if self.forked:
             os._exit(0)  # the copy's copy of this attempt is over; only the child itself has something to tell
-        self._output.finish(number)
-        return frames.pack_frame(frames.OUTCOME, number, kind, ran_s, retryable, delay_s, payload), cells
+        self._output.finish(cells.number)
+        return frames.pack_frame(frames.OUTCOME, cells.number, kind, ran_s, retryable, delay_s, payload)
 
-    def _attempt(
-        self, order: list[Any], cells: SlotCells, alone: bool
-    ) -> tuple[int, bytes, float | None, bool, float | None]:
-        """Return (kind, payload, ran_s, retryable, delay_s)."""
+    def is_coroutine(self, order: list[Any]) -> bool:
+        """Is it a coroutine function of the app that the order calls? Whatever cannot be read is none."""
+        try:
+            task = self._find(codec.read_header(order[9]).name)
+        except DecodeError:
+            return False
+        # To know it of an allowed function means to import it, which takes a time of its own.
+        return task is not None and not isinstance(task, Allowed) and task.is_async
+
+    def open(self, order: list[Any], cells: SlotCells) -> Opened | Told:
+        """Make an order ready and start its clock; a tuple of another kind is what became of it instead."""
         _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob, cursor = order
         if deadline is not None and time.monotonic() >= deadline:
             return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker
@@ -77,34 +109,38 @@ class Runner:
                 raise LookupError(f"no task is called {header.name!r} here: the children of this worker know others")
         except Exception as error:
             return frames.REFUSED, _describe(error), None, False, None
+        # Nobody else needs it now, and a task that waits for hours should not hold its packed arguments twice.
+        order[9] = b""
         cells.run_here()
         started_ns = cells.start()
         ends = _earlier(None if timeout_s is None else started_ns / 1e9 + timeout_s, deadline)
         current = context.Run(
             id_, header.name, run, attempt, fence, retries, cells, ends, deadline, header.groups, header.depth, cursor
         )
-        token = context.enter(current)
+        return Opened(header, task, args, kwargs, current, started_ns)
+
+    def _attempt(self, order: list[Any], cells: SlotCells, alone: bool) -> Told:
+        opened = self.open(order, cells)
+        if not isinstance(opened, Opened):
+            return opened
+        token = context.enter(opened.current)
         if alone:
-            context.set_fallback(current)
+            context.set_fallback(opened.current)
         try:
-            if alone and header.interrupt and not task.is_async:
-                value = interrupts.interruptible(task.fn, args, kwargs, cells)
+            if alone and opened.header.interrupt and not opened.task.is_async:
+                value = interrupts.interruptible(opened.task.fn, opened.args, opened.kwargs, cells)
             else:
-                value = _call(task, args, kwargs, cells)
-            ran_s = (time.monotonic_ns() - started_ns) / 1e9
+                value = _call(opened.task, opened.args, opened.kwargs, cells)
+            ran_s = opened.ran_s()
         except NotRunnable as error:
             return frames.REFUSED, _describe(LookupError(str(error))), None, False, None
         except BaseException as error:
-            ran_s = (time.monotonic_ns() - started_ns) / 1e9
-            return _raised(error, header, cells, ran_s)
+            return raised(error, opened.header, cells, opened.ran_s())
         finally:
             if alone:
                 context.set_fallback(None)
             context.leave(token)
-        try:
-            return frames.RETURNED, codec.pack_value(value), ran_s, True, None
-        except Exception as error:
-            return frames.REFUSED, _describe(_unfit(header.name, error)), ran_s, False, None
+        return returned(value, opened.header, ran_s)
 
 
 class ProcessLoop:
@@ -138,9 +174,16 @@ def _call(task: RunnableTask, args: tuple[Any, ...], kwargs: dict[str, Any], cel
     return run_coroutine(task.fn(*args, **kwargs), cells)
 
 
-def _raised(
-    error: BaseException, header: Header, cells: SlotCells, ran_s: float
-) -> tuple[int, bytes, float | None, bool, float | None]:
+def returned(value: Any, header: Header, ran_s: float) -> Told:
+    """What became of an attempt that returned."""
+    try:
+        return frames.RETURNED, codec.pack_value(value), ran_s, True, None
+    except Exception as error:
+        return frames.REFUSED, _describe(_unfit(header.name, error)), ran_s, False, None
+
+
+def raised(error: BaseException, header: Header, cells: SlotCells, ran_s: float) -> Told:
+    """What became of an attempt that raised."""
     info = codec.describe_error(error)
     try:
         payload = codec.pack_error(info)
