@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from .shields import Shield, interruption, must_end
+
+if TYPE_CHECKING:
+    from .guards import Guard
 
 __all__ = ["Run", "Slot", "TaskLog", "current", "enter", "leave", "running", "set_fallback"]
 
@@ -125,6 +128,7 @@ _PLAIN = Run(id="", name="", run=1, attempt=1, fence=0, retries=0, slot=Nowhere(
 _run: ContextVar[Run | None] = ContextVar("qworker.current", default=None)
 _fallback: Run | None = None  # what threads without a context belong to, in a child with one slot
 _in_child = False
+_on_end: Callable[[Run], None] | None = None
 
 
 def enter(run: Run) -> Token[Run | None]:
@@ -137,7 +141,22 @@ def enter(run: Run) -> Token[Run | None]:
 
 def leave(token: Token[Run | None]) -> None:
     """Undo `enter`, with what it returned, in the same context."""
+    run = _run.get()
     _run.reset(token)
+    if run is not None:
+        ended(run)
+
+
+def ended(run: Run) -> None:
+    """Its code has ended, and with it whatever was to last as long. `leave` calls this."""
+    if _on_end is not None:
+        _on_end(run)
+
+
+def on_end(act: Callable[[Run], None]) -> None:
+    """Have the end of each run told from now on: `guards` does, once there is one."""
+    global _on_end
+    _on_end = act
 
 
 def set_fallback(run: Run | None) -> None:
@@ -324,6 +343,31 @@ class Current:
         from .iterate import iterate  # most tasks do without
 
         return iterate(run, items, key)
+
+    def guard(self, thing: T) -> Guard[T]:
+        """Have `thing` closed from outside when the task is asked to end, so that a call blocked in it returns at once.
+
+            with current.guard(socket.create_connection(address)) as sock:
+                data = sock.recv(4096)          # a stop, a timeout, a drain: it returns or raises within some 10 ms
+
+        `thing` is a function without arguments, or something with a known end: a socket (shut down and closed); a
+        process, as of `subprocess.Popen` (TERM to the group that it leads, else to itself; KILL half a second later); a
+        `requests.Session` or `httpx.Client` (what this thread is blocked in is cut off; closed); a DB-API connection
+        (`interrupt` of sqlite3, `cancel` of psycopg and others, again after 50 ms, 100 ms, … 1 s until the guard is
+        left; else closed); anything with `close()` or `aclose()`. In a coroutine its loop closes it.
+
+        It holds until the `with` block is left; without one, until `release()` or the end of the task. A block whose
+        guard was closed raises TaskInterrupt when it is left without an exception: what was cut off may look complete.
+        (Without a block, call `check()` before you believe it.) Whatever exception the closing leads to, the task then
+        counts as ended by itself after it was asked. Errors of closers are logged. A task that was asked before, too,
+        gets its new guards closed: clean up outside of guards, or in a `shield`, under which nothing is closed.
+
+        Raises:
+            TypeError: it is nothing that can be called or closed.
+        """
+        from .guards import Guard  # a child that guards nothing does not pay for it
+
+        return Guard(_find(), thing)
 
     def bind(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Return `fn` so that `current` is this task in it, whatever thread it runs in."""

