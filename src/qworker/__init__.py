@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from .executor import Executor
     from .future import Future
+    from .group import Group
     from .lifecycle import How, State
     from .model import Outcome, Progress, StopReceipt
     from .options import SubmitOptions, TaskOptions
@@ -80,6 +81,7 @@ __all__ = [
     "DecodeError",
     "Executor",
     "Future",
+    "Group",
     "GroupStopped",
     "How",
     "NotEncodable",
@@ -120,6 +122,7 @@ _HOME = {
     "Call": "task",
     "Executor": "executor",
     "Future": "future",
+    "Group": "group",
     "How": "lifecycle",
     "Outcome": "model",
     "Progress": "model",

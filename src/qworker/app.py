@@ -15,10 +15,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
-from . import ids
-from .binding import Binder, check_name, name_of
+from . import ids, stopping
+from .binding import Binder, check_name, name_of, place_of, same_source
 from .errors import BadCall, ConfigError
 from .future import Future
 from .model import Draft
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from .broker.client import Client
+    from .group import Group, GroupServer
     from .inline import Inline
+    from .model import StopReceipt
+    from .options import Duration
 
 __all__ = ["App"]
 
@@ -165,6 +168,47 @@ class App:
         """Queue calls of any tasks (`task.call(…)`), some hundred per round trip; see `Task.submit_many`."""
         return self.send([one.draft() for one in calls])
 
+    def group(
+        self,
+        *,
+        timeout: Duration | None = None,
+        max_failures: int = 0,
+        on_owner_loss: Literal["cancel", "detach"] = "cancel",
+        name: str = "",
+    ) -> Group:
+        """Return a group of tasks that end together: `with app.group() as g: g.submit(task, …)`, or `async with`.
+
+        The block ends when every task of its tree has ended, or is listed as a survivor. Once more than `max_failures`
+        failed, the others are stopped wherever they are, and what failed is raised as one `ExceptionGroup`. Leaving the
+        block by an exception stops them, too. Groups opened inside of it, and by its tasks, are parts of the tree.
+
+        Args:
+            timeout: bounds the queue time, runs and retries of all tasks of the tree together, in seconds.
+            max_failures: how many tasks may fail without being an error of the block.
+            on_owner_loss: what becomes of it when this process dies: its tasks are stopped after about half a minute
+                ("cancel"), or go on ("detach").
+            name: what people call it.
+
+        Raises:
+            BadOption: one of these cannot be used.
+        """
+        from .group import Group
+
+        return Group(self, timeout=timeout, max_failures=max_failures, on_owner_loss=on_owner_loss, name=name)
+
+    def stop(
+        self, *tasks: str | Future[Any], group: str | None = None, wait: Duration = 2.0, grace: Duration | None = None
+    ) -> list[StopReceipt]:
+        """End tasks wherever they are (by id or future), or all that is in a group (by its id), and return receipts.
+
+        A group is stopped by one write, whatever it holds: nothing of it starts any more, what runs is asked to end,
+        and nobody waits for that here. Its owner gets the receipts: `Group.receipts`.
+
+        Raises:
+            TaskNotFound: no group of that id is known.
+        """
+        return stopping.stop_all(self, tasks, group, wait, grace)
+
     def future(self, id: str, /) -> Future[Any]:  # noqa: A002 - the public word
         """Return a handle of a task that was submitted anywhere. Nothing is asked before the future is.
 
@@ -220,6 +264,14 @@ class App:
         client.submit_soon(draft, future, answer)
         await answered
         return future
+
+    def groups(self) -> GroupServer:
+        """Return what a `Group` asks about groups."""
+        if self.inline:
+            from .inline import InlineGroups
+
+            return InlineGroups()
+        return self.client().groups
 
     @property
     def connected(self) -> bool:
@@ -281,9 +333,9 @@ class App:
             raise ConfigError(f"@app.task on {fn!r}: expected a function; options are given by keyword")
         chosen = name_of(fn) if name is None else check_name(name)
         known = self.tasks.get(chosen)
-        if known is not None and not _same_source(known.fn, fn):
+        if known is not None and not same_source(known.fn, fn):
             raise ConfigError(
-                f"two tasks are named {chosen!r}: {_place(known.fn)} and {_place(fn)}; "
+                f"two tasks are named {chosen!r}: {place_of(known.fn)} and {place_of(fn)}; "
                 "give one of them another name: @app.task(name='…')"
             )
         kind = CoroutineTask if inspect.iscoroutinefunction(fn) else Task
@@ -334,16 +386,6 @@ def _refuse_homeless(name: str) -> None:
             f"{name.removeprefix('__main__.')} is defined in an interactive session, where no worker can import it: "
             "put it into a module; nothing was queued"
         )
-
-
-def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether both are the same lines of the same file: a module that was imported again."""
-    return one is other or (_place(one) == _place(other) and getattr(one, "__code__", None) is not None)
-
-
-def _place(fn: Callable[..., Any]) -> str:
-    code = getattr(fn, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(fn)
 
 
 _apps: weakref.WeakSet[App] = weakref.WeakSet()

@@ -104,3 +104,14 @@ def main_module() -> str:
         return str(spec.name)
     file = getattr(main, "__file__", None)
     return Path(file).stem if file else "__main__"
+
+
+def same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether both are the same lines of the same file: a module that was imported again."""
+    return one is other or (place_of(one) == place_of(other) and getattr(one, "__code__", None) is not None)
+
+
+def place_of(fn: Callable[..., Any]) -> str:
+    """Say where a function is defined."""
+    code = getattr(fn, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(fn)

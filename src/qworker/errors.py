@@ -115,7 +115,11 @@ class Conflict(Refused):
 
 
 class GroupStopped(Refused):
-    """The group takes no more tasks: it was stopped, its block was left, or its time is up."""
+    """The group takes no more tasks: it was stopped, its block was left, or its time is up. `group` is its id."""
+
+    def __init__(self, message: str = "", *, group: str = "") -> None:
+        super().__init__(message)
+        self.group = group
 
 
 class ServerFull(Refused):

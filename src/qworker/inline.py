@@ -18,12 +18,12 @@ from . import codec, context
 from .errors import ConfigError, Conflict, Retry, TaskInterrupt
 from .future import Future
 from .lifecycle import How, State
-from .model import Draft, ErrorInfo, Header, Outcome
+from .model import Closed, Draft, ErrorInfo, GroupView, Header, Outcome
 
 if TYPE_CHECKING:
     from .task import Task
 
-__all__ = ["Inline"]
+__all__ = ["Inline", "InlineGroups"]
 
 
 class Inline:
@@ -43,7 +43,7 @@ class Inline:
             ConfigError: no task of that name is registered.
         """
         full = f"{draft.queue}:{draft.local}"
-        content = draft.header + draft.body
+        content = (draft.core or draft.header) + draft.body
         if draft.given and full in self._given:
             before, future = self._given[full]
             if before != content:
@@ -77,7 +77,10 @@ class Inline:
         while True:
             attempt += 1
             self._fence += 1
-            run = context.Run(full, draft.name, 1, attempt, self._fence, header.retries, slot, cursor=slot.cursor)
+            run = context.Run(
+                full, draft.name, 1, attempt, self._fence, header.retries, slot,
+                groups=header.groups, depth=header.depth, cursor=slot.cursor,
+            )  # fmt: skip
             began = time.monotonic()
             value, error, wants_retry = _attempt(task, draft.body, run)
             if error is not None and attempt <= header.retries and (wants_retry or _retryable(error, header)):
@@ -152,3 +155,29 @@ def _run_coroutine(coroutine: Any) -> Any:
 
 def _retryable(error: ErrorInfo, header: Header) -> bool:
     return header.retry_for is None or not {error.kind, *error.bases}.isdisjoint(header.retry_for)
+
+
+class InlineGroups:
+    """The groups of an inline app: every task of theirs has ended before the next one is submitted."""
+
+    def open(self, *_: Any, **__: Any) -> None:
+        """Nothing is to be opened."""
+
+    def stop(self, *_: Any, **__: Any) -> str:
+        """Nothing runs."""
+        return "stopped"
+
+    def close(self, *_: Any, **__: Any) -> Closed:
+        """Nothing is left."""
+        return Closed("open")
+
+    def show(self, group: str) -> GroupView:
+        """Nothing is known."""
+        return GroupView(group, "")
+
+    def sweep(self, *_: Any, **__: Any) -> None:
+        """Nothing waits."""
+
+    def look(self, *_: Any) -> list[tuple[str, bool]]:
+        """Nothing lives."""
+        return []

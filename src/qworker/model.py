@@ -108,6 +108,7 @@ class Draft:
     delay_ms: int = 0
     deadline_ms: int = 0
     core: bytes = b""  # the header without its place in a tree of tasks, if that differs: what the digest is made of
+    groups: tuple[str, ...] = ()  # the groups that it is to join, the outermost first
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +413,36 @@ class WorkerRecord:
     unknown: Mapping[str, int] = field(default_factory=dict)  # task names nobody here knows -> how often seen
     counters: Mapping[str, int] = field(default_factory=dict)
     beat_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """Everything that Redis knows of one task group, and a part of its members."""
+
+    id: str
+    state: str  # open, detached, late (its owner has not been heard for its lease), stopped, closed; empty: not known
+    name: str = ""
+    owner: str = ""  # the full id of the task that opened it, or the process
+    on_loss: str = ""  # what becomes of it when its owner is gone: cancel or detach
+    path: tuple[str, ...] = ()  # the groups above it, the outermost first
+    reason: str = ""  # why it was stopped
+    opened_ms: int = 0
+    deadline_ms: int | None = None
+    stopped_ms: int | None = None
+    closed_ms: int | None = None
+    survivors: tuple[str, ...] = ()  # tasks whose code ran on when its block was left
+    count: int = 0  # of all members
+    members: tuple[str, ...] = ()  # full ids of tasks, and ids of groups, which have no colon
+    now_ms: int = 0
+
+
+class Closed(NamedTuple):
+    """What the close of a group met."""
+
+    state: str  # before it; `more`: it has other members, and nothing was done; empty: it is not known
+    reason: str = ""  # why it was stopped
+    size: int = 0  # how many members it has
+    above: str = ""  # the outermost group above it that was stopped
 
 
 @dataclass(frozen=True, slots=True)

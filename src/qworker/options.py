@@ -59,6 +59,8 @@ class TaskOptions(TypedDict, total=False):
     not reached (it is killed at the end of its grace), and what C code calls back may lose the exception. Put what must
     not be cut in two into `current.shield`. Never for coroutine functions, whose loop has asyncio's cancellation.
     """
+    detached: bool
+    """Submitted by a task: it takes on neither that task's groups nor its deadline, and outlives them."""
 
 
 class SubmitOptions(TaskOptions, total=False):
@@ -87,6 +89,7 @@ class Options:
     delivery: Delivery = "at_least_once"
     max_crashes: int = 3
     interrupt: bool = False
+    detached: bool = False
     id: str | None = None
 
     def merged(self, given: SubmitOptions | TaskOptions, *, also: tuple[str, ...] = ()) -> Options:
@@ -295,6 +298,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "delivery": ("delivery", _word(get_args(Delivery))),
     "max_crashes": ("max_crashes", _count(1)),
     "interrupt": ("interrupt", _flag),
+    "detached": ("detached", _flag),
     "id": ("id", _local_id),
 }
 

@@ -9,10 +9,11 @@ stop ─► asked ─┬─ had not been handed out ─► cancelled here and no
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import codec, durations
-from .errors import BrokerError, WaitTimeout
+from .errors import BrokerError, TaskNotFound, WaitTimeout
 from .lifecycle import How, State
 from .model import StopReceipt
 from .status import Status, describe, host_of, stopped_late
@@ -22,11 +23,25 @@ if TYPE_CHECKING:
     from .model import Outcome
     from .options import Duration
 
-__all__ = ["Answer", "never_started", "stop", "stop_late"]
+__all__ = ["Answer", "never_started", "receipt_of", "stop", "stop_all", "stop_late"]
 
 # A round may end with the task back in its line, where the next one cancels it at once, unless a worker is faster.
 _ROUNDS = 3
 _WAIT_S = 2.0  # of a waiter whose time is up
+
+
+class Stopper(Protocol):
+    """What stops many at once; `broker.owned.OwnedGroups` does."""
+
+    def stop(self, group: str, *, grace_ms: int | None, reason: str) -> str: ...
+    def sweep(self, tasks: Iterable[str], *, force: bool, grace_ms: int | None) -> None: ...
+
+
+class Asked(Protocol):
+    """What `stop_all` needs of an app."""
+
+    def groups(self) -> Stopper: ...
+    def future(self, id: str, /) -> Future[Any]: ...  # noqa: A002 - the public word
 
 
 class Answer(Protocol):
@@ -99,6 +114,34 @@ def stop_late(future: Future[Any], late: WaitTimeout) -> WaitTimeout:
         return stopped_late(late, stop(future, _WAIT_S, None))
     except BrokerError as error:
         return stopped_late(late, None, trouble=str(error))
+
+
+def stop_all(
+    app: Asked, tasks: Sequence[str | Future[Any]], group: str | None, wait: Duration, grace: Duration | None
+) -> list[StopReceipt]:
+    """Stop tasks, or a group; see `App.stop`."""
+    grace_ms = None if grace is None else durations.milliseconds(grace)
+    if group is None:
+        ends = time.monotonic() + durations.seconds(wait)
+        futures = [app.future(task) if isinstance(task, str) else task for task in tasks]
+        if len(futures) > 1:
+            # All are asked before the first is waited for.
+            app.groups().sweep([future.id for future in futures], force=True, grace_ms=grace_ms)
+        return [stop(future, max(0.0, ends - time.monotonic()), grace) for future in futures]
+    if tasks:
+        raise TypeError("stop() was given tasks and a group: give it one or the other")
+    if not app.groups().stop(group, grace_ms=grace_ms, reason="stopped from outside"):
+        raise TaskNotFound(f"group {group} is not known on this server: it never was, or it ended long ago", id=group)
+    return []
+
+
+def receipt_of(future: Future[Any], status: Status | None, began: float, *, asked: bool) -> StopReceipt:
+    """Return the receipt of a task in a group that was left: of how it ended, or of where it is out of reach."""
+    if future.outcome is not None:
+        return _ended(future, future.outcome, began, asked=asked)
+    if status is not None:
+        return _not_ended(future, status, began)
+    return _receipt(future, began, still_running=None, note="nothing is known of it on this server any more")
 
 
 def _ended(future: Future[Any], outcome: Outcome, began: float, *, asked: bool) -> StopReceipt:

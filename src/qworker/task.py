@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from . import codec, ids
@@ -21,6 +21,7 @@ from .binding import Binder
 from .errors import BadCall, BadOption
 from .model import Draft, PoolNeed
 from .options import Options, SubmitOptions
+from .place import Place, bounded, here
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -50,8 +51,8 @@ class Call(Generic[R_co]):
     kwargs: Mapping[str, Any]
     task: BoundTask[..., Any] | None = None
 
-    def draft(self, task: BoundTask[..., Any] | None = None) -> Draft:
-        """Check and encode the call, for its own task or for the given one.
+    def draft(self, task: BoundTask[..., Any] | None = None, place: Place | None = None) -> Draft:
+        """Check and encode the call, for its own task or for the given one; `place` as in `BoundTask.draft`.
 
         `t.options(delay=60).submit_many([t.call(…)])` means these options: it is the same task.
         """
@@ -65,7 +66,7 @@ class Call(Generic[R_co]):
                     "app.submit_many takes calls of any tasks"
                 )
             chosen = task
-        return chosen.draft(self.args, self.kwargs)
+        return chosen.draft(self.args, self.kwargs, place)
 
 
 def call(*args: Any, **kwargs: Any) -> Call[Any]:
@@ -84,6 +85,7 @@ class BoundTask(Generic[P, R]):
         self._binder = binder
         self._line = settings.line(is_async=is_async)
         self._header = codec.pack_header(settings.header(name))
+        self._placed: tuple[Place, bytes] | None = None  # the header in the place of the last draft that had one
 
     @property
     def need(self) -> PoolNeed:
@@ -125,8 +127,8 @@ class BoundTask(Generic[P, R]):
             self._sender, self.name, self.settings.merged(options), binder=self._binder, is_async=self.is_async
         )
 
-    def draft(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draft:
-        """Check and encode one call.
+    def draft(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: Place | None = None) -> Draft:
+        """Check and encode one call. `place` is that of the group that it is submitted by, if one does.
 
         Raises:
             Refused: it does not bind, does not encode, is too large or too deep, or could never run in time.
@@ -135,17 +137,44 @@ class BoundTask(Generic[P, R]):
             self._binder.check(args, kwargs)
         settings = self.settings
         delay_ms, deadline_ms = settings.moments()
+        header, core = self._header, b""
+        groups: tuple[str, ...] = ()
+        place = self._place_of(place)
+        if place is not None:
+            deadline_ms = bounded(delay_ms, deadline_ms, place, self.name)
+            header, core, groups = self._header_in(place), header, place.groups
         return Draft(
             queue=settings.queue,
             local=settings.id or ids.new_local_id(),
             given=settings.id is not None,
             name=self.name,
             line=self._line,
-            header=self._header,
+            header=header,
             body=codec.pack_body(args, kwargs),
             delay_ms=delay_ms,
             deadline_ms=deadline_ms,
+            core=core,
+            groups=groups,
         )
+
+    def _place_of(self, place: Place | None) -> Place | None:
+        if not self.settings.detached:
+            return here() if place is None else place
+        if place is not None:
+            raise BadOption(
+                f"cannot submit {self.name} into a group: its option detached=True keeps it out of all groups"
+            )
+        above = here()
+        return None if above is None else above.detached()
+
+    def _header_in(self, place: Place) -> bytes:
+        """Return the header of a task in that place; tasks are submitted there by the thousand."""
+        placed = self._placed
+        if placed is None or placed[0] != place:
+            header = self.settings.header(self.name)
+            placed = (place, codec.pack_header(replace(header, extra={**header.extra, **place.extra()})))
+            self._placed = placed
+        return placed[1]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

@@ -15,6 +15,7 @@ from qworker.model import POOL_NEEDS
 FOLDER = resources.files("qworker.broker").joinpath("lua")
 NAMES = scripts.names()
 LIBRARY = FOLDER.joinpath("lib.lua").read_text("utf-8")
+GROUP_LIBRARY = FOLDER.joinpath("lib_group.lua").read_text("utf-8")
 
 
 def source(name: str) -> str:
@@ -50,6 +51,8 @@ def test_a_script_uses_the_names_of_its_header_and_no_others(name: str) -> None:
     # What the library's own functions read for the script that calls them.
     lent_keys = set(keys.PLAIN)
     lent_args = {"now_ms", "epoch", "expected_ms", "stalled", "ttl_ms", "inbox"}
+    if name.startswith("group_"):
+        lent_args |= {"channel", "most"}
 
     used_keys, used_args = set(re.findall(r"\bK\.(\w+)", text)), set(re.findall(r"\bA\.(\w+)", text))
 
@@ -61,7 +64,7 @@ def test_a_script_uses_the_names_of_its_header_and_no_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_makes_no_globals_and_speaks_no_dialect(name: str) -> None:
-    text = LIBRARY + source(name)
+    text = LIBRARY + GROUP_LIBRARY + source(name)
 
     assert "server.call" not in text
     assert not re.search(r"\b(cmsgpack|cjson|struct|bit)\.", text), "not everywhere in Lua, and no payload is decoded"
@@ -69,7 +72,7 @@ def test_a_script_makes_no_globals_and_speaks_no_dialect(name: str) -> None:
     assert not re.search(r"^(?!local)\w+ = ", source(name), re.MULTILINE) or name in ("claim",)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"submit", "peek", "beat", "enlist"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"submit", "peek", "beat", "enlist", "group_open", "group_join"}))
 def test_a_script_begins_with_a_write_that_a_full_server_lets_pass(name: str) -> None:
     first_call = re.search(r"\b(begin|call|many|fetch)\(", source(name))
 
@@ -105,7 +108,7 @@ def test_all_keys_of_a_queue_share_one_hash_tag() -> None:
 
     for name in NAMES:
         script = scripts.load(name)
-        if name not in ("beat", "enlist"):
+        if name not in ("beat", "enlist") and not name.startswith("group_"):
             assert all(key.startswith(b"qw:{ns.mail}:") for key in (*mail.of(script.keys), mail.result("a")))
 
 

@@ -4,8 +4,8 @@
     doorbell ── wait_bell ─► BLPOP on a connection of its own      stopper ── listen_stops ─► one subscribed connection
 
 Calls that run at the same time use connections of their own, so a slow claim never holds up a renewal. Each verb has
-its signature and its docstring in producer_calls.py, worker_calls.py or flows.py, without the first parameter. All ids
-are local parts.
+its signature and its docstring in producer_calls.py, worker_calls.py, group_calls.py or flows.py, without the first
+parameter. Ids of tasks are local parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import redis.asyncio
 
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
-from . import flows, producer_calls, worker_calls
+from . import flows, group_calls, producer_calls, worker_calls
 from .calls import Call, Owner
 from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wire
 from .flows import Flow
@@ -71,6 +71,14 @@ class AsyncBroker:
     peek = _call(producer_calls.peek)
     stop = _call(producer_calls.stop)
     expire = _call(producer_calls.expire)
+    # What both do with task groups.
+    open_group = _call(group_calls.open_group)
+    join_group = _call(group_calls.join_group)
+    stop_group = _call(group_calls.stop_group)
+    beat_groups = _call(group_calls.beat_groups)
+    read_groups = _call(group_calls.read_groups)
+    close_group = _call(group_calls.close_group)
+    show_group = _call(group_calls.show_group)
     # What people look at.
     inspect = _flow(flows.inspect)
     stats = _flow(flows.stats)
@@ -186,19 +194,24 @@ class AsyncBroker:
         return bells.get(reply[0]) if reply else None
 
     async def listen_stops(
-        self, worker: str, on_hint: Callable[[StopHint], None], on_hello: Callable[[], None] = lambda: None
+        self,
+        worker: str,
+        on_hint: Callable[[StopHint], None],
+        on_hello: Callable[[], None] = lambda: None,
+        on_group: Callable[[str, int | None], None] = lambda *_: None,
     ) -> None:
         """Call `on_hint` for each stop that is pushed to this worker, until cancelled; reconnects by itself.
 
-        `on_hello` is called when another worker has told of itself for the first time. Only hints: a stop that is
-        missed while the connection is down comes with the next renewal or settle.
+        `on_hello` is called when another worker has told of itself for the first time, `on_group` with id and grace of
+        each group that is stopped. Only hints: a stop that is missed while the connection is down comes with the next
+        renewal or settle, that of a group when groups are read again.
         """
         client = self._client("stops")
-        hello = self.keyspace.hello.encode()
+        hello, groups = self.keyspace.hello.encode(), self.keyspace.group_stops.encode()
         while True:
             pubsub: Any = client.pubsub()
             try:
-                await pubsub.subscribe(self.keyspace.stops(worker), self.keyspace.hello)
+                await pubsub.subscribe(self.keyspace.stops(worker), self.keyspace.hello, self.keyspace.group_stops)
                 while True:
                     # A timeout, so that a connection that went silently dead is noticed by the ping that follows.
                     message = await pubsub.get_message(timeout=15.0)
@@ -206,6 +219,9 @@ class AsyncBroker:
                         await pubsub.ping()
                     elif message["type"] == "message" and message["channel"] == hello:
                         on_hello()
+                    elif message["type"] == "message" and message["channel"] == groups:
+                        group, _, grace = message["data"].decode("utf-8", "replace").partition(" ")
+                        on_group(group, group_calls.read_grace(grace))
                     elif message["type"] == "message":
                         hint = _read_hint(message["data"])
                         if hint is not None:

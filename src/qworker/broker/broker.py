@@ -17,7 +17,7 @@ import redis
 
 from ..errors import BrokerUnavailable
 from ..ids import new_token
-from . import flows, producer_calls, worker_calls
+from . import flows, group_calls, producer_calls, worker_calls
 from .calls import Call, Owner, command
 from .connection import FAULTS, Attempts, attempt_s, connect, in_step, public_url, wire
 from .flows import Flow
@@ -64,6 +64,14 @@ class Broker:
     rescue_worker = _flow(flows.rescue_worker)
     beat = _flow(flows.beat)
     retire = _flow(flows.retire)
+    # What both do with task groups.
+    open_group = _call(group_calls.open_group)
+    join_group = _call(group_calls.join_group)
+    stop_group = _call(group_calls.stop_group)
+    beat_groups = _call(group_calls.beat_groups)
+    read_groups = _call(group_calls.read_groups)
+    close_group = _call(group_calls.close_group)
+    show_group = _call(group_calls.show_group)
     # What people look at.
     inspect = _flow(flows.inspect)
     stats = _flow(flows.stats)

@@ -8,6 +8,7 @@
                 pushes:    outcomes, or ids of large ones, which are fetched; what running tasks told of their progress
                 questions: `peek` at what is awaited, a bounded number every 2 s, all after a reconnect, and often at
                            what is not pushed to this client; `expire` what is past its deadline and still waits
+    beats:     the leases of the task groups that this process has opened
 
 A push is only a hint: whatever is lost on the way is found by asking. Nothing here decodes values or runs callbacks.
 """
@@ -36,6 +37,7 @@ from . import unstarted
 from .broker import Broker, Subscription
 from .connection import public_url
 from .following import Following
+from .owned import OwnedGroups
 from .registry import Awaited, Registry
 from .sending import Post, Sending
 from .values import StopAnswer
@@ -74,6 +76,7 @@ class Client:
         self.registry = Registry()
         self._following = Following(self._look, self.registry)
         self._sending = Sending(self.id, self._broker, self.registry)
+        self.groups = OwnedGroups(self._broker, self._look, self._sending.now_ms)
         self._posts: deque[Post] = deque()
         self._fetch: set[str] = set()
         self._round_at = 0.0
@@ -183,6 +186,7 @@ class Client:
                 future.wake_waiters()
         if not self._thread.is_alive():
             self._waker.close()
+        self.groups.let_go()
         self._broker.close()
         self._look.close()
 
@@ -268,6 +272,7 @@ class Client:
             self._peek(self.registry.next_round(everything=self._missed), PEEK_SIZE)
             self._missed = False
             self._round_at = time.monotonic() + ROUND_EVERY_S
+            self.groups.beat()
         self._following.ask(now)
         late = self.registry.past_deadline(now)
         for queue, locals_ in ids.by_queue(late):

@@ -90,6 +90,7 @@ class Keyspace:
         self.inbox_prefix = f"qw:{namespace}:inbox:"
         self.stops_prefix = f"qw:{namespace}:stops:"
         self.hello = f"qw:{namespace}:hello"  # the channel on which workers hear that another one has come
+        self.group_stops = f"qw:{namespace}:groups"  # the channel on which they hear of groups that were stopped
 
     def queue(self, name: str) -> QueueKeys:
         """The keys of a queue; made once per queue."""
@@ -101,6 +102,14 @@ class Keyspace:
     def worker(self, worker: str) -> str:
         """The record of a worker."""
         return f"qw:{self.namespace}:worker:{worker}"
+
+    def group(self, group: str) -> str:
+        """What is known of a task group."""
+        return f"qw:{self.namespace}:group:{group}"
+
+    def members(self, group: str) -> str:
+        """The tasks and groups in a task group."""
+        return f"qw:{self.namespace}:group:{group}:tasks"
 
     def inbox(self, client: str) -> str:
         """The channel on which a client is told of outcomes."""

@@ -2,6 +2,7 @@
 
     lua/claim.lua ── header ──► Script(keys, args, …) ── keys and arguments by name ──► EVALSHA sha …
     lua/lib.lua ───────────────► put in front of each script, after locals K and A made from its header
+    lua/lib_group.lua ─────────► behind it, for those of task groups
 
 A header line `KEYS: bodies, tasks, lines` becomes `K.bodies`, `K.tasks`, `K.lines.a` … in the script; `ARGV: now_ms,
 claim, rooms...` becomes `A.now_ms`, `A.claim`, and `REST`, the index in ARGV at which the variadic `rooms` begin
@@ -35,7 +36,7 @@ class Script:
     sha: str
     keys: tuple[str, ...]  # without the variadic ones
     args: tuple[str, ...]
-    results: bool  # takes the result keys of its tasks, after the fixed keys
+    results: bool  # takes variadic keys after the fixed ones: those of its tasks' results, or of groups
     rest: str  # the name of the variadic arguments; empty: none
     transitions: tuple[str, ...]
     refuses: tuple[str, ...]
@@ -109,8 +110,8 @@ def _locals(keys: Sequence[str], args: Sequence[str]) -> str:
 
 
 @cache
-def _library() -> str:
-    return resources.files(__package__).joinpath("lua", "lib.lua").read_text("utf-8")
+def _library(name: str) -> str:
+    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
 @cache
@@ -119,10 +120,11 @@ def load(name: str) -> Script:
     source = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
     header = _read_header(name, source)
     keys, args = _split(header["KEYS"]), _split(header["ARGV"])
-    results = bool(keys) and keys[-1] == "results..."
+    results = bool(keys) and keys[-1].endswith("...")
     rest = args[-1].removesuffix("...") if args and args[-1].endswith("...") else ""
     fixed_keys, fixed_args = keys[: len(keys) - results], args[: len(args) - bool(rest)]
-    text = (_locals(fixed_keys, fixed_args) + _library() + source).encode()
+    library = _library("lib") + (_library("lib_group") if name.startswith("group_") else "")
+    text = (_locals(fixed_keys, fixed_args) + library + source).encode()
     return Script(
         name=name,
         text=text,
@@ -141,4 +143,6 @@ def load(name: str) -> Script:
 def names() -> tuple[str, ...]:
     """The names of all scripts."""
     files = resources.files(__package__).joinpath("lua").iterdir()
-    return tuple(sorted(f.name.removesuffix(".lua") for f in files if f.name.endswith(".lua") and f.name != "lib.lua"))
+    return tuple(
+        sorted(f.name.removesuffix(".lua") for f in files if f.name.endswith(".lua") and not f.name.startswith("lib"))
+    )

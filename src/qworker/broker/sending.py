@@ -90,8 +90,11 @@ class Sending:
                     post.answer(None)
 
     def _send(self, drafts: Sequence[Draft], futures: Sequence[Awaited]) -> bool:
-        """Send one chunk: drafts of one queue and line, all with given ids or none."""
+        """Send one chunk: drafts of one queue, line and group, all with given ids or none."""
         first = drafts[0]
+        if first.groups:
+            # Listed before they are queued: who stops or leaves the group knows of all that may come to run.
+            self._broker.join_group(first.groups, [future.id for future in futures])
         sent_ms, client = self.now_ms(), self._client
         items = [
             SubmitItem(
@@ -139,12 +142,12 @@ class Sending:
 def _chunks(drafts: Sequence[Draft]) -> list[list[int]]:
     """Split drafts into what one round trip each may carry, as places in the sequence."""
 
-    def kind(place: int) -> tuple[str, str, bool]:
+    def kind(place: int) -> tuple[str, str, bool, tuple[str, ...]]:
         draft = drafts[place]
-        return draft.queue, draft.line.code, draft.given
+        return draft.queue, draft.line.code, draft.given, draft.groups
 
     places: Sequence[int] = range(len(drafts))
-    if len({(draft.queue, draft.line, draft.given) for draft in drafts}) > 1:
+    if len({(draft.queue, draft.line, draft.given, draft.groups) for draft in drafts}) > 1:
         places = sorted(places, key=kind)  # stable: within a line they keep their order
     chunks: list[list[int]] = []
     for _, group in groupby(places, key=kind):
@@ -178,5 +181,6 @@ def _own_error(error: Exception, future: Awaited) -> Exception:
         own = type(error)(*error.args)
     except Exception:
         return error
+    own.__dict__.update(error.__dict__)  # such as the id of a group
     own.__cause__ = error.__cause__
     return own

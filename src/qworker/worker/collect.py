@@ -16,7 +16,7 @@ from typing import Any
 from ..lifecycle import State as TaskState
 from ..log import Emit
 from ..model import Ending, PoolKind
-from .blame import Verdict, on_ending
+from .blame import Verdict, how_of, on_ending
 from .ledger import Held
 from .outcomes import error_line, last_place
 from .settler import Settler
@@ -65,6 +65,7 @@ class Collector:
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
         self._successes = Successes(state.emit)
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
+        self.stopped_group_of: Callable[[Held], str] = lambda _: ""  # likewise: the groups'
         # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
         self.outlived: dict[int, tuple[Held, Ending]] = {}
 
@@ -92,6 +93,8 @@ class Collector:
                 stalled.add(held.kind)
             remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
             verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
+            if verdict.back is not None and (group := self.stopped_group_of(held)):
+                verdict = Verdict(TaskState.CANCELLED, how_of(ending), f"group {group} was stopped")
             end(held)
             claim = held.claim
             if claim.running == 0:

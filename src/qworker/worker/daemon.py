@@ -189,6 +189,7 @@ class _Daemon:
         )  # fmt: skip
         collector.settler = settler
         dispatcher = Dispatcher(state, broker, settler)
+        collector.stopped_group_of = dispatcher.groups.stopped_of
         keeper = Keeper(state, broker, dispatcher, on_call=outage.call)
         fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
         neighbours = Neighbours(state, broker)
@@ -210,6 +211,7 @@ class _Daemon:
                         ("fetcher", fetcher.run()),
                         ("settler", settler.run()),
                         ("keeper", keeper.run()),
+                        ("groups", dispatcher.groups.run()),
                         ("stopper", listen(state, broker, dispatcher, beacon.greet)),
                         ("beacon", beacon.run()),
                         ("health", beacon.tick()),

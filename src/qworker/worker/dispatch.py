@@ -18,6 +18,7 @@ from ..lifecycle import How
 from ..lifecycle import State as TaskState
 from ..model import Claimed, Header, Order, Park, PoolKind, StopOrder, Window
 from .blame import RELEASE, Verdict, on_claim
+from .groups import Groups
 from .ledger import Held, OpenClaim
 from .settler import Settler
 from .state import UNANSWERED, Phase, State
@@ -25,6 +26,7 @@ from .state import UNANSWERED, Phase, State
 PARK_MS = 1_000  # a worker that knows the name may be the next to look
 UNREADABLE = Header(name="?")
 STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
+GROUP_STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "its group was stopped before it started")
 
 
 class Dispatcher:
@@ -32,6 +34,7 @@ class Dispatcher:
 
     def __init__(self, state: State, broker: AsyncBroker, settler: Settler) -> None:
         self._state, self._broker, self._settler = state, broker, settler
+        self.groups = Groups(state, broker)
         self.changed: Callable[[], None] = lambda: None  # joined by the daemon: has the worker's record written soon
         # Stop hints that overtook the reply of the claim they are for: (claim, id) -> (order, forget at).
         self._early_stops: dict[tuple[str, str], tuple[StopOrder, float]] = {}
@@ -68,10 +71,11 @@ class Dispatcher:
                 carefully.add(held.number)
             orders.setdefault(held.kind, []).append(order)
             in_order.append((held, order))
-        if carefully:
+        unread = self.groups.unread([held for held, _ in in_order])
+        if carefully or unread:
             # The whole window waits for the record: those that were rescued stand in front, and must not lose their
-            # slots to what stands behind them.
-            start = state.spawn(self._start_recorded(claim, in_order, carefully))
+            # slots to what stands behind them. Likewise for what the server says of their groups.
+            start = state.spawn(self._start_recorded(claim, in_order, carefully, unread))
             self._starting.add(start)
             start.add_done_callback(self._starting.discard)
         else:
@@ -146,6 +150,8 @@ class Dispatcher:
         if verdict is None and early is not None:
             held.stop = early[0]
             verdict = STOPPED
+        if verdict is None and self.groups.stopped_of(held):
+            verdict = GROUP_STOPPED
         if verdict is not None:
             self._bury(held, verdict)
             return False
@@ -178,8 +184,17 @@ class Dispatcher:
             header.groups, header.depth, header.interrupt, held.task.cursor,
         )  # fmt: skip
 
-    async def _start_recorded(self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int]) -> None:
-        """Record the starts that must count (suspects, at_most_once) before they happen; then run the window."""
+    async def _start_recorded(
+        self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int], unread: list[str]
+    ) -> None:
+        """Read the groups, record the starts that must count (suspects, at_most_once) before they happen; then run."""
+        if unread:
+            await self.groups.read_before_start(unread)
+        if not carefully or await self._record(claim, starts, carefully):
+            self._start(starts, carefully)
+
+    async def _record(self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int]) -> bool:
+        """Record starts before they happen; False if the claim turns out to be lost."""
         state = self._state
         started = [
             (claim.id, held.task.id, 0, held.header.delivery == "at_most_once")
@@ -202,16 +217,19 @@ class Dispatcher:
             except UNANSWERED:
                 # Not started, so nothing is wrong: either the lease lapses and another worker has it, or Redis is back.
                 await asyncio.sleep(0.2)
-        if claim.id in renewal.lost:
-            return  # the keeper meets the same answer and lets the claim go
+        return claim.id not in renewal.lost  # else the keeper meets the same answer and lets the claim go
+
+    def _start(self, starts: list[tuple[Held, Order]], recorded: set[int]) -> None:
+        """Run what has waited, as far as it is still to be run."""
         orders: dict[PoolKind, list[Order]] = {}
         for held, order in starts:
-            if held.ended or held.number not in state.ledger.tasks:
+            if held.ended or held.number not in self._state.ledger.tasks:
                 continue
-            held.start_recorded = held.number in carefully
-            if held.stop is not None:
-                self._bury(held, STOPPED)
+            held.start_recorded = held.number in recorded
+            group = self.groups.stopped_of(held)
+            if group or held.stop is not None:
+                self._bury(held, GROUP_STOPPED if group else STOPPED)
                 continue
             orders.setdefault(held.kind, []).append(order)
         for kind, batch in orders.items():
-            state.put(kind, batch)
+            self._state.put(kind, batch)

@@ -6,7 +6,7 @@ was answered (or its claim was lost): until then its claim is renewed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..model import Claimed, Header, PoolKind, StopOrder
@@ -54,6 +54,8 @@ class Ledger:
         self.claims: dict[str, OpenClaim] = {}
         self.in_pool: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}
         self._number = 0
+        # Told of groups whose openers have ended without leaving them.
+        self.on_abandoned: Callable[[Iterable[str]], None] = lambda _: None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -83,6 +85,8 @@ class Ledger:
             held.ended = True
             held.claim.running -= 1
             self.in_pool[held.kind] -= 1
+            if held.groups:
+                self.on_abandoned(held.groups)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Let tasks go: they are settled, or their claim was lost. A claim that holds nothing any more is closed."""

@@ -1,6 +1,7 @@
-"""Hear of stops, and of new workers, at once: a subscribed connection that only carries hints.
+"""Hear of stops, of stopped groups, and of new workers, at once: a subscribed connection that only carries hints.
 
-The stop itself is a durable flag; each renewal and each settle brings it. So a lost hint costs a second, never a stop.
+The stop itself is a durable flag; each renewal and each settle brings it, and groups are read each second. So a lost
+hint costs a second, never a stop.
 """
 
 from __future__ import annotations
@@ -19,4 +20,4 @@ async def listen(state: State, broker: AsyncBroker, dispatcher: Dispatcher, on_h
     def on_hint(hint: StopHint) -> None:
         dispatcher.stop(hint.queue, hint.claim, hint.id, hint.order)
 
-    await broker.listen_stops(state.id, on_hint, on_hello)
+    await broker.listen_stops(state.id, on_hint, on_hello, dispatcher.groups.heard)
