@@ -14,7 +14,16 @@ from .errors import DecodeError, WaitTimeout
 from .lifecycle import OUTCOMES, How, State
 from .model import Inspection, Outcome, Progress, StopReceipt
 
-__all__ = ["Status", "describe", "describe_outcome", "host_of", "progress_of", "stopped_late", "wait_timeout"]
+__all__ = [
+    "Status",
+    "describe",
+    "describe_outcome",
+    "host_of",
+    "progress_of",
+    "progress_text",
+    "stopped_late",
+    "wait_timeout",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +68,19 @@ class Status:
             case State.QUEUED:
                 return f"queued{self._place()}{self._unserved()}"
             case State.CLAIMED:
-                return f"handed to {host_of(self.worker)} and perhaps running, {self._nth()}{self._troubles()}"
+                perhaps = f"handed to {host_of(self.worker)} and perhaps running"
+                return f"{perhaps}, {self._nth()}{self._way()}{self._troubles()}"
             case State.RUNNING:
                 since = "" if self.ran_for is None else f" for {durations.text(self.ran_for)}"
-                return f"running on {host_of(self.worker)}{since}, {self._nth()}{self._troubles()}"
+                return f"running on {host_of(self.worker)}{since}, {self._nth()}{self._way()}{self._troubles()}"
             case _:
                 return self._ending()
 
     def _nth(self) -> str:
         return f"attempt {self.attempt} of {self.attempts}" if self.attempts else f"attempt {self.attempt}"
+
+    def _way(self) -> str:
+        return "" if self.progress is None else f", {progress_text(self.progress)}"
 
     def _place(self) -> str:
         if self.before is None:
@@ -129,6 +142,17 @@ def progress_of(found: Inspection) -> Progress | None:
     except DecodeError:
         return None
     return None if told is None else told.progress
+
+
+def progress_text(progress: Progress) -> str:
+    """Return how far a task is as people read it: `3 of 10 done: what it said`."""
+    of = "" if progress.total is None else f" of {_number(progress.total)}"
+    said = f": {progress.text}" if progress.text else ""
+    return f"{_number(progress.done)}{of} done{said}"
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,.2f}"
 
 
 def describe_outcome(outcome: Outcome, *, name: str = "") -> Status:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from qworker import cli
 from qworker.errors import TaskInterrupt
 from qworker.lifecycle import How, State
-from qworker.model import WorkerRecord
+from qworker.model import Progress, WorkerRecord
 from support.fake_worker import FakeWorker
 from support.waiting import wait_until
 
@@ -384,3 +386,88 @@ def test_watching_outlives_an_outage_of_the_server(run, new_server):
         process.communicate(timeout=10)
 
     assert line["error"].startswith("cannot ")
+
+
+def test_watch_tells_each_change_and_ends_with_the_value(run, worker):
+    task_id = submit(run, "tasks.add", "1")
+    held = worker.claim_one()
+    ended = threading.Thread(target=lambda: _go_on(worker, held))
+    ended.start()
+
+    code, out, err = run("watch", task_id)
+    ended.join()
+
+    assert (code, out) == (0, "42\n")
+    assert f"{task_id} running on box-2" in err
+    assert "1 of 4 done: first\n" in err
+    assert "2 of 4 done: second\n" in err
+
+
+def test_watch_json_prints_one_object_for_each_change_and_one_for_the_end(run, worker):
+    task_id = submit(run, "tasks.add", "1")
+    held = worker.claim_one()
+    ended = threading.Thread(target=lambda: _go_on(worker, held))
+    ended.start()
+
+    code, out, err = run("watch", task_id, "--json")
+    ended.join()
+
+    *seen, last = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert {"done": 2.0, "total": 4.0, "text": "second"} in [view["progress"] for view in seen]
+    assert {view["state"] for view in seen} <= {"claimed", "running"}
+    assert last == {"id": task_id, "state": "succeeded", "value": 42}
+
+
+def test_watch_of_a_task_that_has_failed_exits_as_result_does(run, worker):
+    task_id = submit(run, "tasks.add", "1")
+    worker.fail(worker.claim_one(), ValueError("no"))
+
+    code, out, err = run("watch", task_id)
+
+    assert (code, out) == (1, "")
+    assert "ValueError: no" in err
+
+
+def test_watch_of_an_unknown_task_says_so(run):
+    code, _, err = run("watch", "default:nothing")
+
+    assert code == 1
+    assert "is not known on this server" in err
+
+
+def test_who_interrupts_watch_leaves_the_task_alone(url, worker, run, tmp_path):
+    task_id = submit(run, "tasks.add", "1")
+    worker.start(worker.claim_one())
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "qworker", "watch", task_id], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        env={**os.environ, "QWORKER_URL": url}, cwd=tmp_path, text=True,
+    )  # fmt: skip
+    assert watching.stderr is not None
+    assert "running on box-2" in watching.stderr.readline()
+
+    watching.send_signal(signal.SIGINT)
+
+    _, rest = watching.communicate(timeout=10)
+    assert watching.returncode == 130
+    assert rest.endswith(f"{task_id} is left alone: it goes on\n")
+    assert json.loads(run("show", task_id, "--json")[1])["state"] == "running"
+
+
+def test_show_tells_how_far_a_task_is(run, worker):
+    task_id = submit(run, "tasks.add", "1")
+    held = worker.claim_one()
+    worker.start(held)
+    worker.tell(held, Progress(1, 4, "first"))
+
+    assert "1 of 4 done: first" in run("show", task_id)[1]
+    assert json.loads(run("show", task_id, "--json")[1])["progress"] == {"done": 1.0, "total": 4.0, "text": "first"}
+
+
+def _go_on(worker: FakeWorker, held) -> None:
+    """A task that tells its progress, slowly enough to be seen, and ends."""
+    worker.start(held)
+    for done, text in ((1, "first"), (2, "second")):
+        worker.tell(held, Progress(done, 4, text))
+        time.sleep(1.3)
+    worker.succeed(held, 42)

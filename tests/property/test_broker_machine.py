@@ -3,7 +3,8 @@
 After every step every live task is what the model says, and the invariants of the data hold: I1 a live id is in exactly
 one place; I2 a claim has a lease; I3 a body exists exactly while its task is live, or dead; I4 an outcome exists only
 for what is not live; I5 the counters equal a recount; I6 an outcome never changes within a run; I7 attempts and losses
-never go down within a run; I8 a stop waits exactly for the held tasks that carry its flag.
+never go down within a run; I8 a stop waits exactly for the held tasks that carry its flag; I9 what a task told is kept
+while it lives, as its holder told it last, and handed to the next one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qworker.broker import StartedTask
 from qworker.broker.records import read_record
+from qworker.broker.values import Note
 from qworker.errors import Conflict
 from qworker.lifecycle import HELD, OUTCOMES, State
 from qworker.model import Again, End, Line, Lose, Park, Record, Release, StopOrder
@@ -43,6 +45,8 @@ class Task:
     line: Line
     content: bytes
     due_ms: int = 0
+    cursor: bytes = b""
+    progress: bytes = b""
 
 
 @dataclass
@@ -143,6 +147,7 @@ class BrokerMachine(RuleBasedStateMachine):
             )
             assert handed.record == task.record
             assert handed.blob == make_blob(task.content, line=task.line)
+            assert (handed.cursor or b"") == task.cursor
 
     # -- what producers do ----------------------------------------------------------------------------------------
 
@@ -273,6 +278,7 @@ class BrokerMachine(RuleBasedStateMachine):
         lease.ends_ms = self.now + LEASE_MS
         assert sorted(task.id for task in window.tasks) == sorted(lease.tasks)
         assert (window.fence, window.alone) == (lease.fence, lease.alone)
+        assert all((task.cursor or b"") == self.tasks[task.id].cursor for task in window.tasks)
 
     @rule(
         data=st.data(),
@@ -281,8 +287,11 @@ class BrokerMachine(RuleBasedStateMachine):
         state=st.sampled_from(sorted(OUTCOMES)),
         delay_ms=st.sampled_from((0, 500)),
         exact=st.booleans(),
+        cursor=st.sampled_from((b"", b"", b"settled")),
     )
-    def settle(self, data: st.DataObject, local: str, kind: str, state: State, delay_ms: int, exact: bool) -> None:
+    def settle(
+        self, data: st.DataObject, local: str, kind: str, state: State, delay_ms: int, exact: bool, cursor: bytes
+    ) -> None:
         task = self.tasks.get(local)
         own = [task.record.claim] if task is not None and task.record.claim else []
         claim = data.draw(st.sampled_from(own * 3 + self.names[-3:]))
@@ -290,10 +299,10 @@ class BrokerMachine(RuleBasedStateMachine):
         value = make_value(state.value.encode(), blob=blob, claim=claim)
         settle = {
             "end": End(local, claim, state, value, 600_000, NOBODY),
-            "again": Again(local, claim, delay_ms),
-            "release": Release(local, claim),
+            "again": Again(local, claim, delay_ms, cursor),
+            "release": Release(local, claim, cursor),
             "park": Park(local, claim, delay_ms),
-            "lose": Lose(local, claim, exact),
+            "lose": Lose(local, claim, exact, cursor),
         }[kind]
         held = self._holds(claim, local)
         reply = self.broker.settle(QUEUE, [settle], resend=not held)
@@ -315,6 +324,8 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         assert code == "ok"
         self._leave(claim, local)
+        if kind != "park":
+            task.cursor = cursor or task.cursor
         if kind == "lose":
             self._charged(local, exact=exact)
             self.counts["lost"] += 1
@@ -333,13 +344,19 @@ class BrokerMachine(RuleBasedStateMachine):
                 task.record = replace(task.record, state=State.SCHEDULED)
             self.counts["retried"] += 1
 
-    @rule(data=st.data(), once=st.booleans())
-    def renew(self, data: st.DataObject, once: bool) -> None:
+    @rule(
+        data=st.data(), once=st.booleans(), told=st.sampled_from(((b"", b""), (b"1", b""), (b"", b"2"), (b"3", b"4")))
+    )
+    def renew(self, data: st.DataObject, once: bool, told: tuple[bytes, bytes]) -> None:
         claims = data.draw(st.lists(st.sampled_from(sorted({*self.claims, *self.names[-2:]})), unique=True))
         local = data.draw(st.sampled_from(IDS))
         started = [StartedTask(claim, local, 5, once) for claim in claims]
         self._read_meta()
-        renewal = self.broker.renew(QUEUE, claims=claims, started=started, lease_ms=LEASE_MS)
+        notes = [Note(claim, local, NOBODY, *told) for claim in claims]
+        renewal = self.broker.renew(QUEUE, claims=claims, started=started, notes=notes, lease_ms=LEASE_MS)
+        if any(self._holds(claim, local) for claim in claims):
+            task = self.tasks[local]
+            task.cursor, task.progress = told[0] or task.cursor, told[1] or task.progress
         assert set(renewal.lost) == {claim for claim in claims if claim not in self.claims}
         waits = set()
         for claim in claims:
@@ -403,6 +420,10 @@ class BrokerMachine(RuleBasedStateMachine):
         assert {local for local, _ in keys.get("dead", [])} == set(keys.get("dead_bodies", {}))
         for local, task in self.tasks.items():
             assert read_record(records.get(local)) == task.record, local
+        # I9
+        for kind in ("cursor", "progress"):
+            kept = keys.get("cursors" if kind == "cursor" else kind, {})
+            assert kept == {local.encode(): told for local, task in self.tasks.items() if (told := getattr(task, kind))}
 
         # I1: exactly one place; what a list has beyond that is passed over
         assert later == {local for local, task in self.tasks.items() if task.record.state is State.SCHEDULED}

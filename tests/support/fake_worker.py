@@ -17,10 +17,10 @@ from typing import Any
 
 from qworker import codec
 from qworker.broker import Broker
-from qworker.broker.values import StartedTask
+from qworker.broker.values import Note, StartedTask
 from qworker.ids import new_token
 from qworker.lifecycle import How, State
-from qworker.model import End, Header, Outcome, Record, WorkerRecord
+from qworker.model import End, Header, Outcome, Progress, Record, Told, WorkerRecord
 from support.waiting import wait_until
 
 
@@ -62,6 +62,11 @@ class FakeWorker:
         """Mark a task as running, as a renewal does."""
         started = [StartedTask(task.claim, task.local, ran_ms)]
         self.broker.renew(self.queue, worker=self.id, claims=[task.claim], started=started, lease_ms=lease_ms)
+
+    def tell(self, task: Held, progress: Progress) -> None:
+        """Tell how far a task is, as a renewal does."""
+        note = Note(task.claim, task.local, codec.client_of(task.blob), b"", codec.pack_told(Told(task.id, progress)))
+        self.broker.renew(self.queue, worker=self.id, claims=[task.claim], notes=[note], lease_ms=15_000)
 
     def stops(self, task: Held) -> tuple[tuple[str, str, Any], ...]:
         """Return the stops that wait for a task, by a renewal."""

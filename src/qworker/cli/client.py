@@ -103,7 +103,7 @@ def submit(
             else:
                 print(future.id)
             return
-        _print_result(future, wait_s, as_json=as_json)
+        print_result(future, wait_s, as_json=as_json)
 
 
 def result(
@@ -116,7 +116,7 @@ def result(
     """Wait for a task and print its value as JSON. Exits 1 when it ended in another way, and says how."""
     timeout_s = None if timeout is None else _seconds("--timeout", timeout)
     with open_app(url, namespace) as app:
-        _print_result(app.future(task), timeout_s, as_json=as_json)
+        print_result(app.future(task), timeout_s, as_json=as_json)
 
 
 def show(task: TaskId, url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
@@ -236,7 +236,8 @@ def _check_ids(tasks: Sequence[str]) -> None:
 # ── values into words ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _print_result(future: Future[Any], timeout_s: float | None, *, as_json: bool) -> None:
+def print_result(future: Future[Any], timeout_s: float | None, *, as_json: bool) -> None:
+    """Wait for a task and print its value; when it ended in another way, print how and exit 1."""
     try:
         if timeout_s is not None and not future.wait(timeout_s):
             _refuse_late(future, timeout_s)

@@ -12,8 +12,8 @@ from typing import Any
 from .. import codec, durations, sightings
 from ..errors import BrokerError, DecodeError
 from ..lifecycle import HELD
-from ..model import Inspection, Record, Sighting, WorkerRecord
-from ..status import describe
+from ..model import Inspection, Progress, Record, Sighting, WorkerRecord
+from ..status import describe, progress_of, progress_text
 from .shared import said, when
 
 __all__ = ["error_facts", "facts_of", "rows_of"]
@@ -66,6 +66,7 @@ def rows_of(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "deadline", _moment(facts, "deadline_ms")
     yield "started", _moment(facts, "started_ms")
     yield "runs for", _span(facts, "running_for_s")
+    yield "progress", progress_text(Progress(**facts["progress"])) if "progress" in facts else ""
     yield "lease left", _span(facts, "lease_left_s")
     yield "ended", _moment(facts, "ended_ms")
     yield "ran", _span(facts, "ran_s")
@@ -141,6 +142,7 @@ def _record_facts(found: Inspection, record: Record) -> dict[str, Any]:
         "running_for_s": (found.now_ms - record.started_ms) / 1000 if record.started_ms else None,
         "lease_left_s": None if found.lease_ms is None else (found.lease_ms - found.now_ms) / 1000,
         "stopping": True if record.stop is not None else None,
+        "progress": None if (progress := progress_of(found)) is None else progress._asdict(),
     }
 
 
@@ -183,7 +185,7 @@ def _running_facts(task: str, worker: str, workers: Callable[[], Iterable[Worker
     for record in records:
         for shown in record.running:
             if shown.get("id") == task:
-                known = {"child": "child", "slot": "slot", "ran_s": "running_for_s", "progress": "progress"}
+                known = {"child": "child", "slot": "slot", "ran_s": "running_for_s"}
                 return {ours: shown[theirs] for theirs, ours in known.items() if theirs in shown}
     return {}
 
