@@ -145,7 +145,7 @@ def test_a_suspect_whose_child_cannot_start_comes_back_and_starts_no_storm(tmp_p
         async with a_pool("thread", 2, target="fussy_app:app") as pool:
             flag.unlink()
 
-            ending = await pool.run("anything", alone=True)
+            ending = await pool.ending(pool.put("anything", alone=True))
 
             assert (ending.kind, ending.detail) == ("unstarted", "stalled")
             assert 1 <= len(pool.heard.named("child.failed")) <= 4
