@@ -71,14 +71,15 @@ class Guard(Generic[T]):
             raise interruption(self._slot)
 
     def release(self) -> None:
-        """Guard it no longer; a closer that runs is waited for, two seconds at most."""
+        """Guard it no longer; a closer that runs is waited for, two seconds at most, but not by a loop."""
         with _lock:
             self._released = True
             guards = _guards.get(self._slot)
             if guards is not None and self in guards:
                 guards.remove(self)
                 _tidy(self._slot)
-        if self._busy.acquire(timeout=_FINISH_S):
+        # A loop never waits: what it closes itself is done by now, and a process may be ended once more.
+        if self._loop is None and self._busy.acquire(timeout=_FINISH_S):
             self._busy.release()
 
     def is_due(self, now: float) -> bool:

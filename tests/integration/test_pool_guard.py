@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support.pools import a_pool, error_of
+from support.pools import a_pool, error_of, value_of
 from support.processes import is_running
 from support.waiting import await_until
 
@@ -24,7 +24,7 @@ async def started(pool, name, path, **options):
     return number
 
 
-@pytest.mark.parametrize("kind", ["process", "thread"])
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
 def test_who_is_blocked_in_recv_wakes_within_50_ms(kind, tmp_path):
     async def check():
         async with a_pool(kind, 2, target=TARGET) as pool:
@@ -104,9 +104,10 @@ def test_closers_that_fail_are_logged_and_the_others_run(tmp_path):
     asyncio.run(check())
 
 
-def test_in_a_coroutine_its_loop_closes_what_it_guards(tmp_path):
+@pytest.mark.parametrize("kind", ["process", "async"])
+def test_in_a_coroutine_its_loop_closes_what_it_guards(kind, tmp_path):
     async def check():
-        async with a_pool("process", 1, target=TARGET) as pool:
+        async with a_pool(kind, 1, target=TARGET) as pool:
             path = tmp_path / "notes"
             number = await started(pool, "guarded_coroutine", path)
 
@@ -116,5 +117,33 @@ def test_in_a_coroutine_its_loop_closes_what_it_guards(tmp_path):
             assert ending.asked == "stop"
             assert error_of(ending).kind == "asyncio.exceptions.CancelledError"
             assert lines(path) == ["in", "closed in True"]
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
+@pytest.mark.parametrize("name", ["guard_and_leave", "guard_and_leave_coroutine"])
+def test_the_end_of_a_task_ends_its_guards(kind, name):
+    async def check():
+        async with a_pool(kind, 1, target=TARGET) as pool:
+            assert value_of(await pool.run(f"intask_tasks.{name}")) == 1
+
+            assert value_of(await pool.run("intask_tasks.count_guards")) == 0
+
+    asyncio.run(check())
+
+
+def test_a_loop_does_not_stand_still_while_a_process_is_ended(tmp_path):
+    async def check():
+        async with a_pool("async", 2, target=TARGET) as pool:
+            path = tmp_path / "notes"
+            number = await started(pool, "wait_for_a_stubborn_process", path)
+
+            pool.pool.ask(number, "stop")
+            ending = await pool.ending(number)
+
+            assert (ending.kind, ending.asked) == ("thrown", "stop")
+            await await_until(lambda: not is_running(int(lines(path)[0])), description="the process is gone")
+            assert pool.heard.named("child.wedged") == []
 
     asyncio.run(check())

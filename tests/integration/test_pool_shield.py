@@ -23,7 +23,7 @@ async def started(pool, name, path, *args, **options):
     return number
 
 
-@pytest.mark.parametrize("kind", ["process", "thread"])
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
 def test_force_waits_until_the_block_is_left_and_leaving_it_ends_the_task(kind, tmp_path):
     async def check():
         async with a_pool(kind, 1, target=TARGET) as pool:
@@ -59,9 +59,10 @@ def test_a_shield_that_runs_out_holds_nothing_up_any_longer(kind, end, tmp_path)
     asyncio.run(check())
 
 
-def test_asyncios_cancellation_comes_when_the_shield_is_over(tmp_path):
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
+def test_asyncios_cancellation_comes_when_the_shield_is_over(kind, tmp_path):
     async def check():
-        async with a_pool("process", 1, target=TARGET) as pool:
+        async with a_pool(kind, 1, target=TARGET) as pool:
             path = tmp_path / "notes"
             number = await started(pool, "shielded_coroutine", path, 0.4)
 
@@ -69,8 +70,9 @@ def test_asyncios_cancellation_comes_when_the_shield_is_over(tmp_path):
             ending = await pool.ending(number)
 
             assert lines(path) == ["in", "done", "cancelled"]
-            assert ending.asked == "stop"
+            assert (ending.kind, ending.asked) == ("thrown", "stop")
             assert ending.shielded_s is not None
+            assert pool.heard.named("survivor.appeared") == []
             assert pool.heard.named("child.killed") == []
 
     asyncio.run(check())

@@ -198,8 +198,10 @@ class CoroutineLoop:
             value = await opened.task.fn(*opened.args, **opened.kwargs)
         except BaseException as error:
             await _end_helpers(attempt)
+            context.ended(opened.current)
             return raised(error, opened.header, cells, opened.ran_s())
         await _end_helpers(attempt)
+        context.ended(opened.current)
         return returned(value, opened.header, opened.ran_s())
 
     def _run_plain(self, order: list[Any], slot: int) -> None:

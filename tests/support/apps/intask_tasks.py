@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from qworker import App, current
+from qworker import App, current, guards
 
 app = App()
 
@@ -190,6 +190,35 @@ async def guarded_coroutine(path: str) -> None:
         except asyncio.CancelledError:
             await asyncio.wait_for(closed.wait(), 5)
             raise
+
+
+@app.task
+def guard_and_leave() -> int:
+    current.guard(lambda: None)
+    return len(guards._guards)
+
+
+@app.task
+async def guard_and_leave_coroutine() -> int:
+    return guard_and_leave()
+
+
+@app.task
+def count_guards() -> int:
+    return len(guards._guards)
+
+
+@app.task
+async def wait_for_a_stubborn_process(path: str) -> None:
+    shell = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done", stdout=-1)
+    assert shell.stdout is not None
+    await shell.stdout.readline()
+    with current.guard(shell):
+        _note(path, str(shell.pid))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await shell.wait()
 
 
 @app.task
