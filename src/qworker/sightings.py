@@ -40,8 +40,11 @@ def told(flight: Sequence[Sighting]) -> list[str]:
 
 def place(flight: Sequence[Sighting]) -> str:
     """Return the innermost frame that was seen last; empty when none was."""
-    stacks = [sighting.stack for sighting in flight if sighting.stack]
-    return stacks[-1].split("\n", 1)[0].strip() if stacks else ""
+    for sighting in reversed(flight):
+        for line in sighting.stack.split("\n"):
+            if line.startswith("  File "):
+                return line.strip()
+    return ""
 
 
 def _progress(done: float, total: float | None, text: str) -> str:

@@ -190,3 +190,69 @@ def test_a_stop_without_grace_does_not_wait_for_a_stack():
             assert [seen.why for seen in ending.flight] == ["asked"]
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_a_coroutine_is_seen_where_it_waits_and_where_it_waits_on_after_its_cancellation(kind):
+    async def check():
+        async with a_pool(kind, 1) as pool:
+            ending = await run(pool, "hold_on", timeout_s=0.3, grace_s=0.6)
+
+            asked, forced = ending.flight
+            assert frames_of(asked.stack) == ["_wait_for_nothing", "hold_on"]
+            assert frames_of(forced.stack) == ["wait", "_wait_on", "hold_on"]
+
+    asyncio.run(check())
+
+
+def test_coroutines_of_one_loop_are_each_seen_where_they_wait():
+    async def check():
+        async with a_pool("async", 8) as pool:
+            held = pool.put("hold_on", timeout_s=0.5, grace_s=0.6)
+            other = pool.put("wait_for_ever", timeout_s=0.5, grace_s=0.6)
+            plain = pool.put("dive", 2, timeout_s=0.5, grace_s=0.6)
+            endings = [await pool.ending(number, timeout=20) for number in (held, other, plain)]
+
+            assert [frames_of(seen.stack) for seen in endings[0].flight] == [
+                ["_wait_for_nothing", "hold_on"],
+                ["wait", "_wait_on", "hold_on"],
+            ]
+            assert endings[0].flight[0].lines == ("waiting",)
+            assert [frames_of(seen.stack) for seen in endings[1].flight] == [["sleep", "wait_for_ever"]]
+            assert [frames_of(seen.stack) for seen in endings[2].flight] == [["_dive", "_dive", "dive"]] * 2
+
+    asyncio.run(check())
+
+
+def test_a_loop_that_stands_still_is_seen_by_what_its_thread_does():
+    async def check():
+        async with a_pool("async", 2) as pool:
+            waits = pool.put("wait_for_ever", grace_s=0.8)
+            blocks = pool.put("block_the_loop", grace_s=0.8)
+            await await_until(lambda: any(task.progress for task in pool.pool.running()), description="it blocks")
+            for number in (waits, blocks):
+                pool.pool.ask(number, "stop")
+            for number in (waits, blocks):
+                flight = (await pool.ending(number)).flight
+                why, stack = flight[0].stack.split("\n", 1)
+                assert why == "  (its event loop did not answer: this is what its thread did)"
+                assert frames_of(stack) == ["block_the_loop"]
+
+    asyncio.run(check())
+
+
+def test_thousands_that_are_stopped_together_are_not_all_looked_at():
+    async def check():
+        async with a_pool("async", 1000) as pool:
+            numbers = [pool.put("wait_for_ever") for _ in range(1000)]
+            await await_until(lambda: len(pool.pool.running()) == 1000, timeout=30, description="all wait")
+            for number in numbers:
+                pool.pool.ask(number, "stop")
+            looked_at = len(pool.pool.recorder)
+            endings = [await pool.ending(number, timeout=30) for number in numbers]
+
+            assert looked_at == 500
+            assert {ending.kind for ending in endings} == {"thrown"}
+            assert len(pool.pool.recorder) == 0
+
+    asyncio.run(check())

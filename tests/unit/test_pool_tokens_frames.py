@@ -76,6 +76,17 @@ def test_two_readers_share_the_tokens_and_each_is_read_once(pipe):
     assert taken[0] == sorted(taken[0])
 
 
+@pytest.mark.parametrize("first", ["ORDER", "OUTCOME"])
+def test_no_two_frames_of_one_direction_have_the_same_number(first):
+    """Two branches of development may add one each, and no merge tells."""
+    names = [name for name, value in vars(frames).items() if name.isupper() and type(value) is int]
+    # In the order of the file: to the child, from it, then the kinds of outcomes.
+    start = names.index(first)
+    of_one = names[start : names.index({"ORDER": "OUTCOME", "OUTCOME": "RETURNED"}[first])]
+
+    assert sorted(getattr(frames, name) for name in of_one) == list(range(len(of_one)))
+
+
 def an_order(number=1, blob=b"blob"):
     return Order(number, "q:1", "m.f", blob, run=1, attempt=2, fence=3, timeout_s=4.0, grace_s=5.0, handed=10.0)
 

@@ -1,7 +1,8 @@
 """`async def` tasks in a slot: a loop of their own for as long as they run.
 
 The one exception that qworker injects into running code is asyncio's own cancellation, here: a watcher in the task's
-loop looks at the flag and cancels the task once, with the reason as its message.
+loop looks at the flag and cancels the task once, with the reason as its message. It also tells where the task
+waits: when it was asked to end, and when the worker wants to know.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..shields import must_end
 from .page import SlotCells
+from .stacks import coroutine_stack
 
 _LOOK_EVERY_S = 0.02
 
@@ -29,13 +31,18 @@ async def _watched(coroutine: Coroutine[Any, Any, Any], cells: SlotCells) -> Any
     assert task is not None
 
     handle: asyncio.TimerHandle
+    seen = cancelled = False
 
     def look() -> None:
-        nonlocal handle
-        if must_end(cells):
+        nonlocal handle, seen, cancelled
+        asked = cells.asked()
+        if (asked and not seen) or cells.stack_wanted():
+            cells.tell_stack(coroutine_stack(task))
+        seen = asked
+        if not cancelled and must_end(cells):
+            cancelled = True
             task.cancel(cells.reason())
-        else:
-            handle = loop.call_later(_LOOK_EVERY_S, look)
+        handle = loop.call_later(_LOOK_EVERY_S, look)
 
     handle = loop.call_later(_LOOK_EVERY_S, look)
     try:

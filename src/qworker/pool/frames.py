@@ -21,6 +21,7 @@ from ..model import EndingKind, Order
 ORDER: Final = 0
 MOVE: Final = 1  # [MOVE, number, fresh slot]: the attempt is a survivor; open the fresh slot (None: none) in its stead
 FLAG: Final = 2  # [FLAG, number]: the attempt's flag is raised; to an async child, whose loop would have to look for it
+LOOK: Final = 3  # [LOOK, number]: tell where the attempt waits; to an async child
 
 # child → worker
 OUTCOME: Final = 0
@@ -33,6 +34,7 @@ RESUMED: Final = 6  # [RESUMED, number]: it waits no longer
 CURSOR: Final = 7  # [CURSOR, number, cursor]: how far `current.iterate` has come
 GROUP: Final = 8  # [GROUP, number, id, opened]: the attempt opened a group, or left its block
 PROGRESS: Final = 9  # [PROGRESS, number, slot]: from now on that slot's cells tell of the attempt's progress
+STACK: Final = 10  # [STACK, number, text]: where the attempt, a coroutine, waits
 
 # Order of the kinds on the wire; only a child tells these.
 KINDS: Final[tuple[EndingKind, ...]] = ("returned", "raised", "retry", "interrupted", "refused", "unstarted", "thrown")
@@ -45,6 +47,7 @@ _TYPES: Final[dict[int, list[type]]] = {
     CURSOR: [int, bytes],
     GROUP: [int, str, bool],
     PROGRESS: [int, int],
+    STACK: [int, str],
 }
 
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.

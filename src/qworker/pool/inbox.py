@@ -28,6 +28,7 @@ class Inbox:
         self.token_fd = token_fd
         self.moves: deque[tuple[int, int | None]] = deque()  # (survivor's number, fresh slot)
         self.flags: deque[int] = deque()  # numbers whose flag is raised; told to children with a loop only
+        self.looks: deque[int] = deque()  # numbers of which the worker wants to know where they wait; likewise
         self._stream = stream
         self._page = page
         self._outbox = outbox
@@ -65,8 +66,10 @@ class Inbox:
                 self._bodies.append(frame)
             elif frame[0] == frames.MOVE:
                 self.moves.append((frame[1], frame[2]))
-            else:
+            elif frame[0] == frames.FLAG:
                 self.flags.append(frame[1])
+            else:
+                self.looks.append(frame[1])
 
     def wait(self, poll: select.poll) -> None:
         """Wait until something came. `poll` watches the stream; tokens are watched while they may be taken."""

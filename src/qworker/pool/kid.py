@@ -230,6 +230,13 @@ class Kid:
         if entry is not None and entry.order.interrupt and not self.plan.threads and self.process is not None:
             self._host.interrupt(self.process)
 
+    def want_stack(self, slot: int, number: int) -> None:
+        """Have an attempt tell where it waits, if it is a coroutine."""
+        if self.plan.loop:
+            self._post(frames.pack_frame(frames.LOOK, number))
+        else:
+            self.page.want_stack(slot, number)
+
     def quarantine(self, number: int, slot: int) -> None:
         """The attempt in `slot` is a survivor now. Unless the child drains, a fresh slot takes its place."""
         taken = self.slots_used | {old for old, _ in self.quarantined.values()}

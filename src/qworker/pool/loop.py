@@ -3,7 +3,7 @@
     stream ──► bodies, moves, flags             token pipe, while a slot is free ──► order ──► slot
     coroutine function ──► asyncio task ──► its helpers end ──┬──► outcome ──► the slot is free
     plain function ──► a thread of this child ────────────────┘
-    FLAG ──► task.cancel(reason), once          pulse: a timer, every 50 ms, while anything runs
+    FLAG ──► stack, task.cancel(reason), once   pulse: a timer, every 50 ms, while anything runs
 
 Each attempt has a context of its own, so `current` follows whatever it starts. What it has started on the loop or with
 `asyncio.to_thread`, and not awaited, is cancelled when it ends, as `asyncio.run` does, and awaited before its outcome
@@ -29,10 +29,13 @@ from . import frames
 from .inbox import Inbox
 from .page import Page, SlotCells
 from .slots import Opened, Runner, Told, raised, returned
+from .stacks import coroutine_stack
 
 _PULSE_S: Final = 0.05
 # For what ends without a word: the time in which nothing may start, a shield.
 _LOOK_EVERY_S: Final = 0.02
+# Where so many waited is told when they are asked to end together: it takes time, and nobody reads more.
+_TOLD_AT_ONCE: Final = 64
 # Orders that are taken in one turn of the loop: what runs has its turns in between.
 _AT_ONCE: Final = 32
 _HELPER_THREADS_MAX: Final = 32
@@ -48,6 +51,12 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None  # while its own code runs, as a coroutine
         self.helpers: set[asyncio.Task[Any]] = set()  # the tasks that it started, until they are done
         self.calls: set[Future[Any]] = set()  # its calls in helper threads, likewise
+
+    def tell(self) -> None:
+        """Tell where it waits; when its own code has ended, where one of those waits that it started."""
+        task = self.task or next(iter(self.helpers), None)
+        if self.cells is not None and task is not None:
+            self.cells.tell_stack(coroutine_stack(task))
 
     def cancel(self) -> None:
         """Throw asyncio's cancellation into it, if it was asked to end. Called once for each attempt."""
@@ -133,10 +142,18 @@ class CoroutineLoop:
             # One that has just ended told its outcome: it is no survivor, and keeps its slot.
             if self._current.pop(number, None) is not None and fresh is not None:
                 self._free.append(fresh)
+        left = _TOLD_AT_ONCE
         while inbox.flags:
             attempt = self._attempts.get(inbox.flags.popleft())
             if attempt is not None:
+                if left:
+                    left -= 1
+                    attempt.tell()
                 attempt.cancel()
+        while inbox.looks:
+            attempt = self._attempts.get(inbox.looks.popleft())
+            if attempt is not None:
+                attempt.tell()
         self._watch()
 
     def _watch(self) -> None:

@@ -28,7 +28,7 @@ FOREVER: Final = 2**63 - 1
 _START_UNTIL, _PULSE = 0, 1
 _HEADER: Final = 8
 _NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
-_SHIELD, _THREAD, _EXHAUSTED = 8, 9, 10
+_SHIELD, _THREAD, _EXHAUSTED, _LOOK = 8, 9, 10, 11
 _TEXT: Final = 12
 _PER_SLOT: Final = 24
 _TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
@@ -125,6 +125,10 @@ class Page:
         """The thread (its native id) that runs what is in the slot; 0: not told."""
         return self._cells[_HEADER + slot * _PER_SLOT + _THREAD]
 
+    def want_stack(self, slot: int, number: int) -> None:
+        """Have attempt `number` tell its stack, if it is a coroutine that can only do so itself."""
+        self._cells[_HEADER + slot * _PER_SLOT + _LOOK] = number
+
     def refuse_place(self, slot: int, number: int) -> None:
         """Tell attempt `number` that there is no place for what it waits for."""
         self._cells[_HEADER + slot * _PER_SLOT + _EXHAUSTED] = number
@@ -189,6 +193,17 @@ class SlotCells:
     def reason(self) -> str:
         """Why it was asked; empty when it was not."""
         return REASONS[self._cells[self._base + _REASON]] if self.asked() else ""
+
+    def stack_wanted(self) -> bool:
+        """Does the worker want to know where this attempt waits? True once for each time that it does."""
+        if self._cells[self._base + _LOOK] != self.number:
+            return False
+        self._cells[self._base + _LOOK] = 0
+        return True
+
+    def tell_stack(self, text: str) -> None:
+        """Tell the worker where this attempt waits."""
+        self._send(frames.pack_frame(frames.STACK, self.number, text))
 
     def lease_uncertain(self) -> bool:
         """Has this worker been unable to renew for so long that it would start nothing new?"""

@@ -333,6 +333,8 @@ class Pool:
             else:
                 number = 0
             self._events.output(number, stream, text, fields)
+        elif kind == frames.STACK:
+            self.recorder.told(frame[1], frame[2])
         elif kind == frames.GONE:
             self.survivor_gone(kid, frame[1], healthy=False)
         elif kind in _OF_TASKS:

@@ -2,11 +2,15 @@
 
     flag raised ──► watch() ──► Sighting("asked": run time, progress, last lines) ─┐
     force is near ► watch() ──► Sighting("forced": …)                              ├──► Ending.flight
-                      └──► STACK_SIGNAL ──► the thread in the slot ──► stack pipe ─┘
+                      ├──► STACK_SIGNAL ──► the thread in the slot ──► stack pipe ─┤
+                      └──► the loop of a coroutine ──► STACK frame ──► told() ─────┘
 
 The stack is taken from outside, whatever the task is doing: the signal goes to the very thread that runs it, whose
 handler (faulthandler's, in C) walks that thread's own frames, also while other C code holds the GIL. No thread walks
 the frames of another, which may be running: that could crash a child with healthy siblings in it.
+
+A coroutine that waits is on no thread. Its loop tells where it is: by itself before it throws the cancellation, and
+when it is asked once more. If it does not answer, the stack of its thread says what the loop stands still for.
 
 Nothing waits for a stack. It comes when the thread next gets a processor, and what has not come when the attempt ends
 is left out; no kill is late because of it. Owned by the pool, on the worker's event loop.
@@ -37,6 +41,11 @@ _LEAD_S: Final = (0.02, 0.1)
 _LINES: Final = 10
 _LINE_MAX: Final = 300  # characters
 _STACK_MAX: Final = 8 * 1024
+# Attempts that are looked at at once: when thousands are stopped together, nobody reads where each of them was.
+_LOOKED_AT_MAX: Final = 500
+_KEPT_MAX: Final = 4 * 1024 * 1024  # characters of all last lines together
+_SILENT_S: Final = 0.02  # a loop that has not answered after this stands still
+_BLOCKED: Final = "  (its event loop did not answer: this is what its thread did)\n"
 _TEXT_MAX: Final = 64 * 1024  # what a pipe holds; faulthandler writes at most 100 frames
 # faulthandler writes nothing for who is signalled while another thread is in its handler: ask again, some times.
 _AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -85,7 +94,7 @@ def read_dump(text: bytes | bytearray) -> Dump:
 class _Look:
     """One sighting in the making: all but its stack is known at once."""
 
-    __slots__ = ("at", "lines", "number", "progress", "ran_s", "slot", "stack", "stacks", "why")
+    __slots__ = ("at", "blocked", "kid", "lines", "number", "progress", "ran_s", "slot", "stack", "told", "why")
 
     def __init__(self, why: str, kid: Kid, slot: int, number: int, lines: tuple[str, ...], now: float) -> None:
         _, started_ns = kid.page.seen(slot)
@@ -97,11 +106,18 @@ class _Look:
         self.progress = kid.page.progress(slot, number)
         self.lines = lines
         self.stack = ""
-        self.stacks = kid.stacks
+        self.told = False  # by its loop, which knows better than any thread
+        self.blocked = False  # its loop did not
+        self.kid = kid
+
+    def dumped(self, stack: str) -> None:
+        """Its thread's stack was written."""
+        if not self.told:
+            self.stack = _BLOCKED + stack if self.blocked and stack else stack
 
     def end(self) -> Sighting:
         """The attempt ends: this is what was seen."""
-        self.stacks.give_up(self)
+        self.kid.stacks.give_up(self)
         return Sighting(self.why, self.ran_s, self.stack, self.progress, self.lines)
 
 
@@ -135,7 +151,7 @@ class Stacks:
             self._receive()
             if look is self._pending:
                 dump = read_dump(self._text)
-                look.stack = dump.stack if dump.slot in (None, look.slot) else ""
+                look.dumped(dump.stack if dump.slot in (None, look.slot) else "")
                 self._settle()
             self._next()
 
@@ -185,7 +201,7 @@ class Stacks:
         if dump.whole and dump.slot not in (None, self._pending.slot):
             self._text.clear()  # it came too late for its own look
         elif dump.whole or over:
-            self._pending.stack = dump.stack
+            self._pending.dumped(dump.stack)
             self._settle()
 
     def _settle(self) -> None:
@@ -214,6 +230,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lines: dict[int, deque[str]] = {}
+        self._kept = 0  # characters in them
         self._looks: dict[int, list[_Look]] = {}
 
     def __len__(self) -> int:
@@ -223,15 +240,21 @@ class Recorder:
         """An attempt printed or logged a line."""
         lines = self._lines.get(number)
         if lines is None:
-            lines = self._lines[number] = deque(maxlen=_LINES)
-        lines.append(text if len(text) <= _LINE_MAX else text[: _LINE_MAX - 1] + "…")
+            lines = self._lines[number] = deque()
+        if len(lines) == _LINES:
+            self._kept -= len(lines.popleft())
+        text = text if len(text) <= _LINE_MAX else text[: _LINE_MAX - 1] + "…"
+        if self._kept + len(text) <= _KEPT_MAX:
+            lines.append(text)
+            self._kept += len(text)
 
     def watch(self, kid: Kid, slot: int, number: int, asked: Asked, now: float) -> float:
         """Look at an attempt whose flag is raised, if it is time. Returns when to be called again (NEVER: no more)."""
-        if asked.reason not in _REASONS:
-            return NEVER
-        looks = self._looks.setdefault(number, [])
-        if not looks:
+        looks = self._looks.get(number)
+        if looks is None:
+            if asked.reason not in _REASONS or len(self._looks) >= _LOOKED_AT_MAX:
+                return NEVER
+            looks = self._looks[number] = []
             self._look("asked", kid, slot, number, now)
         patience_s = asked.force_at - looks[0].at
         shortest, longest = _LEAD_S
@@ -245,12 +268,33 @@ class Recorder:
         self._look("forced", kid, slot, number, now)
         return NEVER
 
+    def told(self, number: int, stack: str) -> None:
+        """The loop of an attempt, a coroutine, told where it waits."""
+        look = next((look for look in self._looks.get(number, ()) if not look.told), None)
+        if look is not None:
+            look.told = True
+            look.stack = stack[:_STACK_MAX]
+            look.kid.stacks.give_up(look)
+
     def gone(self, number: int) -> tuple[Sighting, ...]:
         """Return what was seen of an attempt that has ended, and forget it."""
-        self._lines.pop(number, None)
+        lines = self._lines.pop(number, None)
+        if lines is not None:
+            self._kept -= sum(map(len, lines))
         return tuple(look.end() for look in self._looks.pop(number, ()))
 
     def _look(self, why: str, kid: Kid, slot: int, number: int, now: float) -> None:
         look = _Look(why, kid, slot, number, tuple(self._lines.get(number, ())), now)
-        self._looks[number].append(look)
-        kid.stacks.want(look)
+        looks = self._looks[number]
+        looks.append(look)
+        if len(looks) > 1:
+            kid.want_stack(slot, number)
+        if kid.plan.loop and kid.page.thread(slot) == kid.pid:
+            asyncio.get_running_loop().call_later(_SILENT_S, self._unanswered, look)
+        else:
+            kid.stacks.want(look)
+
+    def _unanswered(self, look: _Look) -> None:
+        if not look.told and look in self._looks.get(look.number, ()):
+            look.blocked = True
+            look.kid.stacks.want(look)

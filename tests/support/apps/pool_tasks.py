@@ -257,3 +257,28 @@ def shrug_off_signals() -> None:
     for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     time.sleep(3600)
+
+
+@app.task
+async def hold_on() -> None:
+    """Waits in a helper's coroutine, and once more when it is cancelled."""
+    try:
+        await _wait_for_nothing()
+    except asyncio.CancelledError:
+        await asyncio.create_task(_wait_on())
+
+
+async def _wait_for_nothing() -> None:
+    print("waiting")
+    await asyncio.get_running_loop().create_future()
+
+
+async def _wait_on() -> None:
+    await asyncio.Event().wait()
+
+
+@app.task
+async def block_the_loop() -> None:
+    """As nobody should: the loop stands still, and all that waits on it."""
+    current.progress(1)
+    time.sleep(3600)
