@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import stopping
-from .errors import BrokerError, GroupStopped, ServerFull, TaskCancelled, TaskInterrupt
+from .errors import BrokerError, GroupStopped, ServerFull, TaskCancelled
 from .lifecycle import State
 from .model import Closed
+from .shields import interruption
 from .status import Status
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Leaving:
         """A task whose own group was stopped is about to be asked to end, if it was not yet: it ends here, as asked."""
         slot = self._group.slot
         if slot is not None and closed.above and self._interrupt is None and slot.wait_asked(_ASKED_WITHIN_S):
-            self._interrupt = TaskInterrupt(slot.reason())
+            self._interrupt = interruption(slot)
 
     def _tree(self, top: str) -> Iterator[str]:
         """Return all tasks in a group and in those below it. Groups that were left have waited for theirs."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from _thread import get_ident
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -37,7 +38,7 @@ class _Cover:
 
 _covers: dict[Slot, _Cover] = {}
 _lock = threading.Lock()
-_interrupted: Slot | None = None  # in whose code a TaskInterrupt was raised last
+_interrupted: Slot | None = None  # in whose code a TaskInterrupt was raised last, in the main thread
 
 
 def covers(slot: Slot) -> bool:
@@ -52,14 +53,15 @@ def must_end(slot: Slot) -> bool:
 
 
 def interruption(slot: Slot) -> TaskInterrupt:
-    """Return the TaskInterrupt to be raised into the attempt's code, which counts as interrupted from now on."""
+    """Return the TaskInterrupt to be raised into the attempt's code, here; see `was_interrupted`."""
     global _interrupted
-    _interrupted = slot
+    if get_ident() == threading.main_thread().ident:
+        _interrupted = slot
     return TaskInterrupt(slot.reason())
 
 
 def was_interrupted(slot: Slot) -> bool:
-    """Say whether a TaskInterrupt was raised in the attempt's code. For children with one slot."""
+    """Say whether the main thread has had its TaskInterrupt, so that a signal would bring a second one."""
     return _interrupted is slot
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qworker.pool.ladder import NEVER, Ladder, Seen
+from qworker.worker.drain import GRACE_CAP_S
 
 instants = st.floats(0, 100, allow_nan=False)
 reasons = st.sampled_from(["timeout", "deadline", "stop", "drain", "fenced", "recycle"])
@@ -149,6 +150,15 @@ def test_the_stronger_reason_stays_whatever_the_order(first, second):
 
     assert asked.reason == (second if strength[second] > strength[first] else first)
     assert asked.at == 1.0
+
+
+def test_a_shield_prolongs_no_drain():
+    ladder = Ladder()
+    ladder.ask(0.0, 1, "drain", GRACE_CAP_S)
+
+    ((forced_at, _),) = run_through(ladder, [Seen(1, 0.0, None, 0.0, NEVER, shielded_until=1e9)])
+
+    assert forced_at <= GRACE_CAP_S
 
 
 def test_an_attempt_that_is_gone_is_forgotten():

@@ -49,6 +49,24 @@ def test_inside_nothing_interrupts_and_leaving_does(slot):
     assert shields.was_interrupted(slot)
 
 
+def test_a_helper_thread_that_notices_leaves_the_main_thread_its_interruption(slot):
+    slot.event.set()
+    caught = []
+
+    def work():
+        try:
+            current.check()
+        except TaskInterrupt as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=current.bind(work))
+    thread.start()
+    thread.join()
+
+    assert caught
+    assert not shields.was_interrupted(slot)
+
+
 def test_leaving_one_that_nobody_asked_in_raises_nothing(slot):
     with current.shield(5):
         pass
