@@ -11,7 +11,7 @@ ARGS   ?=
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all bench bench-stop clean
+.PHONY: help setup demo check format test test-all test-stdlib bench bench-stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: $(STAMP) ## The quick suite: all but what is marked slow (no Redis needs t
 test-all: $(STAMP) ## Every test, with branch coverage
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-branch --cov-report=term $(ARGS)
 
+test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
+	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
+
 bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor; how punctual 100 kills are
 	$(BIN)/python benchmarks/drain.py $(ARGS)
 	$(BIN)/python benchmarks/kill.py
@@ -56,4 +59,4 @@ bench-stop: $(STAMP) ## How soon 1,000 cancels and 300 timeouts reach the code, 
 	$(BIN)/python benchmarks/stop.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf $(VENV) .venv-stdlib .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -81,7 +82,13 @@ class Outstanding:
                 broken = self._broken
             if broken:
                 future.fail(concurrent.futures.BrokenExecutor(broken))
-            future.add_done_callback(self._drop)
+            # Not a done-callback: those cost a change of threads, and a slow one of the user's would hold up ours.
+            with future._condition:
+                waits = not future.done()
+                if waits:
+                    future._wakers.append(functools.partial(self._drop, future))
+            if not waits:
+                self._drop(future)
 
     def shut_down(self, *, wait: bool, cancel: bool) -> None:
         """Take nothing more; see `Executor.shutdown`."""
@@ -147,7 +154,7 @@ class Outstanding:
         if self._broken:
             raise concurrent.futures.BrokenExecutor(self._broken) from None
 
-    def _drop(self, future: concurrent.futures.Future[Any]) -> None:
+    def _drop(self, future: Future[Any]) -> None:
         with self._changed:
             self._pending.discard(future)
 

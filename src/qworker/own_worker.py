@@ -82,7 +82,7 @@ class OwnWorker:
         self._listener.start()
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Return when its server can be used, or nothing more is to be expected of it."""
+        """Return when it works, or nothing more is to be expected of it."""
         self._ready.wait(timeout_s)
 
     def end(self) -> None:

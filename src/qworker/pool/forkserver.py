@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -125,7 +126,7 @@ class ForkServer:
     def _make(self, id_: int, plan: child.Plan, fds: child.Ends) -> None:
         server = os.getpid()
         try:
-            pid = self._exec(plan, fds) if self._spawn else os.fork()
+            pid = self._exec(plan, fds) if self._spawn else _fork()
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -202,6 +203,16 @@ class ForkServer:
             socket.send_fds(self._control, [msgpack.packb(message)], list(fds))
         except OSError:
             self._end()
+
+
+def _fork() -> int:
+    """Fork without Python 3.12's warning of threads, of which there are none: `_import` looked.
+
+    It counts them in /proc/self/stat, field by field between spaces, and the title of this process has some.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _kill_group(pid: int) -> None:

@@ -7,8 +7,8 @@
 It ends when its owner says so or is gone (the end of stdin, or its pidfd), and nothing is left then: the server dies
 with this process, the fork server and the children with its end of their socket, and the directory is removed. Nobody
 else can reach the server, so its worker runs any function that can be imported, as a process pool does. What tasks
-print goes to the streams that the owner has, line by line; the log tells of warnings only, unless QWORKER_LOG_LEVEL
-says otherwise.
+print goes to the streams that the owner has, line by line; the log tells of errors only, unless QWORKER_LOG_LEVEL says
+otherwise: how a task ended is told by its future.
 
 Started as `python -m qworker.worker.private <plan as JSON> <status fd>` by own_worker.py.
 """
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +36,7 @@ from ..broker.embedded import find_binary
 from ..broker.places import to_url
 from ..config import Settings
 from ..errors import QWorkerError
+from .daemon import serve
 
 SOCKET = "server.sock"
 SERVER_LOG = "server.log"
@@ -67,10 +69,7 @@ class _Private:
                 embedded=False,
             )  # fmt: skip
             self._watch()
-            self._tell(ready=url)  # before the slow imports: what is submitted waits there for the worker
-            from .daemon import serve
-
-            return serve(settings, [], emit=_emit())
+            return serve(settings, [], emit=_emit(lambda: self._tell(ready=url)))
         except QWorkerError as error:
             self._tell(failed=str(error))
             return 1
@@ -133,7 +132,7 @@ class _Private:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _emit() -> log.Emit:
+def _emit(ready: Callable[[], None]) -> log.Emit:
     """Return what is told of events: prints go out as they are, the rest to the log."""
     streams = {name: log.Writer(stream, str) for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))}
 
@@ -143,7 +142,9 @@ def _emit() -> log.Emit:
             stream.put(f"{fields['text']}\n")
         elif name not in _UNSAID:
             log.event(name, level=level, **fields)
-        if name == "worker.stopped":
+        if name == "worker.started":
+            ready()
+        elif name == "worker.stopped":
             for stream in streams.values():
                 stream.close(1.0)
 
@@ -159,7 +160,7 @@ def main() -> NoReturn:
     level = os.environ.get("QWORKER_LOG_LEVEL", "").lower()
     log.setup(
         "json" if os.environ.get("QWORKER_LOG_FORMAT", "").lower() == "json" else "console",
-        level if level in log.LEVELS else "warning",
+        level if level in log.LEVELS else "error",
     )
     try:
         code = _Private(plan, status_fd).run()
