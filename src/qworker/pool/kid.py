@@ -123,14 +123,17 @@ class Kid:
     def fill(self, line: deque[Entry], most: int, ahead_s: float, now: float) -> int:
         """Give it up to `most` orders from the front of `line`; returns how many.
 
-        One for each slot always; beyond that, while less than `ahead_s` of work per slot is in it.
+        One for each slot always; beyond that, while the next is expected to find a slot within `ahead_s`: its slots
+        share what waits, so of hundreds one is free soon, however long their tasks are.
         """
         count = len(self.entries)
         expected_s = self.expected_s
         slots = self.plan.slots
         batch: list[Entry] = []
         while line and len(batch) < most:
-            if count >= slots and (self.stalled or count >= ORDERS_MAX or expected_s >= ahead_s * slots):
+            # Before it go `count + 1 - slots` ends of tasks that take `expected_s / count` each, in `slots` slots.
+            soon = (count + 1 - slots) * expected_s < ahead_s * slots * count
+            if count >= slots and (self.stalled or count >= ORDERS_MAX or not soon):
                 break
             entry = line.popleft()
             batch.append(entry)
