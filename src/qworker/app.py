@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from .broker.client import Client
-    from .group import Group, GroupServer
+    from .group import Group
+    from .group_server import GroupServer
     from .inline import Inline
     from .model import StopReceipt
     from .options import Duration

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from . import context, durations, ids
 from .errors import BadOption, BrokerError, GroupStopped, Refused, SubmitUnknown
@@ -29,39 +29,18 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .future import Future
-    from .model import Closed, Draft, GroupView, StopReceipt
+    from .group_async import Scope
+    from .group_server import Opener
+    from .model import Draft, StopReceipt
     from .options import Duration
     from .task import BoundTask, Call
 
-__all__ = ["Group", "GroupServer", "Opener"]
+__all__ = ["Group"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 OnOwnerLoss = Literal["cancel", "detach"]
-
-
-class GroupServer(Protocol):
-    """What a group asks of the server; `broker.owned.OwnedGroups`, and `inline.InlineGroups` where there is none."""
-
-    def open(
-        self, group: Group, *, path: tuple[str, ...], name: str, opener: str, on_loss: str, timeout_ms: int
-    ) -> None: ...
-    def stop(self, group: str, *, grace_ms: int | None, reason: str) -> str: ...
-    def close(self, group: str, *, seen: int, survivors: Sequence[str], path: Sequence[str]) -> Closed: ...
-    def show(self, group: str) -> GroupView: ...
-    def sweep(self, tasks: Iterable[str], *, force: bool, grace_ms: int | None) -> None: ...
-    def look(self, tasks: Iterable[str]) -> list[tuple[str, bool]]: ...
-
-
-class Opener(Protocol):
-    """What a group needs of its app."""
-
-    def groups(self) -> GroupServer: ...
-    def named(self, target: str | Callable[..., Any]) -> BoundTask[..., Any]: ...
-    def send(self, drafts: list[Draft]) -> list[Future[Any]]: ...
-    async def asend(self, draft: Draft) -> Future[Any]: ...
-    def future(self, id: str, /) -> Future[Any]: ...  # noqa: A002 - the public word
 
 
 class Group:
@@ -99,13 +78,14 @@ class Group:
         self._run: context.Run | None = None  # the task that opened it
         self._left = False
         self._leaving: Leaving | None = None
-        self._scope: Any = None  # of `async with`
+        self._scope: Scope | None = None  # of `async with`
         # Under the lock: callbacks, submitters and the I/O thread of the client meet here.
         self._lock = threading.Lock()
         self._futures: list[Future[Any]] = []
         self._failed: list[Future[Any]] = []  # in the order in which they were heard to have failed
         self._pending: set[Future[Any]] = set()
         self.stop_reason: str | None = None  # why it was stopped from here; None: it was not
+        self.stopped_by_owner = False  # by `stop`: then that is no error
         self.stop_grace_ms: int | None = None
         self.told_reason: str | None = None  # why somebody else stopped it
         self.unsent = False  # the server has not confirmed the stop yet
@@ -190,21 +170,29 @@ class Group:
         `grace` is given to all tasks in place of their own. One round trip, however many tasks there are; the block
         waits for their ends. Leaving the block after that is no error.
         """
+        self.stopped_by_owner = True
         self.halt("stopped by its owner", None if grace is None else durations.milliseconds(grace))
         if self.unsent:
             self.send_stop()
 
+    async def astop(self, grace: Duration | None = None) -> None:
+        """`stop` without blocking the event loop."""
+        from .group_async import in_thread
+
+        await in_thread(lambda: self.stop(grace))
+
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
-        state = (
-            "left" if self._left else "not entered" if self._place is None else "stopped" if self.stopped else "open"
-        )
+        state = "not entered" if self._place is None else "stopped" if self.stopped else "open"
+        state = "left" if self._left else state
         return f"<Group {self.id}{name}, {len(self._futures)} tasks, {state}>"
 
     # The block
 
     def __enter__(self) -> Self:
-        self._enter()
+        place = self.prepare()
+        self.open(place)
+        self.opened(place)
         return self
 
     def __exit__(
@@ -212,11 +200,29 @@ class Group:
     ) -> None:
         if self._pid != os.getpid():
             return  # a copy of the process leaves its copy of the block: the group is the parent's
+        leaving = Leaving(self, error)
         try:
-            self._leaving = Leaving(self, error)
-            self._leaving.run()
+            leaving.run()
         finally:
-            self._leave()
+            self._leave(leaving)
+
+    async def __aenter__(self) -> Self:
+        from .group_async import Scope  # a process that runs no coroutine never loads asyncio
+
+        self._scope = Scope(self)
+        await self._scope.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scope = self._scope
+        assert scope is not None, "it was entered"
+        leaving = Leaving(self, error)
+        try:
+            await scope.leave(leaving, error)
+        finally:
+            self._leave(leaving)
 
     # Inside; `group_exit` and `group_async` call these, too
 
@@ -263,7 +269,7 @@ class Group:
     def halt(self, reason: str, grace_ms: int | None = None) -> None:
         """Note that it is to be stopped; `send_stop` tells the server."""
         with self._lock:
-            if self.stop_reason is None:
+            if self.stop_reason is None and self.told_reason is None:
                 self.stop_reason, self.unsent = reason, True
             if grace_ms is not None and grace_ms != self.stop_grace_ms:
                 self.stop_grace_ms, self.unsent = grace_ms, True
@@ -280,11 +286,12 @@ class Group:
             self.told_reason = reason or "stopped"
             self._wake()
 
-    def _enter(self) -> None:
+    def prepare(self) -> Place:
+        """Return the place that its children will have; in the context of whoever enters the block."""
         if self._place is not None or self._left:
             raise RuntimeError(f"{self!r} cannot be entered twice: a group is one block")
         outer = _innermost.get()
-        self._outer = outer if outer is not None and outer.app is self.app and outer._place is not None else None
+        self._outer = outer if outer is not None and outer.app is self.app and not outer._left else None
         self._run = context.running()
         above = self._outer._place if self._outer is not None else here()
         ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -296,6 +303,11 @@ class Group:
             # Before it is opened: a task that dies in between has told its worker of a group that is not there, which
             # is harmless; the other way round nobody would know of it until its lease lapses.
             self._run.slot.group(self.id, True)
+        return place
+
+    def open(self, place: Place) -> None:
+        """Open it on the server."""
+        left_s = None if place.ends is None else place.ends - time.monotonic()
         self.app.groups().open(
             self,
             path=place.groups[:-1],
@@ -304,13 +316,17 @@ class Group:
             on_loss=self._on_owner_loss,
             timeout_ms=0 if left_s is None else max(1, int(left_s * 1000)),
         )
+
+    def opened(self, place: Place) -> None:
+        """It is open: tasks may be submitted."""
         self._place = place
         _innermost.set(self)
 
-    def _leave(self) -> None:
+    def _leave(self, leaving: Leaving) -> None:
         self._left = True
+        self._leaving = leaving
         _innermost.set(self._outer)
-        if self._run is not None and self._leaving is not None and self._leaving.closed:
+        if self._run is not None and leaving.closed:
             self._run.slot.group(self.id, False)  # else its worker ends it, together with the task
 
     def _open_place(self) -> Place:

@@ -45,7 +45,7 @@ class Leaving:
     def __init__(self, group: Group, error: BaseException | None) -> None:
         self._group = group
         self._error = error
-        self._interrupt = error if error is not None and not isinstance(error, Exception) else None
+        self.interrupt = error if error is not None and not isinstance(error, Exception) else None
         self._began = time.monotonic()
         self._woken = threading.Event()
         self._others: dict[str, Future[Any]] = {}  # of the tree, submitted by its tasks
@@ -73,14 +73,14 @@ class Leaving:
             except Exception:
                 raise
             except BaseException as interrupt:
-                if self._interrupt is not None:
+                if self.interrupt is not None:
                     raise
                 self.interrupted(interrupt)
         self.raise_errors()
 
     def interrupted(self, interrupt: BaseException) -> None:
         """Have the group stopped because whoever waits for its end is told to end."""
-        self._interrupt = interrupt
+        self.interrupt = interrupt
         self._group.halt(f"its block was left by {type(interrupt).__name__}")
 
     def advance(self) -> list[Future[Any]] | None:
@@ -165,8 +165,8 @@ class Leaving:
     def _heed(self, closed: Closed) -> None:
         """A task whose own group was stopped is about to be asked to end, if it was not yet: it ends here, as asked."""
         slot = self._group.slot
-        if slot is not None and closed.above and self._interrupt is None and slot.wait_asked(_ASKED_WITHIN_S):
-            self._interrupt = interruption(slot)
+        if slot is not None and closed.above and self.interrupt is None and slot.wait_asked(_ASKED_WITHIN_S):
+            self.interrupt = interruption(slot)
 
     def _tree(self, top: str) -> Iterator[str]:
         """Return all tasks in a group and in those below it. Groups that were left have waited for theirs."""
@@ -217,15 +217,19 @@ class Leaving:
 
     def raise_errors(self) -> None:
         """Raise what the block is left with; the error that it was left by needs no raising where it is let through."""
-        if self._interrupt is not None:
-            if self._interrupt is self._error:
+        if self.interrupt is not None:
+            if self.interrupt is self._error:
                 return
-            raise self._interrupt
+            raise self.interrupt
         errors = self.errors()
         if errors:
-            group = self._group
-            called = f"group {group.id}" + (f" ({group.name})" if group.name else "")
-            raise ExceptionGroup(f"unhandled errors in {called}", errors) from None
+            raise self.joined(errors) from None
+
+    def joined(self, errors: list[Exception]) -> ExceptionGroup[Exception]:
+        """Return the one error that the block raises."""
+        group = self._group
+        called = f"group {group.id}" + (f" ({group.name})" if group.name else "")
+        return ExceptionGroup(f"unhandled errors in {called}", errors)
 
     def errors(self) -> list[Exception]:
         """Return the errors of the children and of the body; siblings that were cancelled for them have none."""
@@ -251,6 +255,8 @@ class Leaving:
         group = self._group
         if group.stop_reason is not None or not (self._end_of.state == "stopped" or self._end_of.above):
             return False
+        if self._error is not None:
+            return True
         return any(one.outcome is not None and one.outcome.state is State.CANCELLED for one in group.children)
 
     def _without_echo(self, error: Exception) -> Exception | None:

@@ -12,6 +12,7 @@ import pytest
 from support.daemon import Worker, start_worker
 
 BASIC = "support.apps.basic:app"
+TREE = "support.apps.tree:app"
 
 
 @pytest.fixture
@@ -43,14 +44,22 @@ def tasks(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace
     yield from bound_tasks(url, monkeypatch)
 
 
-def bound_tasks(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Import the user's module afresh, so that its app finds this server."""
+@pytest.fixture
+def tree(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The user's module of tasks that open groups and submit others; start its workers with `target=TREE`."""
+    yield from bound_tasks(url, monkeypatch, "support.apps.tree")
+
+
+def bound_tasks(
+    url: str, monkeypatch: pytest.MonkeyPatch, name: str = "support.apps.basic"
+) -> Iterator[SimpleNamespace]:
+    """Import a user's module afresh, so that its app finds this server."""
     import importlib
     import sys
 
     monkeypatch.setenv("QWORKER_URL", url)
-    sys.modules.pop("support.apps.basic", None)
-    module = importlib.import_module("support.apps.basic")
+    sys.modules.pop(name, None)
+    module = importlib.import_module(name)
     yield module  # type: ignore[misc]
     module.app.close()
 

@@ -6,24 +6,9 @@ import time
 
 import pytest
 
-from e2e.conftest import executions
+from e2e.conftest import TREE, executions
 from qworker import GroupStopped
 from support.waiting import wait_until
-
-TREE = "support.apps.tree:app"
-
-
-@pytest.fixture
-def tree(url, monkeypatch):
-    """The user's module, with its app bound to the test's server."""
-    import importlib
-    import sys
-
-    monkeypatch.setenv("QWORKER_URL", url)
-    sys.modules.pop("support.apps.tree", None)
-    module = importlib.import_module("support.apps.tree")
-    yield module
-    module.app.close()
 
 
 def test_the_block_ends_when_all_of_its_tasks_have_ended(start, tree) -> None:
