@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from e2e.conftest import executions
-from qworker import App, Progress, WaitTimeout
+from qworker import App, Progress, WaitTimeout, cli
 from support.daemon import alive, descendants
 from support.waiting import wait_until
 
@@ -119,3 +119,16 @@ def test_a_waiter_whose_time_is_up_may_take_the_task_with_him(start, tasks, exec
     assert (receipt.outcome, receipt.still_running) == ("cancelled", False)
     assert "; it was stopped: its code does not run, after " in str(caught.value)
     assert future.cancelled()
+
+
+def test_watch_shows_what_a_task_prints_until_it_ends(start, tasks, execution_log, capfd) -> None:
+    start("-c", "1")
+    future = tasks.tell.submit(4, 0.8)
+    wait_until(lambda: executions(execution_log), description="its start")
+
+    assert cli.run(["watch", future.id]) == 0
+
+    out, err = capfd.readouterr()
+    assert out == '"told"\n'
+    assert "  | line 1\n" in err
+    assert " of 4 done: step " in err

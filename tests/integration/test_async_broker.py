@@ -10,6 +10,7 @@ import fakeredis
 import pytest
 
 from qworker.broker import AsyncBroker, BellRing, Broker, StopHint
+from qworker.broker.values import WatchHint
 from qworker.errors import BrokerUnavailable, SubmitUnknown
 from qworker.model import Line, StopOrder, WorkerRecord
 from support.brokers import LEASE_MS, QUEUE, WORKER, end, ids, item, name, seed, stop, take
@@ -163,7 +164,7 @@ def test_a_bell_on_a_broken_connection_is_a_wake_after_a_short_pause(tmp_path: o
 
 def test_stops_are_heard_also_after_the_connection_broke(server: Server) -> None:
     async def main(sync: Broker) -> None:
-        heard: list[StopHint] = []
+        heard: list[StopHint | WatchHint] = []
         async with AsyncBroker(server.url, "t", instance="me") as broker:
             listener = asyncio.create_task(broker.listen_stops(WORKER, heard.append))
             await await_until(lambda: listening(broker), description="a listener")
@@ -174,6 +175,9 @@ def test_stops_are_heard_also_after_the_connection_broke(server: Server) -> None
             await broker.client.publish(broker.keyspace.stops(WORKER), b"what is this")
             # A hint that is pushed before the listener is back is missed: that is what hints are. So push until it is.
             await await_until(lambda: stop(sync, "b") and len(heard) > 1, description="a stop after the break")
+
+            assert sync.watch(QUEUE, "a", WORKER) == 1
+            await await_until(lambda: heard[-1] == WatchHint(QUEUE, "a"), description="word of a watcher")
 
             listener.cancel()
         assert heard[:2] == [

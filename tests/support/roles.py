@@ -149,6 +149,7 @@ class FakePool:
         self.pages_read = 0
         self.batches: list[list[str]] = []  # the local ids of each put
         self.shown: dict[int, Progress] = {}  # number -> what its slot shows
+        self.printed: dict[int, list[str]] = {}
 
     def put(self, orders: Sequence[Order]) -> None:
         self.batches.append([order.id.partition(":")[2] for order in orders])
@@ -189,6 +190,9 @@ class FakePool:
 
     def progress(self, number: int, slot: int) -> Progress | None:
         return self.shown.get(number)
+
+    def lines(self, number: int) -> tuple[str, ...]:
+        return tuple(self.printed.get(number, ()))
 
     def survivors(self) -> list[Any]:
         return self.left

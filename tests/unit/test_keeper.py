@@ -10,6 +10,7 @@ from qworker import codec
 from qworker.broker.values import Note
 from qworker.errors import BrokerUnavailable, ServerFull
 from qworker.model import Progress, Release, StopOrder, Told
+from qworker.worker.notes import WATCHED_S
 from support.roles import renewal, roles, task
 
 
@@ -240,6 +241,30 @@ def test_what_tasks_told_goes_with_the_renewal_and_only_when_it_changed() -> Non
                 [Note("c1", "a", "client-00001", b"", told[1])],
             ]
             assert w.pool.pages_read == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_a_task_prints_is_told_while_somebody_watches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            now = [100.0]
+            monkeypatch.setattr("qworker.worker.notes.time.monotonic", lambda: now[0])
+            w.accept(task("a"))
+            number = w.held("a").number
+            w.pool.printed[number] = ["one"]
+
+            await w.keeper.renew()
+            assert w.state.notes.watch(w.held("a"))
+            await w.keeper.renew()
+            assert not w.state.notes.watch(w.held("a")), "it is watched already"
+            now[0] += WATCHED_S
+            w.pool.printed[number] = ["one", "two"]
+            await w.keeper.renew()
+
+            told = codec.pack_told(Told("default:a", None, ("one",)))
+            notes = [[note.progress for note in call["notes"]] for call in w.broker.calls["renew"]]
+            assert notes == [[], [told], []]
 
     asyncio.run(scenario())
 

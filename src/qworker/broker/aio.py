@@ -27,7 +27,7 @@ from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wir
 from .flows import Flow
 from .keys import Keyspace
 from .records import read_stop
-from .values import BellRing, StopHint
+from .values import WATCH, BellRing, StopHint, WatchHint
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,11 +196,11 @@ class AsyncBroker:
     async def listen_stops(
         self,
         worker: str,
-        on_hint: Callable[[StopHint], None],
+        on_hint: Callable[[StopHint | WatchHint], None],
         on_hello: Callable[[], None] = lambda: None,
         on_group: Callable[[str, int | None], None] = lambda *_: None,
     ) -> None:
-        """Call `on_hint` for each stop that is pushed to this worker, until cancelled; reconnects by itself.
+        """Call `on_hint` for each stop (or watch) that is pushed to this worker, until cancelled; reconnects by itself.
 
         `on_hello` is called when another worker has told of itself for the first time, `on_group` with id and grace of
         each group that is stopped. Only hints: a stop that is missed while the connection is down comes with the next
@@ -244,10 +244,13 @@ class AsyncBroker:
         await self.close()
 
 
-def _read_hint(data: bytes) -> StopHint | None:
-    """Read a pushed stop; None for what qworker did not write: anybody may publish."""
+def _read_hint(data: bytes) -> StopHint | WatchHint | None:
+    """Read a pushed stop or watch; None for what qworker did not write: anybody may publish."""
     try:
-        queue, claim, local, order = data.decode("ascii").split(" ")
+        words = data.decode("ascii").split(" ")
+        if len(words) == 3 and words[0] == WATCH:
+            return WatchHint(words[1], words[2])
+        queue, claim, local, order = words
         return StopHint(queue, claim, local, read_stop(order) or StopOrder())
     except ValueError:
         return None

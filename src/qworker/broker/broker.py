@@ -56,6 +56,7 @@ class Broker:
     stop = _call(producer_calls.stop)
     expire = _call(producer_calls.expire)
     progress = _call(producer_calls.progress)
+    watch = _call(producer_calls.watch)
     # What workers do.
     claim = _flow(flows.claim)
     claim_ids = _call(worker_calls.claim_ids)

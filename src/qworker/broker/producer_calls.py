@@ -9,7 +9,7 @@ from ..errors import Conflict, SubmitUnknown
 from ..model import Line, Peeked
 from .calls import Call, Owner, command, script_call
 from .scripts import Arg
-from .values import ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
+from .values import WATCH, ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
 
 _SUBMIT_CODES: Mapping[int, SubmitCode] = {ord("o"): "ok", ord("s"): "same", ord("e"): "ended"}
 
@@ -163,6 +163,12 @@ def peek(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[Peeked, ...
         )
 
     return Call(f"look up {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)
+
+
+def watch(owner: Owner, queue: str, local: str, worker: str) -> Call[int]:
+    """Tell the worker that holds a task that somebody watches it: a hint, good for some seconds."""
+    channel = owner.keyspace.stops(worker)
+    return command(f"watch task {queue}:{local}", "PUBLISH", channel, f"{WATCH} {queue} {local}", parse=int)
 
 
 def progress(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[bytes | None, ...]]:

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 
 from ..model import PoolNeed, Settled, StopOrder
 
+WATCH = "watch"  # begins the message that is a WatchHint
+
 # ok: queued now; same: the same task is already there, live; ended: the same task already has an outcome.
 SubmitCode = Literal["ok", "same", "ended"]
 # cancelled: it had not been handed out and never will be; requested: its worker is told to end it; held: a worker has
@@ -93,6 +95,14 @@ class StopHint:
     claim: str
     id: str
     order: StopOrder
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHint:
+    """Somebody watches a task: its worker is to tell what it prints, too, for some seconds. Only a hint, sent again."""
+
+    queue: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,14 @@ from ..log import escape
 from ..model import Progress
 from ..status import describe, progress_text
 from .client import TaskId, print_result
-from .shared import Json, Namespace, Url, open_app, print_json
+from .shared import Json, Namespace, Url, open_app, open_broker, print_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
     from ..app import App
+    from ..broker.broker import Broker
     from ..model import Inspection
     from ..status import Status
 
@@ -66,21 +67,24 @@ def watch(
     ids.split_id(task)
     try:
         with open_app(url, namespace) as app:
-            with _screen(as_json=as_json) as screen:
-                _follow(app, task, screen)
+            with open_broker(url, namespace) as broker, _screen(as_json=as_json) as screen:
+                _follow(app, broker, task, screen)
             print_result(app.future(task), None, as_json=as_json)
     except KeyboardInterrupt:
         print(escape(f"{task} is left alone: it goes on"), file=sys.stderr)
         raise
 
 
-def _follow(app: App, task: str, screen: Screen) -> None:
+def _follow(app: App, broker: Broker, task: str, screen: Screen) -> None:
     """Show what a task is doing until it has an outcome, or nothing is known of it."""
     future = app.future(task)
+    queue, local = ids.split_id(task)
     view: View | None = None
     while True:
         try:
             found = future.client().inspect(task)
+            if found.worker:
+                broker.watch(queue, local, found.worker)
         except BrokerError as error:
             if view is None:
                 raise

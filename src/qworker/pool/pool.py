@@ -192,6 +192,10 @@ class Pool:
         shown = kid.page.progress(slot, number)
         return None if shown is None else Progress(*shown)
 
+    def lines(self, number: int) -> tuple[str, ...]:
+        """The last lines that an attempt printed or logged, while it runs."""
+        return self.recorder.lines(number)
+
     def survivors(self) -> list[Survivor]:
         """Code that runs on after its outcome was told (`left_running`)."""
         return self.left.listed(self._clock())

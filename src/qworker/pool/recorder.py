@@ -248,6 +248,10 @@ class Recorder:
             lines.append(text)
             self._kept += len(text)
 
+    def lines(self, number: int) -> tuple[str, ...]:
+        """Return the last lines that a running attempt printed or logged."""
+        return tuple(self._lines.get(number, ()))
+
     def watch(self, kid: Kid, slot: int, number: int, asked: Asked, now: float) -> float:
         """Look at an attempt whose flag is raised, if it is time. Returns when to be called again (NEVER: no more)."""
         looks = self._looks.get(number)
@@ -284,7 +288,7 @@ class Recorder:
         return tuple(look.end() for look in self._looks.pop(number, ()))
 
     def _look(self, why: str, kid: Kid, slot: int, number: int, now: float) -> None:
-        look = _Look(why, kid, slot, number, tuple(self._lines.get(number, ())), now)
+        look = _Look(why, kid, slot, number, self.lines(number), now)
         looks = self._looks[number]
         looks.append(look)
         if len(looks) > 1:

@@ -8,6 +8,7 @@ goes with every way back into the queue (outcomes.py), so what waits here is los
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,17 +19,20 @@ from ..model import PoolKind, Told
 from ..pool.pool import Pool
 from .ledger import Held
 
+WATCHED_S = 5.0  # who watches says so each second
+
 
 class _Notes:
     """Of one task: what is written, and where its progress is read."""
 
-    __slots__ = ("client", "cursor", "held", "progress", "slot")
+    __slots__ = ("client", "cursor", "held", "progress", "slot", "watched_until")
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self.slot: int | None = None  # that shows its progress; None: it told none
         self.cursor = held.task.cursor  # as Redis has it
         self.progress = b""  # as Redis has it
+        self.watched_until = 0.0  # monotonic: until then what it prints is told, too
         try:
             self.client = codec.client_of(held.task.blob)
         except DecodeError:
@@ -58,6 +62,13 @@ class Notes:
     def progressed(self, held: Held, slot: int) -> None:
         """A task tells its progress, in this slot of its pool."""
         self._of(held).slot = slot
+
+    def watch(self, held: Held) -> bool:
+        """Tell the last lines that a task prints, too, for some seconds. True: nobody was watching it before."""
+        about, now = self._of(held), time.monotonic()
+        is_new = about.watched_until <= now
+        about.watched_until = now + WATCHED_S
+        return is_new
 
     def gather(self, pools: Mapping[PoolKind, Pool]) -> dict[str, list[Written]]:
         """Return by queue what Redis does not have yet. Tasks that have ended are let go: their settle tells more."""
@@ -91,8 +102,9 @@ class Notes:
         return about
 
     def _progress(self, about: _Notes, pools: Mapping[PoolKind, Pool]) -> bytes:
-        if about.slot is None:
+        held, pool = about.held, pools[about.held.kind]
+        shown = None if about.slot is None else pool.progress(held.number, about.slot)
+        lines = pool.lines(held.number) if about.watched_until > time.monotonic() else ()
+        if shown is None and not lines:
             return b""
-        held = about.held
-        shown = pools[held.kind].progress(held.number, about.slot)
-        return b"" if shown is None else codec.pack_told(Told(held.full_id, shown))
+        return codec.pack_told(Told(held.full_id, shown, lines))
