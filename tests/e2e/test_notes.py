@@ -22,10 +22,10 @@ def some_rows(path, count: int) -> None:
     wait_until(lambda: len(rows_done(path)) >= count, description=f"{count} rows")
 
 
-@pytest.mark.parametrize("kind", ["process", "thread"])
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
 def test_a_drained_task_goes_on_after_its_last_row_and_burns_no_attempt(start, tasks, execution_log, kind) -> None:
     first = start("-c", "1", "--drain-timeout", "0.2")
-    task = tasks.rows if kind == "process" else tasks.rows_in_thread
+    task = {"process": tasks.rows, "thread": tasks.rows_in_thread, "async": tasks.rows_async}[kind]
     future = task.submit(40, 0.05)
     some_rows(execution_log, 5)
 
@@ -36,7 +36,7 @@ def test_a_drained_task_goes_on_after_its_last_row_and_burns_no_attempt(start, t
 
     assert future.result(timeout=20) == 40
     assert len(before) < 40
-    assert rows_done(execution_log) == list(range(40)), "it was asked between two rows: none was done twice"
+    assert rows_done(execution_log) == list(range(40)), "the row that was begun was not completed"
     assert {line[2] for line in executions(execution_log)} == {"1"}
 
 

@@ -215,6 +215,16 @@ def rows_in_thread(count: int, pause: float) -> int:
 
 
 @app.task
+async def rows_async(count: int, pause: float) -> int:
+    note("start")
+    for row in current.iterate(range(count), key=str):
+        await asyncio.sleep(pause)
+        note("row", row=row)
+        current.progress(row + 1, count)
+    return count
+
+
+@app.task
 def tell(steps: int, pause: float) -> str:
     """Tells how far it is, and runs a little longer."""
     note("start")
