@@ -29,6 +29,7 @@ from .model import Draft, PoolKind
 from .options import Options
 from .outstanding import Outstanding, cancel_all
 from .own_worker import OwnWorker
+from .place import Place, here
 from .task import BoundTask
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Executor(concurrent.futures.Executor):
     """Runs functions on qworker's workers, behind the interface of `concurrent.futures.Executor`.
 
     `Executor(workers=4)` is the one-line replacement for `ProcessPoolExecutor(4)`: it starts a worker of its own, with
-    a server of its own, and ends both when it is shut down or this process ends. `Executor(app)` and `Executor(url=…)`
+    a server of its own, which the first `submit` waits for (half a second), and ends both when it is shut down or this
+    process ends. `Executor(app)` and `Executor(url=…)`
     use whichever workers serve that server; these must be started with `qworker start --allow MODULE` for the modules
     of the functions, unless a function is a registered task.
 
@@ -94,6 +96,7 @@ class Executor(concurrent.futures.Executor):
             options.setdefault("timeout", None)
         self._settings = (Options() if app is None else app.settings).merged(options)
         self._known: dict[str, tuple[Callable[..., Any], BoundTask[..., Any]]] = {}
+        self._private = workers is not None
         own = None
         if workers is not None:
             own = OwnWorker()
@@ -175,7 +178,13 @@ class Executor(concurrent.futures.Executor):
     def _draft(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draft:
         while isinstance(fn, functools.partial):
             args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
-        return self._task(fn).draft(args, kwargs)
+        task = self._task(fn)
+        return task.draft(args, kwargs, None if task.settings.detached else self._place())
+
+    def _place(self) -> Place | None:
+        """Where calls stand that a task makes: on a private server there is nothing above them but the time left."""
+        above = here() if self._private else None
+        return None if above is None else Place(ends=above.ends)
 
     def _task(self, fn: Callable[..., Any]) -> BoundTask[..., Any]:
         if isinstance(fn, BoundTask):

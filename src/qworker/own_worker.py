@@ -26,8 +26,8 @@ from urllib.parse import quote
 __all__ = ["OwnWorker"]
 
 _END_WITHIN_S = 8.0
-# The socket's path has to fit into 103 bytes, and a TMPDIR may be long.
-_LONGEST_DIRECTORY = 80
+# The path of a socket may be long, and a TMPDIR longer.
+_LONGEST_PLACE = 103 - len("/qworker-12345678/server.sock")
 
 
 class OwnWorker:
@@ -127,7 +127,7 @@ def _say_end(process: subprocess.Popen[bytes]) -> None:
 
 def _make_directory() -> Path:
     place = tempfile.gettempdir()
-    base = place if len(os.fsencode(place)) + 20 <= _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - mkdtemp makes it private
+    base = place if len(os.fsencode(place)) <= _LONGEST_PLACE else "/tmp"  # noqa: S108 - mkdtemp makes it private
     return Path(tempfile.mkdtemp(prefix="qworker-", dir=base))
 
 

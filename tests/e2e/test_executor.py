@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -322,7 +323,14 @@ def test_a_script_that_forgets_the_main_guard_is_told_so_and_does_not_multiply(t
     assert "under `if __name__ == '__main__':`" in done.stdout
 
 
-def test_when_the_owner_is_killed_nothing_is_left(tmp_path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory in which the path of a socket is short enough."""
+    with tempfile.TemporaryDirectory(prefix="qw-") as directory:
+        yield Path(directory)
+
+
+def test_when_the_owner_is_killed_nothing_is_left(tmp_path, short_path) -> None:
     script = tmp_path / "owner.py"
     script.write_text(
         f"import sys; sys.path[:0] = {sys.path!r}\n"
@@ -333,16 +341,17 @@ def test_when_the_owner_is_killed_nothing_is_left(tmp_path) -> None:
         f"    executor.submit(plain.note, {str(tmp_path / 'ready')!r}, 'x').result()\n"
         "    time.sleep(60)\n"
     )
-    owner = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "TMPDIR": str(tmp_path)})
+    owner = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "TMPDIR": str(short_path)})
     try:
         wait_until((tmp_path / "ready").exists, timeout=30, description="the private worker works")
         below = descendants(owner.pid)
-        assert len(below) >= 4  # worker, server, fork server, two children
+        assert len(below) >= 5  # worker, server, fork server, two children
+        assert list(short_path.glob("qworker-*/server.sock"))
         owner.kill()
         owner.wait()
 
         wait_until(lambda: not [pid for pid in below if alive(pid)], timeout=15, description="everything has ended")
-        wait_until(lambda: not list(tmp_path.glob("qworker-*")), description="the directory is removed")
+        wait_until(lambda: not list(short_path.glob("qworker-*")), description="the directory is removed")
     finally:
         owner.kill()
 
@@ -382,6 +391,33 @@ def test_a_private_worker_runs_only_the_modules_that_it_is_allowed() -> None:
         assert elsewhere.cancel()
 
 
+def test_a_forked_copy_may_submit_and_leaves_the_worker_to_its_owner(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import os, sys, threading, warnings
+        from qworker import Executor
+
+        def square(n): return n * n
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, since Python 3.12
+            with Executor(workers=1) as executor:
+                future = executor.submit(square, 2)
+                pid = os.fork()
+                if pid == 0:
+                    print("child", executor.submit(square, 3).result(), flush=True)
+                    executor.shutdown()
+                    threading._shutdown()
+                    os._exit(0)
+                os.waitpid(pid, 0)
+                print("parent", future.result(), executor.submit(square, 4).result())
+        """,
+    )
+
+    assert (done.stdout, done.stderr) == ("child 9\nparent 4 16\n", "")
+
+
 # On workers for all
 
 
@@ -394,6 +430,16 @@ def test_an_executor_uses_the_workers_of_an_app_or_of_a_url(url, tmp_path) -> No
         with Executor(url=url, retries=1) as executor:
             assert list(executor.map(plain.square, range(5))) == [0, 1, 4, 9, 16]
         assert worker.process.poll() is None
+    finally:
+        worker.close()
+
+
+def test_a_task_in_a_group_may_have_an_executor_of_its_own(url, tmp_path) -> None:
+    worker = start_worker(url, "--allow", HERE, "-c", "1", log_dir=tmp_path)
+    try:
+        with App(url) as app, app.group(timeout=40) as group:
+            future = group.submit(app.named(plain.squares_elsewhere), [1, 2, 3])
+        assert future.result() == [1, 4, 9]
     finally:
         worker.close()
 

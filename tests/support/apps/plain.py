@@ -8,7 +8,7 @@ import time
 from os import system
 from pathlib import Path
 
-from qworker import current
+from qworker import Executor, current
 
 LIMIT = 7
 
@@ -59,6 +59,12 @@ def until_asked() -> str:
     while not current.asked:
         time.sleep(0.01)
     return "asked"
+
+
+def squares_elsewhere(numbers: list[int]) -> list[int]:
+    """Be a task that has a pool of its own."""
+    with Executor(workers=1) as executor:
+        return list(executor.map(square, numbers))
 
 
 def an_object() -> object:
