@@ -1,4 +1,4 @@
-"""An app whose tasks need no pool of their own."""
+"""An app whose tasks need no pool beside that of processes: the coroutine function names it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def one() -> int:
     return 1
 
 
-@app.task
+@app.task(pool="process")
 async def two() -> int:
     return 2
