@@ -177,6 +177,22 @@ def test_what_the_worker_asks_for_its_own_sake_is_not_looked_at(reason):
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_with_no_grace_a_task_is_seen_just_before_its_limit(kind):
+    async def check():
+        async with a_pool(kind, 1) as pool:
+            ending = await run(pool, "nap", 3600, timeout_s=0.5, grace_s=0)
+            in_time = await run(pool, "nap", 0.49, timeout_s=0.5, grace_s=0)
+
+            [asked] = ending.flight
+            assert frames_of(asked.stack) == ["nap"]
+            assert ending.took_s < 0.3
+            assert in_time.kind != "returned" or in_time.flight == ()
+            assert len(pool.pool.recorder) == 0
+
+    asyncio.run(check())
+
+
 def test_a_stop_without_grace_does_not_wait_for_a_stack():
     async def check():
         async with a_pool("process", 1) as pool:

@@ -138,7 +138,10 @@ class Patrol:
             shielded_until = kid.page.shielded_until(slot, number)
             seen = Seen(number, began, order.timeout_s, order.grace_s, entry.deadline, shielded_until)
             if began is not None:
-                entry.began, entry.quiet_until = began, limit_of(seen)[0]
+                entry.began, limit = began, limit_of(seen)[0]
+                look_at = pool.recorder.foresee(kid, slot, number, order.grace_s, limit, now)
+                entry.quiet_until = min(limit, look_at)
+                wake = min(wake, look_at)
             running.append(seen)
             where[number] = (kid, slot)
             if asked is not None:

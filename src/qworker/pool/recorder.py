@@ -272,6 +272,18 @@ class Recorder:
         self._look("forced", kid, slot, number, now)
         return NEVER
 
+    def foresee(self, kid: Kid, slot: int, number: int, grace_s: float, limit: float, now: float) -> float:
+        """Look at an attempt in time that will be forced as soon as it is asked. Returns when to be called again."""
+        shortest = _LEAD_S[0]
+        if grace_s >= shortest or number in self._looks:
+            return NEVER
+        if now < limit - shortest:
+            return limit - shortest
+        if len(self._looks) < _LOOKED_AT_MAX:
+            self._looks[number] = []
+            self._look("asked", kid, slot, number, now)
+        return NEVER
+
     def told(self, number: int, stack: str) -> None:
         """The loop of an attempt, a coroutine, told where it waits."""
         look = next((look for look in self._looks.get(number, ()) if not look.told), None)
