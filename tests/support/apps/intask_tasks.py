@@ -122,9 +122,12 @@ def in_finalizer(path: str) -> None:
 
 def _wait_for_nobody(connection: socket.socket, path: str) -> str:
     _note(path, "in")
-    data = connection.recv(1)
-    _note(path, f"woke {time.monotonic()}")
-    return f"read {data!r}"
+    try:
+        return f"read {connection.recv(1)!r}"
+    except OSError:
+        return "closed before it was read from"
+    finally:
+        _note(path, f"woke {time.monotonic()}")
 
 
 @app.task
