@@ -51,9 +51,8 @@ class Executor(concurrent.futures.Executor):
 
     `Executor(workers=4)` is the one-line replacement for `ProcessPoolExecutor(4)`: it starts a worker of its own, with
     a server of its own, which the first `submit` waits for (half a second), and ends both when it is shut down or this
-    process ends. `Executor(app)` and `Executor(url=…)`
-    use whichever workers serve that server; these must be started with `qworker start --allow MODULE` for the modules
-    of the functions, unless a function is a registered task.
+    process ends. `Executor(app)` and `Executor(url=…)` use whichever workers serve that server; these must be started
+    with `qworker start --allow MODULE` for the modules of the functions, unless a function is a registered task.
 
     Any function that can be imported may be submitted, also one of the running script (the worker imports that as a
     module, so what starts the work stands under `if __name__ == "__main__":`). Only its name travels: lambdas, inner

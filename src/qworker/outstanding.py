@@ -106,6 +106,8 @@ class Outstanding:
         """Nobody can submit any more: the executor was collected."""
         with self._changed:
             self._shut_down = True
+            if self._finished:
+                return
         self._finish_later()
 
     def finish(self) -> None:

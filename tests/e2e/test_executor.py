@@ -192,6 +192,20 @@ def test_an_optimizer_that_takes_a_map_for_its_workers_runs_on_it(ex) -> None:
     assert brute(plain.square, [-2, -1, 3, 0, 5], workers=ex.map) == 0
 
 
+def test_scipy_runs_on_it_with_the_function_that_it_wraps(ex) -> None:
+    """scipy hands its `workers` an object around the function, and arrays: neither of them can travel."""
+    optimize = pytest.importorskip(
+        "scipy.optimize", reason="scipy is not installed: pip install 'qworker-redis[interop]'"
+    )
+
+    found = optimize.differential_evolution(
+        plain.bowl, [(-3, 3), (-3, 3)], updating="deferred", seed=1, maxiter=20, polish=False,
+        workers=lambda _wrapped, points: ex.map(plain.bowl, (point.tolist() for point in points)),
+    )  # fmt: skip
+
+    assert found.fun < 0.01
+
+
 def test_a_progress_bar_counts_completed_futures(ex, capsys) -> None:
     tqdm = pytest.importorskip("tqdm", reason="tqdm is not installed")
     futures = [ex.submit(plain.square, n) for n in range(20)]

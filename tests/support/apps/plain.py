@@ -67,6 +67,10 @@ def squares_elsewhere(numbers: list[int]) -> list[int]:
         return list(executor.map(square, numbers))
 
 
+def bowl(point: list[float]) -> float:
+    return sum((x - 1) ** 2 for x in point)
+
+
 def an_object() -> object:
     return object()
 
