@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from qworker import codec
+from qworker import Progress, codec
 from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until
@@ -308,6 +308,11 @@ def test_a_task_that_notices_the_ask_ends_by_itself_within_its_grace():
                 lambda: pool.pool.running()[0].progress == (1.0, 4.0, "first quarter"), description="its progress"
             )
 
+            assert ("progressed", number, 0) in pool.heard.told
+            assert pool.pool.progress(number, 0) == Progress(1.0, 4.0, "first quarter")
+            # Slots are told by children, and children run user code: any number may come.
+            assert [pool.pool.progress(number, slot) for slot in (1, 2**40, -1)] == [None] * 3
+
             pool.pool.ask(number, "stop")
 
             ending = await pool.ending(number)
@@ -315,6 +320,7 @@ def test_a_task_that_notices_the_ask_ends_by_itself_within_its_grace():
             assert ending.asked == "stop"
             assert ending.took_s is not None
             assert ending.took_s < 1
+            assert pool.pool.progress(number, 0) is None
             assert value_of(await pool.run("who"))["pid"] == seen.child
 
     asyncio.run(check())

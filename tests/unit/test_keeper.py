@@ -293,6 +293,27 @@ def test_notes_that_were_not_answered_are_sent_again_and_those_of_ended_tasks_ne
     asyncio.run(scenario())
 
 
+def test_what_thousands_of_tasks_told_does_not_hold_up_the_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qworker.worker.keeper.NOTES_PER_CALL", 2)
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(*(task(local) for local in "abcde"))
+            for held in list(w.state.ledger.tasks.values()):
+                w.collector.cursor(held.number, b"here")
+            w.broker.script("renew", renewal(), renewal(), BrokerUnavailable("gone"))
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+
+            calls = w.broker.calls["renew"]
+            assert [(len(call["claims"]), [note.id for note in call["notes"]]) for call in calls] == [
+                (1, ["a", "b"]), (0, ["c", "d"]), (0, ["e"]), (1, ["e"]),
+            ]  # fmt: skip
+
+    asyncio.run(scenario())
+
+
 def test_a_way_back_takes_the_newest_cursor_along_and_the_next_order_brings_it() -> None:
     async def scenario() -> None:
         async with roles() as w:

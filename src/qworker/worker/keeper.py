@@ -21,6 +21,7 @@ from .notes import Written
 from .state import UNANSWERED, State
 
 RENEW_S = 1.0
+NOTES_PER_CALL = 512  # keeps one script within some milliseconds
 RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
 
 
@@ -57,12 +58,12 @@ class Keeper:
     async def renew(self) -> None:
         """Renew every open claim once."""
         state = self._state
-        by_queue = state.ledger.claims_by_queue()
+        by_queue, notes = state.ledger.claims_by_queue(), state.notes.gather(state.pools)
         if not by_queue:
             self._say_uncertain(False)
             return
         sent = time.monotonic()
-        marks, notes = self._to_mark(), state.notes.gather(state.pools)
+        marks = self._to_mark()
         answers = await asyncio.gather(
             *(
                 self._renew_queue(queue, claims, marks.get(queue, []), notes.get(queue, []), sent)
@@ -78,6 +79,8 @@ class Keeper:
         self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written], sent: float
     ) -> bool:
         state, lease = self._state, self._state.lease
+        # Of thousands of tasks that tell something the first go with the renewal itself, which nothing may hold up.
+        notes, later = notes[:NOTES_PER_CALL], notes[NOTES_PER_CALL:]
         stalled = lease.stalled(sent)
         lease.asked(sent)
         try:
@@ -106,7 +109,27 @@ class Keeper:
         for claim_id in renewal.lost:
             self._lose(claim_id)
         self.stops(queue, renewal.stops)
+        if later:
+            await self._write_notes(queue, later)
         return True
+
+    async def _write_notes(self, queue: str, notes: list[Written]) -> None:
+        """Write what had no place in the renewal. What is not answered comes with the next one."""
+        state = self._state
+        for first in range(0, len(notes), NOTES_PER_CALL):
+            some = notes[first : first + NOTES_PER_CALL]
+            try:
+                await self._broker.renew(
+                    queue,
+                    worker=state.id,
+                    claims=(),
+                    notes=[written.note for written in some],
+                    lease_ms=int(state.lease.lease_s * 1000),
+                )
+            except UNANSWERED as error:
+                self._on_call(False, str(error))
+                return
+            state.notes.kept(some)
 
     def stops(self, queue: str, stops: tuple[tuple[str, str, StopOrder], ...]) -> None:
         """Pass on the stops that a reply brought."""

@@ -54,11 +54,14 @@ for i = notes, #ARGV, 5 do
     if cursor ~= '' then call('HSET', K.cursors, id, cursor) end
     if progress ~= '' then
       call('HSET', K.progress, id, progress)
-      if client ~= '' then messages[client] = (messages[client] or '') .. progress end
+      if client ~= '' then
+        local message = messages[client] or {}
+        message[#message + 1], messages[client] = progress, message
+      end
     end
   end
 end
-for client, message in pairs(messages) do call('PUBLISH', A.inbox .. client, message) end
+for client, message in pairs(messages) do call('PUBLISH', A.inbox .. client, table.concat(message)) end
 
 local reply = { int(now), epoch, #lost }
 for i = 1, #lost do reply[3 + i] = lost[i] end
