@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from . import codec, ids
+from . import codec, ids, mapping
 from .binding import Binder
 from .errors import BadCall, BadOption
 from .model import Draft, PoolNeed
-from .options import Options, SubmitOptions
+from .options import Duration, Options, SubmitOptions
 from .place import Place, bounded, here
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Sender(Protocol):
+class Sender(mapping.Submitter, Protocol):
     """What a task needs of its app."""
-
-    def send(self, drafts: list[Draft]) -> list[Future[Any]]: ...
 
     async def asend(self, draft: Draft) -> Future[Any]: ...
 
@@ -117,6 +115,104 @@ class BoundTask(Generic[P, R]):
             raise BadOption(f"id={self.settings.id!r} is the id of one task, but submit_many was given {len(drafts)}")
         return self._sender.send(drafts)
 
+    @overload
+    def map(
+        self,
+        items: Iterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> Generator[R, None, None]: ...
+    @overload
+    def map(
+        self,
+        items: Iterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["return"],
+    ) -> Generator[R | Exception, None, None]: ...
+
+    def map(
+        self,
+        items: Iterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Generator[Any, None, None]:
+        """Run the task once for each item, which is its one positional argument, and yield what it returns.
+
+        Lazy on both sides: nothing is taken or submitted before the first value is asked for, and never more than
+        `window` items are taken and not yet yielded, so that ten million inputs need the memory of a window. A tuple is
+        one argument like any other; it is not unpacked. Items are submitted some hundred per round trip, and taken in
+        the caller's thread.
+
+        Leaving early (`break`, an exception, `close()`) stops what is under way: what is queued never starts, and what
+        runs is asked to end and, after its grace, forced; nothing is waited for. That happens when the iterator is
+        closed or dropped; where it is kept in a variable, close it: `with contextlib.closing(task.map(…)) as values`.
+
+        Args:
+            window: how many items may be taken and not yet yielded; at least a few times the slots of all workers.
+            ordered: yield in the order of the items; False: as they end.
+            item_timeout: how long an item may take from its submission to its end, queue time, runs and retries
+                together; it is the item's deadline, so past it the task itself is stopped, and ends as expired.
+            errors: "raise" raises the first error (of a task, or of an item that cannot be submitted) when its turn
+                comes, and stops the rest; "return" yields the exception in the place of the value, and goes on.
+
+        Values are kept on the server for ten minutes at most, because only this iterator knows of them. What the items
+        themselves raise, and `BrokerUnavailable` and the like, is raised at once, whatever `errors` says.
+
+        Raises:
+            BadOption: an argument cannot be used, or the task has the option `id`.
+        """
+        flight = mapping.Flight(self._sender, self, window=window, item_timeout=item_timeout, errors=errors)
+        return mapping.values(flight, items, ordered=ordered)
+
+    @overload
+    def amap(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def amap(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["return"],
+    ) -> AsyncGenerator[R | Exception, None]: ...
+
+    def amap(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        window: int = 500,
+        ordered: bool = True,
+        item_timeout: Duration | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> AsyncGenerator[Any, None]:
+        """`map` without blocking the event loop: `async for value in task.amap(items)`. Items may come asynchronously.
+
+        Between values, inputs are taken and submitted by an asyncio task of its own, which ends with the iterator. An
+        iterator that is left early is closed by the event loop soon after; `contextlib.aclosing` makes that certain.
+        """
+        from . import amapping  # a child that runs no coroutine never loads asyncio
+
+        flight = mapping.Flight(self._sender, self, window=window, item_timeout=item_timeout, errors=errors)
+        return amapping.values(flight, items, ordered=ordered)
+
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Return a call of this task with these options, to be submitted with others by `submit_many`."""
         return Call(args, kwargs, self)
@@ -126,6 +222,11 @@ class BoundTask(Generic[P, R]):
         return BoundTask(
             self._sender, self.name, self.settings.merged(options), binder=self._binder, is_async=self.is_async
         )
+
+    def kept_for(self, most_ms: int) -> BoundTask[P, R]:
+        """Return this task with outcomes that are kept for so long at most."""
+        settings = replace(self.settings, result_ttl_ms=min(self.settings.result_ttl_ms, most_ms))
+        return BoundTask(self._sender, self.name, settings, binder=self._binder, is_async=self.is_async)
 
     def draft(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: Place | None = None) -> Draft:
         """Check and encode one call. `place` is that of the group that it is submitted by, if one does.

@@ -85,4 +85,5 @@ def test_the_worked_example_does_what_its_comments_say(project: Path) -> None:
     assert "timeout 4.0 s" in timed_out
     assert "killed" in timed_out
     assert receipt == "cancelled False"
-    assert len(several) == 2
+    assert len(several) == 4
+    assert several[2:] == [here.split()[0]] * 2

@@ -71,6 +71,20 @@ def polite(seconds: float) -> str:
     return "done"
 
 
+@app.task
+def polite_or_fail(seconds: float) -> str:
+    """As `polite`; less than no time is an error."""
+    if seconds < 0:
+        raise ValueError("negative")
+    return polite(seconds)
+
+
+@app.task
+def sleepy_echo(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 @app.task(timeout=1, grace=1)
 def sleep_for_ever() -> None:
     note("start")
