@@ -270,7 +270,7 @@ class Current:
     def check(self) -> None:
         """Raise TaskInterrupt if it was asked to end."""
         slot = _find().slot
-        if must_end(slot):
+        if slot.asked() and must_end(slot):  # nearly always the first says no, and that is all that a loop pays
             raise interruption(slot)
 
     def sleep(self, seconds: float) -> None:
