@@ -356,6 +356,11 @@ class App:
 
         return Client(self._address, namespace=self.namespace, timeout_s=self._connect_timeout_s)
 
+    @staticmethod
+    def load_client() -> None:
+        """Import what a client needs, and connect to nothing: for the process that children are forked from."""
+        from .broker import client  # noqa: F401
+
     def _address(self) -> str:
         """Return the server's URL. For the embedded server: see to it that it runs, each time it is asked."""
         url = self.url

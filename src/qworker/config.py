@@ -21,7 +21,7 @@ from .errors import ConfigError
 from .ids import check_namespace, check_queue
 from .model import PoolKind
 
-__all__ = ["Settings", "Slots", "children_for", "default_slots", "usable_cpus"]
+__all__ = ["Settings", "Slots", "children_for", "default_slots", "most_lent", "usable_cpus"]
 
 _MOST_SLOTS = 10_000
 EVERYTHING = "*"  # of --allow
@@ -71,6 +71,11 @@ def children_for(kind: PoolKind, slots: int) -> int:
         return given
     least = -(-slots // _MOST_IN_CHILD)
     return least if kind == "thread" else max(least, min(usable_cpus(), -(-slots // _WORTH_A_LOOP)))
+
+
+def most_lent(kind: PoolKind, given: int | None) -> int:
+    """Return how many tasks a pool runs at most in places that waiting tasks lend; `given` is `--max-lent`."""
+    return {"process": 64, "thread": 512, "async": 4096}[kind] if given is None else given
 
 
 # ── parsers: from what a flag, a variable or TOML holds, or ValueError ───────────────────────────────────────────
@@ -225,6 +230,12 @@ class Settings:
     )
     max_survivors: int = _setting(
         4, _whole(1, _MOST_SLOTS), "--max-survivors", "Replace a child in which so many tasks ignore their end."
+    )
+    max_lent: int | None = _setting(
+        None,
+        _whole(0, _MOST_SLOTS),
+        "--max-lent",
+        "Tasks to run, per pool, in the slots of tasks that wait for them: else process 64, thread 512, async 4096.",
     )
     recycle_timeout_s: float = _setting(
         30.0, _duration(0), "--recycle-timeout", "How long healthy tasks of a replaced child may go on."

@@ -22,7 +22,7 @@ from .shields import Shield, interruption, must_end
 if TYPE_CHECKING:
     from .guards import Guard
 
-__all__ = ["Run", "Slot", "TaskLog", "current", "enter", "leave", "running", "set_fallback"]
+__all__ = ["Run", "Slot", "TaskLog", "current", "enter", "in_child", "leave", "running", "set_fallback"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,6 +164,11 @@ def set_fallback(run: Run | None) -> None:
     global _fallback, _in_child
     _in_child = True
     _fallback = run
+
+
+def in_child() -> bool:
+    """Say whether tasks run in this process."""
+    return _in_child
 
 
 def running() -> Run | None:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
-from . import callbacks, codec, stopping, verdict
+from . import callbacks, codec, context, lending, stopping, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
 from .reports import Reports
@@ -26,6 +26,7 @@ from .status import Status, describe, describe_outcome, wait_timeout
 if TYPE_CHECKING:
     import asyncio
 
+    from .context import Run
     from .model import Inspection, Outcome, Progress, StopReceipt, WorkerRecord
     from .options import Duration
     from .stopping import Answer
@@ -91,6 +92,8 @@ class Future(concurrent.futures.Future[R]):
         self._decoded: tuple[Any, Exception | None] | None = None
         self._wakers: list[Callable[[], None]] = []
         self._reports: Reports | None = None
+        if context.in_child():
+            self._waiters: list[Any] = _Waiters(self, watch=False)
 
     # What the standard library's future has, meaning the same.
 
@@ -160,10 +163,14 @@ class Future(concurrent.futures.Future[R]):
         if not self.done():
             client = self.client()
             client.watch(self)
-            with self._condition:
-                self._condition.wait_for(
-                    lambda: self.done() or client.closed, None if timeout is None else max(0.0, timeout)
-                )
+            run = lending.run_that_lends()
+            if run is not None:
+                self._wait_in_task(run, client, timeout)
+            else:
+                with self._condition:
+                    self._condition.wait_for(
+                        lambda: self.done() or client.closed, None if timeout is None else max(0.0, timeout)
+                    )
             self._refuse_closed(client)
         return self.done()
 
@@ -280,7 +287,7 @@ class Future(concurrent.futures.Future[R]):
 
     def watch_when_awaited(self) -> None:
         """Nobody watches this one yet: see to it as soon as `concurrent.futures.wait` or `as_completed` takes it."""
-        self._waiters: list[Any] = _Waiters(self)
+        self._waiters = _Waiters(self, watch=True)
 
     def forget_parent(self) -> None:
         """After a fork, in the child: another thread may have held the lock, and callbacks belong to the parent."""
@@ -335,6 +342,20 @@ class Future(concurrent.futures.Future[R]):
                 self._decoded = (value, error)
         return self._decoded
 
+    def _wait_in_task(self, run: Run, client: Channel, timeout: float | None) -> None:
+        """Wait as a task does: its slot is lent meanwhile, and it can be asked to end."""
+        with lending.Wait(run, (self.id,), self._notify) as wait, self._condition:
+            self._condition.wait_for(
+                lambda: self.done() or client.closed or wait.disturbed(),
+                None if timeout is None else max(0.0, timeout),
+            )
+        if not self.done():
+            wait.check(self.shown)
+
+    def _notify(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
     async def _arrive(self) -> R:
         import asyncio  # a child that runs no coroutine never loads it
 
@@ -351,8 +372,15 @@ class Future(concurrent.futures.Future[R]):
                 if waits:
                     self._wakers.append(wake)
             if waits:
+                run = lending.run_that_lends()
                 try:
-                    await waiter
+                    if run is None:
+                        await waiter
+                    else:
+                        with lending.Wait(run, (self.id,), wake, interruptible=False) as wait:
+                            await waiter
+                        if not self.done():
+                            wait.check(self.shown)
                 finally:
                     with self._condition:
                         if wake in self._wakers:
@@ -372,17 +400,29 @@ class Future(concurrent.futures.Future[R]):
 
 
 class _Waiters(list[Any]):
-    """What the standard library's `wait` and `as_completed` append themselves to, on a future that may be unwatched."""
+    """What the standard library's `wait` and `as_completed` append themselves to, on a future of ours.
 
-    def __init__(self, future: Future[Any]) -> None:
+    `watch`: nobody watches it yet. In a task they get an event that lends its slot while they block on it.
+    """
+
+    def __init__(self, future: Future[Any], *, watch: bool) -> None:
         super().__init__()
         self._future = weakref.ref(future)
+        self._watch = watch
 
     def append(self, waiter: Any) -> None:
         super().append(waiter)
         future = self._future()
-        if future is not None:
+        if future is None:
+            return
+        if self._watch:
             future.client().watch(future)
+        run = lending.run_that_lends()
+        if run is not None:
+            # Nobody has waited or set it yet: the futures are locked while the waiter is handed to them.
+            if not isinstance(waiter.event, lending.TaskEvent):
+                waiter.event = lending.TaskEvent(run)
+            waiter.event.add(future)
 
 
 def _waker(waiter: asyncio.Future[None]) -> Callable[[], None]:

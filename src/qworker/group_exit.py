@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import stopping
-from .errors import BrokerError, GroupStopped, ServerFull, TaskCancelled
+from .errors import BrokerError, GroupStopped, PoolExhausted, ServerFull, TaskCancelled
 from .lifecycle import State
 from .model import Closed
 from .shields import interruption
@@ -70,6 +70,10 @@ class Leaving:
                 while (pending := self.advance()) is not None:
                     self._pause(pending)
                 break
+            except PoolExhausted as error:
+                # Nobody can run what it waits for: what is queued of it is cancelled, and the block says why.
+                self._error = self._error or error
+                self._group.halt(f"its worker has no place to run what is waited for: {error}")
             except Exception:
                 raise
             except BaseException as interrupt:

@@ -158,6 +158,7 @@ class Window:
     rescued: int  # how many tasks of lapsed claims this call put back
     tasks: tuple[Claimed, ...]
     alone: bool = False  # one suspect, to be run with nothing else in the worker
+    elsewhere: int = 0  # of a claim by id that brought nothing: how many of the ids are not queued
 
 
 class End(NamedTuple):
@@ -413,6 +414,7 @@ class WorkerRecord:
     unknown: Mapping[str, int] = field(default_factory=dict)  # task names nobody here knows -> how often seen
     counters: Mapping[str, int] = field(default_factory=dict)
     beat_ms: int = 0
+    lent: Mapping[str, int] = field(default_factory=dict)  # pool kind -> tasks in places that waiting tasks lend
 
 
 @dataclass(frozen=True, slots=True)

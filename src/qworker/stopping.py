@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import codec, durations
+from . import codec, durations, lending
 from .errors import BrokerError, TaskNotFound, WaitTimeout
 from .lifecycle import How, State
 from .model import StopReceipt
@@ -89,7 +89,9 @@ def stop(future: Future[Any], wait: Duration, grace: Duration | None) -> StopRec
             return _ended(future, outcome, began, asked=answer.code == "cancelled")
         if answer.code == "unknown":
             return _receipt(future, began, still_running=None, note="no task of this id is known on this server")
-        if future.wait(max(0.0, ends - time.monotonic())) and future.outcome is not None:
+        with lending.unbroken():  # a task that was asked to end stops what it submitted, and wants to know
+            ended = future.wait(max(0.0, ends - time.monotonic()))
+        if ended and future.outcome is not None:
             return _ended(future, future.outcome, began, asked=True)
         try:
             inspection = future.client().inspect(future.id, timeout_s=1.0)

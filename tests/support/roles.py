@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from qworker import codec
@@ -26,6 +26,7 @@ from qworker.worker.dispatch import Dispatcher
 from qworker.worker.fetcher import Fetcher
 from qworker.worker.keeper import Keeper
 from qworker.worker.lease import Lease
+from qworker.worker.lender import Lender
 from qworker.worker.settler import Settler
 from qworker.worker.state import State
 from qworker.worker.window import Room
@@ -106,6 +107,11 @@ class FakeBroker:
         answer: SettleReply = await self._answer("settle", default, queue=queue, items=list(items), **arguments)
         return answer
 
+    async def claim_ids(self, queue: str, ids: Sequence[str], **arguments: Any) -> Window:
+        default = window(arguments["claim"], queue=queue)
+        answer: Window = await self._answer("claim_ids", default, queue=queue, ids=list(ids), **arguments)
+        return answer
+
     async def renew(self, queue: str, **arguments: Any) -> Renewal:
         answer: Renewal = await self._answer("renew", renewal(), queue=queue, **arguments)
         return answer
@@ -150,11 +156,33 @@ class FakePool:
         self.batches: list[list[str]] = []  # the local ids of each put
         self.shown: dict[int, Progress] = {}  # number -> what its slot shows
         self.printed: dict[int, list[str]] = {}
+        self.annex = self
+        self.free = 0
+        self.lent: list[str] = []  # the local ids of what was lent, however it came
+        self.refused: list[int] = []
+        self.stuck = False  # every slot and place waits
 
     def put(self, orders: Sequence[Order]) -> None:
         self.batches.append([order.id.partition(":")[2] for order in orders])
         for order in orders:
             self.orders[order.number] = order
+
+    def lend(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            self.lent.append(order.id.partition(":")[2])
+            self.orders[order.number] = order
+
+    def advance(self, number: int) -> bool:
+        if number in self.started or number not in self.orders:
+            return False
+        self.lent.append(self.orders[number].id.partition(":")[2])
+        return True
+
+    def all_wait(self, waiting: Callable[[int], bool]) -> bool:
+        return self.stuck and all(map(waiting, self.started))
+
+    def refuse_place(self, number: int) -> None:
+        self.refused.append(number)
 
     def ask(self, number: int, reason: str, grace_s: float | None = None) -> bool:
         self.asked.append((number, reason, grace_s))
@@ -232,7 +260,7 @@ class World:
             fixed = None if settings.window == "auto" else settings.window
             self.state.rooms[kind] = Room(slots, fixed=fixed)
         self.settler = Settler(
-            self.broker, self.state.ledger, self.state.id, self.state.queues,
+            self.broker, self.state.ledger, self.state.id,
             now_ms=lambda: NOW_MS,
             on_settled=self.collector.settled,
             on_stops=lambda queue, stops: self.keeper.stops(queue, stops),
@@ -244,6 +272,7 @@ class World:
         on_call = lambda ok, _: self.answers.append(ok)  # noqa: E731
         self.keeper = Keeper(self.state, self.broker, self.dispatcher, on_call=on_call)
         self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, on_call=on_call)
+        self.lender = Lender(self.state, self.broker, self.dispatcher, self.collector.waits, on_call=on_call)
         self._running: list[asyncio.Task[Any]] = []
 
     @property

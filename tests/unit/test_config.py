@@ -122,8 +122,8 @@ def test_every_setting_can_come_from_each_place(project):
     values = {
         "url": "redis://h:1", "namespace": "shop", "queues": "high,low", "pool": "thread", "concurrency": "thread=3",
         "window": "12", "drain_timeout": "1m", "burst": "yes", "lease": "5", "max_tasks_per_child": "7",
-        "max_survivors": "8", "recycle_timeout": "9s", "log_format": "json", "log_level": "debug", "name": "box",
-        "embedded": "0", "allow_eviction": "on", "allow": "shop,tools",
+        "max_survivors": "8", "max_lent": "6", "recycle_timeout": "9s", "log_format": "json", "log_level": "debug",
+        "name": "box", "embedded": "0", "allow_eviction": "on", "allow": "shop,tools",
     }  # fmt: skip
     assert {setting.name.removesuffix("_s") for setting in fields(Settings)} == set(values)
 
@@ -135,7 +135,7 @@ def test_every_setting_can_come_from_each_place(project):
     assert by_flag == by_environ == by_file == by_underscores
     assert by_flag == Settings(
         url="redis://h:1", namespace="shop", queues=("high", "low"), pool="thread", concurrency={"thread": 3},
-        window=12, drain_timeout_s=60, burst=True, lease_s=5, max_tasks_per_child=7, max_survivors=8,
+        window=12, drain_timeout_s=60, burst=True, lease_s=5, max_tasks_per_child=7, max_survivors=8, max_lent=6,
         recycle_timeout_s=9, log_format="json", log_level="debug", name="box", embedded=False, allow_eviction=True,
         allow=("shop", "tools"),
     )  # fmt: skip

@@ -26,7 +26,7 @@ class Draining:
     def __init__(self, w: World) -> None:
         self.w = w
         self.signals = Signals(w.state, dump=lambda: None, changed=lambda: None)
-        self.drain = Drain(w.state, w.fetcher, w.dispatcher, w.collector, w.settler, self.signals)
+        self.drain = Drain(w.state, w.fetcher, w.lender, w.dispatcher, w.collector, w.settler, self.signals)
 
     def begin(self) -> asyncio.Task[None]:
         return asyncio.ensure_future(self.drain.run(changed=lambda: None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import DecodeError
@@ -80,9 +81,22 @@ def claim(
 
 
 def claim_ids(
-    owner: Owner, queue: str, ids: Sequence[str], *, claim: str, worker: str, lease_ms: int, max_bytes: int = 8 << 20
+    owner: Owner,
+    queue: str,
+    ids: Sequence[str],
+    *,
+    claim: str,
+    worker: str,
+    lease_ms: int,
+    most: int | None = None,
+    needs: Sequence[PoolNeed] = POOL_NEEDS,
+    max_bytes: int = 8 << 20,
 ) -> Call[Window]:
-    """Claim exactly these tasks, as far as they are queued; otherwise as `claim`."""
+    """Claim the first `most` (None: all) of these tasks that are queued for one of these pools; else as `claim`.
+
+    When it brings none, `Window.elsewhere` tells how many are not queued: claimed, scheduled, ended or unknown.
+    Suspects are handed out, too, and not to be run alone in their worker.
+    """
     script, keys, args = script_call(
         owner,
         queue,
@@ -93,8 +107,15 @@ def claim_ids(
         lease_ms=lease_ms,
         max_bytes=max_bytes,
         epoch=owner.token,
+        most=len(ids) if most is None else most,
+        needs="".join(str(POOL_NEEDS.index(need)) for need in needs),
     )
-    return Call(f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply))
+
+    def parse(reply: Any) -> Window:
+        window = _window(owner, queue, claim, reply)
+        return replace(window, rescued=0, elsewhere=window.rescued)  # the place of what this one never does
+
+    return Call(f"claim by id from queue {queue!r}", script, keys, args, parse)
 
 
 def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:

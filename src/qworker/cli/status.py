@@ -191,6 +191,7 @@ def _facts(seen: Snapshot, rates: Mapping[str, float]) -> dict[str, Any]:
             "state": worker.state,
             "queues": worker.queues,
             "slots": dict(worker.slots),
+            "lent": dict(worker.lent),
             "running": worker.running,
             "survivors": worker.survivors,
             "unknown": dict(worker.unknown),
@@ -276,28 +277,39 @@ def _worker_table(seen: Snapshot) -> Any:
             worker.state if told is None or told < _SILENT_S else f"{worker.state}, silent for {durations.text(told)}"
         )
         up = "" if not seen.now_ms else durations.text(max(0.0, (seen.now_ms - worker.started_ms) / 1000))
-        slots = " ".join(f"{kind}={count}" for kind, count in worker.slots.items())
+        slots = " ".join(
+            f"{kind}={count}" + (f"+{worker.lent[kind]} lent" if worker.lent.get(kind) else "")
+            for kind, count in worker.slots.items()
+        )
         rows.append((worker.id, state, ",".join(worker.queues), slots, str(len(worker.running)), up))
     return table("Workers", ("worker", "state", "queues", "slots", ">run > 1 s", ">up for"), rows)
 
 
 def _running_table(seen: Snapshot) -> Any:
-    rows = []
-    for worker in seen.workers:
-        for shown in worker.running:
-            asked = shown.get("asked")
-            rows.append(
-                (
-                    _word(shown, "id"),
-                    _word(shown, "name"),
-                    _span(shown, "ran_s"),
-                    f"asked to end: {asked}" if asked else "",
-                    worker.id,
-                    _word(shown, "child"),
-                    _word(shown, "slot"),
-                )
-            )
+    rows = [
+        (
+            _word(shown, "id"),
+            _word(shown, "name"),
+            _span(shown, "ran_s"),
+            _remark(shown),
+            worker.id,
+            _word(shown, "child"),
+            _word(shown, "slot"),
+        )
+        for worker in seen.workers
+        for shown in worker.running
+    ]
     return table("Running", ("task", "name", ">for", "", "worker", ">child", ">slot"), rows)
+
+
+def _remark(shown: Mapping[str, Any]) -> str:
+    asked, awaited = shown.get("asked"), shown.get("waits_for")
+    remarks = (
+        f"asked to end: {asked}" if asked else "",
+        f"waits for {awaited} task(s)" if awaited else "",
+        "in a lent place" if shown.get("lent") else "",
+    )
+    return "; ".join(filter(None, remarks))
 
 
 def _told_s_ago(seen: Snapshot, worker: WorkerRecord) -> float | None:

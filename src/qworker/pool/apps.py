@@ -30,6 +30,7 @@ class Apps:
     tasks: Mapping[str, RunnableTask]
     hooks: tuple[Callable[[], object], ...]  # run in each child at its start
     allow: tuple[str, ...] = ()  # modules whose functions are tasks, too
+    load_client: Callable[[], object] = lambda: None  # imports what tasks need that submit others
 
     def find(self, name: str) -> RunnableTask | None:
         """Return what a task of this name runs; None if nothing may."""
@@ -69,7 +70,7 @@ def load(targets: Sequence[str], cwd: str, allow: Sequence[str] = ()) -> Apps:
             if tasks.setdefault(name, task) is not task:
                 raise AppImportError(f"cannot run {target}: another app of this worker has a task {name!r}, too")
     hooks = tuple(dict.fromkeys(hook for _, other in found for hook in other.child_start_hooks))
-    return Apps(app.url, app.namespace, tasks, hooks, tuple(allow))
+    return Apps(app.url, app.namespace, tasks, hooks, tuple(allow), app.load_client)
 
 
 def _import_module(target: str, module_name: str, cwd: str) -> ModuleType:

@@ -35,6 +35,7 @@ class RunningTask:
     ran_s: float
     asked: Reason | None = None
     progress: tuple[float, float | None, str] | None = None  # done, total, text
+    lent: bool = False  # in the place of a task that waits
 
 
 class Events(Protocol):

@@ -33,6 +33,7 @@ from .apps import Apps, load
 # worker → fork server
 IMPORT: Final = 0  # [IMPORT, targets, cwd, allow]
 CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title, loop] + child.Ends
+WARM: Final = 2  # [WARM]: import what tasks need that submit others, for the children to come
 # fork server → worker
 FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
 FAILED: Final = 1  # [FAILED, text]
@@ -87,6 +88,8 @@ class ForkServer:
     def _heed(self, message: list[Any], fds: list[int]) -> None:
         if message[0] == IMPORT:
             self._import(message[1], message[2], message[3])
+        elif message[0] == WARM:
+            self._warm()
         else:
             _, id_, *plan = message
             self._make(id_, child.Plan(*plan), (fds[0], fds[1], fds[2], fds[3]))
@@ -122,6 +125,12 @@ class ForkServer:
             self._tell([NAMES, [name for name, _ in some], [name for name, task in some if task.is_async]])
         needs = sorted({task.need for task in apps.tasks.values()})
         self._tell([FACTS, apps.url, apps.namespace, self._spawn, warning, needs])
+
+    def _warm(self) -> None:
+        if self._apps is not None and not self._spawn:  # a fresh interpreter imports for itself
+            self._apps.load_client()
+            gc.collect()
+            gc.freeze()
 
     def _make(self, id_: int, plan: child.Plan, fds: child.Ends) -> None:
         server = os.getpid()

@@ -95,6 +95,7 @@ class Host:
         self._mark = ""
         self._sessions: set[int] = set()  # of children of the servers that died
         self._closing = False
+        self._warm = False  # the client is imported in the server, too
 
     async def start(
         self,
@@ -127,6 +128,19 @@ class Host:
         process = self._processes[self._last_id] = Process(self._last_id, parent, plan, fds)
         self._order(process)
         return process
+
+    def warm(self) -> None:
+        """Let children to come submit tasks at once: tasks here do, and each of them would import the client anew."""
+        if not self._warm:
+            self._warm = True
+            self._send_warm()
+
+    def _send_warm(self) -> None:
+        if self._control is not None and self._answer is None:
+            try:
+                self._control.send(msgpack.packb([forkserver.WARM]))
+            except OSError:
+                self._warm = False  # busy or gone: the next lent child asks again
 
     def kill(self, process: Process) -> None:
         """KILL a child. One that is not born yet is killed when it is."""
@@ -210,6 +224,8 @@ class Host:
         finally:
             self._answer = None
         self.facts = facts
+        if self._warm:
+            self._send_warm()
         orders, self._orders = self._orders, []
         for process in orders:
             self._order(process)

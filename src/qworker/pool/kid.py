@@ -45,10 +45,11 @@ class Role(Enum):
 class Entry:
     """An order in the pool."""
 
-    __slots__ = ("began", "expected_s", "given_at", "kid", "order", "put_at", "quiet_until", "seen")
+    __slots__ = ("began", "expected_s", "given_at", "kid", "lent", "order", "put_at", "quiet_until", "seen")
 
-    def __init__(self, order: Order, expected_s: float, now: float) -> None:
+    def __init__(self, order: Order, expected_s: float, now: float, *, lent: bool = False) -> None:
         self.order = order
+        self.lent = lent  # it runs in the place of a task that waits: in no place of the pool
         self.expected_s = expected_s
         self.put_at = self.given_at = now  # given: to the child that it is in, or was in last
         self.kid: Kid | None = None
@@ -82,7 +83,9 @@ class Kid:
         self.given = 0  # orders, in all its life
         self.expected_s = 0.0  # of all its entries
         self.alone = False  # it has a suspect, and takes nobody else
-        self.extra = False  # made for one suspect, beside the places of the pool
+        self.extra = False  # made for one suspect or for lent orders, beside the places of the pool
+        self.lent = False  # made for lent orders
+        self.idle_since = 0.0  # of a lent one: when its last order ended
         self.killed = False
         self.after: Kid | None = None  # its predecessor, which may still be dying
         self.progressed_at = 0.0  # when an order last went in or an outcome came out

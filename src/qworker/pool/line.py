@@ -2,7 +2,8 @@
 
     put ──► back of the line ──► feed ──► children            taken back from a child ──► front of the line
 
-Suspects (`Order.alone`) have a line of their own, because each needs a child that nobody else is in.
+Suspects (`Order.alone`) have a line of their own, because each needs a child that nobody else is in. So have lent
+orders, for which there are children beside the places of the pool: they wait only while no child can be started.
 """
 
 from __future__ import annotations
@@ -24,26 +25,27 @@ class Line:
         self._max_tasks = max_tasks_per_child
         self._orders: deque[Entry] = deque()
         self._suspects: deque[Entry] = deque()
+        self._lent: deque[Entry] = deque()
         # When the line was empty, or an order of this pool started or ended. Not when one went into a child: it may
-        # come back from there again and again.
+        # come back from there again and again. Lent orders do not count: what stands here waits for the places.
         self.moved_at = 0.0
         self._next_deadline = NEVER  # of those in line; too early when its owner has left
 
     def __len__(self) -> int:
-        return len(self._orders) + len(self._suspects)
+        return len(self._orders) + len(self._suspects) + len(self._lent)
 
     def extend(self, entries: Sequence[Entry], now: float) -> None:
         """To the back."""
         if not self:
             self.moved_at = now
         for entry in entries:
-            (self._suspects if entry.order.alone else self._orders).append(entry)
+            self._queue_of(entry).append(entry)
             self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """To the front, in the order in which they were put."""
         for entry in reversed(entries):
-            (self._suspects if entry.order.alone else self._orders).appendleft(entry)
+            self._queue_of(entry).appendleft(entry)
             self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def take_overdue(self, now: float) -> list[Entry]:
@@ -56,11 +58,12 @@ class Line:
 
     def remove(self, entry: Entry) -> None:
         """It waits no longer."""
-        (self._suspects if entry.order.alone else self._orders).remove(entry)
+        self._queue_of(entry).remove(entry)
 
     def clear(self) -> list[Entry]:
         """Empty the line; returns who was in it."""
-        entries = [*self._suspects, *self._orders]
+        entries = [*self._lent, *self._suspects, *self._orders]
+        self._lent.clear()
         self._suspects.clear()
         self._orders.clear()
         self._next_deadline = NEVER
@@ -85,7 +88,8 @@ class Line:
         """Give to the children what they have room for. `active`: orders in children that count for this pool."""
         if not self:
             return
-        kids = [kid for kid in self._nursery.serving() if not kid.alone and not self.worn(kid.given)]
+        self._feed_lent(now)
+        kids = [kid for kid in self._nursery.serving() if not (kid.alone or kid.lent or self.worn(kid.given))]
         kids.sort(key=lambda kid: len(kid.entries) / kid.plan.slots)
         while self._suspects:
             if self._nursery.threads:
@@ -109,3 +113,15 @@ class Line:
             for kid in kids:
                 most = share if self._max_tasks is None else min(share, self._max_tasks - kid.given)
                 given += kid.fill(self._orders, most, AHEAD_S, now)
+
+    def _feed_lent(self, now: float) -> None:
+        while self._lent:
+            kid = self._nursery.lent_place(now, alone=self._lent[0].order.alone, worn=self.worn)
+            if kid is None:
+                break
+            kid.give([self._lent.popleft()], now)
+
+    def _queue_of(self, entry: Entry) -> deque[Entry]:
+        if entry.lent:
+            return self._lent
+        return self._suspects if entry.order.alone else self._orders

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ..model import PoolKind
@@ -25,6 +26,11 @@ _HANG_UP_S: Final = 1.0
 # One that dies sooner than this after its start, and without an order, counts as one that could not start.
 _UNSOUND_S: Final = 1.0
 _FORGIVEN_S: Final = 60.0  # without a failure for so long, the pauses begin anew
+# Children for lent orders that have nothing to run: so many are kept, for so long. A recursion that goes up some levels
+# comes down again, and a fresh child would have to connect anew before it can submit.
+_KEPT_IDLE: Final = 8
+_KEPT_S: Final = 5.0
+_LENT_SLOTS: Final = 32  # at least, of a child with several
 
 
 class Keeper(Protocol):
@@ -71,11 +77,13 @@ class Nursery:
         self._not_before = 0.0  # children fail to start: no extra one before this
         each, rest = divmod(slots, children)
         self._plans = [self._plan(kind, each + (n < rest), spare_cells) for n in range(children)]
+        self._lent_plan = self._plan(kind, max(each, _LENT_SLOTS), spare_cells)
         self._failures = 0
         self._pauses: set[asyncio.TimerHandle] = set()
         self._settled: dict[Kid, asyncio.Future[None]] = {}  # of those that start() waits for
         self._empty: asyncio.Future[None] | None = None
         self._closing = False
+        self._sweep: asyncio.TimerHandle | None = None  # of idle children for lent orders
 
     async def start(self) -> None:
         """Open all children; returns when each is ready, or has failed for the first time."""
@@ -97,6 +105,46 @@ class Nursery:
         kid = self._launch(Plan(1, 1, False, "child for a suspect"), None)
         kid.alone = kid.extra = True
         return kid
+
+    def lent_place(self, now: float, *, alone: bool, worn: Callable[[int], bool]) -> Kid | None:
+        """Return a child beside the places that has room for a lent order, made if need be. None: not now."""
+        if alone and self.threads:
+            kid = self.open_alone(now)
+            if kid is not None:
+                kid.lent = True
+            return kid
+        for kid in self.kids:
+            if not kid.lent or kid.alone or kid.wedged or kid.role not in (Role.STARTING, Role.SERVING):
+                continue
+            if len(kid.entries) + len(kid.quarantined) < kid.plan.slots and not worn(kid.given):
+                return kid
+        if now < self._not_before:
+            return None
+        kid = self._launch(self._lent_plan, None)
+        kid.lent = kid.extra = True
+        self._host.warm()  # behind this one: it need not wait for the import
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_KEPT_S, self._sweep_idle)
+        return kid
+
+    def rest(self, kid: Kid, now: float) -> None:
+        """A child for lent orders has nothing to run: keep it for a while, if there are few such."""
+        kid.idle_since = now
+        if len(self._idle()) > _KEPT_IDLE:
+            self.hang_up(kid)
+
+    def _idle(self) -> list[Kid]:
+        lent = (kid for kid in self.kids if kid.lent and kid.role is Role.SERVING)
+        return [kid for kid in lent if kid.idle and not kid.quarantined]
+
+    def _sweep_idle(self) -> None:
+        self._sweep = None
+        now = time.monotonic()
+        for kid in self._idle():
+            if now - kid.idle_since >= _KEPT_S:
+                self.hang_up(kid)
+        if any(kid.lent for kid in self.kids) and not self._closing:
+            self._sweep = asyncio.get_running_loop().call_later(_KEPT_S, self._sweep_idle)
 
     def serving(self) -> list[Kid]:
         """The children that take orders."""
@@ -129,7 +177,8 @@ class Nursery:
         """Give its place to a fresh child, at once; what runs in it goes on."""
         if kid.role is Role.SERVING:
             kid.role = Role.DRAINING
-            self._launch(kid.plan, None)
+            if not kid.extra:
+                self._launch(kid.plan, None)
 
     def hang_up(self, kid: Kid) -> None:
         """End a child that has nothing to run."""
@@ -198,6 +247,8 @@ class Nursery:
         for pause in self._pauses:
             pause.cancel()
         self._pauses.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
         for kid in list(self.kids):
             if kid.role is Role.STARTING:
                 self.kill(kid)

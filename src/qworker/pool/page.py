@@ -154,7 +154,7 @@ class SlotCells:
     Made anew for each attempt: a helper thread that outlives its task keeps asking about its own attempt.
     """
 
-    __slots__ = ("_base", "_bytes", "_cells", "_send", "_told", "cancels", "number")
+    __slots__ = ("__weakref__", "_base", "_bytes", "_cells", "_send", "_told", "cancels", "number")
 
     def __init__(self, page: Page, slot: int, number: int, send: Callable[[bytes], None]) -> None:
         """Mark the slot as attempt `number`'s: from here on a death of this child is that attempt's.

@@ -132,7 +132,8 @@ class Patrol:
             order = entry.order
             if not entry.seen:
                 entry.seen = True
-                pool.line.moved_at = now
+                if not entry.lent:
+                    pool.line.moved_at = now
                 started.append(number)
             began = started_ns / 1e9 if started_ns else None
             shielded_until = kid.page.shielded_until(slot, number)

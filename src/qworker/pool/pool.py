@@ -18,6 +18,7 @@ from ..config import children_for
 from ..errors import ConfigError
 from ..model import Ending, EndingKind, Order, PoolKind, Progress, Reason, Survivor
 from . import frames
+from .annex import Annex
 from .facts import Events, RunningTask
 from .host import Host
 from .kid import Entry, Kid, Role
@@ -66,7 +67,7 @@ class Pool:
         self.kind = kind
         self.slots = slots
         self._events = events
-        self._clock = clock
+        self._clock = self.now = clock
         self.nursery = Nursery(kind, slots, children_for(kind, slots), max(1, max_survivors), host, self)
         self.entries: dict[int, Entry] = {}  # every order that has not ended
         self.line = Line(self.nursery, max_tasks_per_child)
@@ -74,6 +75,8 @@ class Pool:
         self.left = Survivors()
         self.recorder = Recorder()
         self._pace = Pace()
+        self.expected_s = self._pace.expected_s
+        self.annex = Annex(self)
         self._patrol = Patrol(self, clock, max_survivors=max(1, max_survivors), recycle_timeout_s=recycle_timeout_s)
         self._closing = False
 
@@ -92,7 +95,8 @@ class Pool:
     def free(self) -> int:
         """Slots with nothing to run, now. Quarantined, starting and dying ones are not free."""
         elsewhere = sum(len(kid.entries) for kid in self.nursery.kids if kid.role is not Role.SERVING and not kid.extra)
-        return max(0, self.capacity - len(self.entries) + elsewhere)
+        lent = sum(len(kid.entries) for kid in self.nursery.kids if kid.lent)
+        return max(0, self.capacity - len(self.entries) + elsewhere + lent)
 
     @property
     def unstarted(self) -> int:
@@ -101,9 +105,12 @@ class Pool:
 
     def put(self, orders: Sequence[Order]) -> None:
         """Take orders. Any number: what does not fit waits in line here, and comes back as `unstarted` when stalled."""
-        expected_s = self._pace.expected_s
+        expected_s = self.expected_s
         now = self._clock()
-        entries = [Entry(order, expected_s(order.name), now) for order in orders]
+        self.enter([Entry(order, expected_s(order.name), now) for order in orders], now)
+
+    def enter(self, entries: Sequence[Entry], now: float) -> None:
+        """Into their line, and on to the children."""
         self.entries.update((entry.order.number, entry) for entry in entries)
         self.line.extend(entries, now)
         if self._closing:
@@ -179,6 +186,7 @@ class Pool:
                 ran_s=max(0.0, now - started_ns / 1e9) if started_ns else 0.0,
                 asked=asked.reason if (asked := self.ladder.asked(entry.order.number)) else None,
                 progress=kid.page.progress(slot, entry.order.number),
+                lent=entry.lent,
             )
             for kid, entry, slot, started_ns in self.marks()
         ]
@@ -232,7 +240,8 @@ class Pool:
         now = self._clock()
         # A child would not start them: they wait here, where they can be given back.
         if self.line and time.monotonic_ns() < self.nursery.start_until_ns:
-            active = sum(len(kid.entries) for kid in self.nursery.kids if kid.role is not Role.DRAINING)
+            kids = self.nursery.kids
+            active = sum(len(kid.entries) for kid in kids if kid.role is not Role.DRAINING and not kid.lent)
             self.line.feed(active, now)
             for kid in self.nursery.serving():
                 if kid.plan.threads and self.line.worn(kid.given):
@@ -314,6 +323,8 @@ class Pool:
         self.line.give_back(back)
         if self._closing:
             self.return_line("the pool is closing")
+        elif self.line:
+            self.feed()  # what was lent has no place whose next child would ask for it
         self.tell(endings)
 
     def absorb(self, kid: Kid, stream: Iterator[list[Any]], endings: list[Ending]) -> None:
@@ -356,7 +367,9 @@ class Pool:
         if entry is None:
             self.survivor_gone(kid, number, healthy=True)
             return
-        kid.progressed_at = self.line.moved_at = self._clock()
+        kid.progressed_at = now = self._clock()
+        if not entry.lent:
+            self.line.moved_at = now
         kid.stalled = False
         # Past its deadline no child would start it: it ends here, and the worker records it as expired.
         if kind == "unstarted" and self.ladder.asked(number) is None and not entry.overdue(kid.progressed_at):
@@ -400,7 +413,10 @@ class Pool:
         """End a child that is done: one that drains, is worn out, or was made for one suspect."""
         if kid.role is Role.DYING or not kid.idle:
             return
-        kid.alone = kid.extra
+        kid.alone = kid.extra and (kid.alone or not kid.lent)
+        if kid.lent and not kid.alone and kid.role is Role.SERVING and not self.line.worn(kid.given):
+            self.nursery.rest(kid, self._clock())
+            return
         if kid.role is Role.STARTING or (kid.role is Role.SERVING and not kid.extra and not self.line.worn(kid.given)):
             return
         if kid.quarantined:

@@ -65,7 +65,8 @@ class Beacon:
 
     def _is_busy(self) -> bool:
         state = self._state
-        return any(state.ledger.in_pool.values()) or any(pool.survivors() for pool in state.pools.values())
+        held = (*state.ledger.in_pool.values(), *state.ledger.lent.values())
+        return any(held) or any(pool.survivors() for pool in state.pools.values())
 
     async def beat(self) -> None:
         """Write the record once."""
@@ -80,7 +81,8 @@ class Beacon:
         host, pid, boot, ns, start = self._identity
         running = [
             {"id": task.id, "name": task.name, "pool": kind, "child": task.child, "slot": task.slot,
-             "ran_s": round(task.ran_s, 3), "asked": task.asked}
+             "ran_s": round(task.ran_s, 3), "asked": task.asked, "lent": task.lent,
+             "waits_for": self._waits_for(task.number)}
             for kind, pool in state.pools.items()
             for task in pool.running()
         ]  # fmt: skip
@@ -107,4 +109,9 @@ class Beacon:
             unknown=dict(state.unknown),
             counters=dict(state.counters),
             beat_ms=state.server_ms(),
+            lent={str(kind): count for kind, count in state.ledger.lent.items() if count},
         )
+
+    def _waits_for(self, number: int) -> int:
+        held = self._state.ledger.tasks.get(number)
+        return 0 if held is None else held.waits_for

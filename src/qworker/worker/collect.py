@@ -21,6 +21,7 @@ from .ledger import Held
 from .outcomes import error_line, last_place
 from .settler import Settler
 from .state import Phase, State
+from .waits import Waits
 
 
 class Successes:
@@ -64,6 +65,7 @@ class Collector:
         self._state = state
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
         self._successes = Successes(state.emit)
+        self.waits = Waits(state)
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
         self.stopped_group_of: Callable[[Held], str] = lambda _: ""  # likewise: the groups'
         # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
@@ -76,10 +78,12 @@ class Collector:
         state, settler = self._state, self.settler
         assert settler is not None
         now, ended_ms = time.monotonic(), state.server_ms()
-        tasks, end = state.ledger.tasks, state.ledger.end
+        tasks, end, waits = state.ledger.tasks, state.ledger.end, self.waits
         stalled: set[PoolKind] = set()
         for ending in endings:
             held = tasks.get(ending.number)
+            if waits:
+                waits.gone(ending.number)
             if held is None or held.ended:
                 continue  # its claim was lost: whatever it did, another worker decides
             kind = ending.kind
@@ -89,7 +93,7 @@ class Collector:
                     continue
                 if kind == "killed":
                     state.killed += 1
-            if kind == "unstarted" and ending.detail == "stalled":
+            if kind == "unstarted" and ending.detail == "stalled" and not held.lent:
                 stalled.add(held.kind)
             remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
             verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
@@ -132,14 +136,12 @@ class Collector:
     def waiting(self, number: int, ids: list[str]) -> None:
         """A task waits for others."""
         held = self._state.ledger.tasks.get(number)
-        if held is not None:
-            held.waits_for = tuple(ids)
+        if held is not None and not held.ended:
+            self.waits.begin(held, ids)
 
     def resumed(self, number: int) -> None:
         """It waits no longer."""
-        held = self._state.ledger.tasks.get(number)
-        if held is not None:
-            held.waits_for = ()
+        self.waits.end(number)
 
     def cursor(self, number: int, cursor: bytes) -> None:
         """Note how far a task's `current.iterate` has come."""
@@ -172,6 +174,8 @@ class Collector:
     def settled(self, held: Held, ending: Ending | None, verdict: Verdict, code: str) -> None:
         """Log a transition that Redis has answered."""
         state, outcome = self._state, verdict.outcome
+        if self.waits:
+            self.waits.settled(held.full_id, ended=outcome is not None and code != "lost")
         if outcome is TaskState.SUCCEEDED and ending is not None and code != "lost":
             state.counters["succeeded"] += 1
             state.emit(

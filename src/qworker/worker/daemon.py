@@ -36,6 +36,7 @@ from .drain import Drain
 from .fetcher import Fetcher
 from .keeper import Keeper
 from .lease import Lease
+from .lender import Lender
 from .neighbours import Neighbours
 from .outage import Outage
 from .settler import Settler
@@ -180,7 +181,7 @@ class _Daemon:
             state.rooms[kind] = Room(slots, fixed=fixed)
 
         settler = Settler(
-            broker, state.ledger, self._id, state.queues,
+            broker, state.ledger, self._id,
             now_ms=state.server_ms,
             on_settled=collector.settled,
             on_stops=lambda queue, stops: keeper.stops(queue, stops),
@@ -192,6 +193,7 @@ class _Daemon:
         collector.stopped_group_of = dispatcher.groups.stopped_of
         keeper = Keeper(state, broker, dispatcher, on_call=outage.call)
         fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
+        lender = Lender(state, broker, dispatcher, collector.waits, on_call=outage.call)
         neighbours = Neighbours(state, broker)
         beacon = Beacon(state, broker, neighbours, health)
         collector.changed = dispatcher.changed = beacon.changed
@@ -201,7 +203,7 @@ class _Daemon:
             await pool.start()
         await neighbours.rescue_first()
         self._hello(state)
-        drain = Drain(state, fetcher, dispatcher, collector, settler, signals)
+        drain = Drain(state, fetcher, lender, dispatcher, collector, settler, signals)
         try:
             async with asyncio.TaskGroup() as roles:
                 state.spawn = roles.create_task
@@ -209,6 +211,7 @@ class _Daemon:
                     roles.create_task(role, name=name)
                     for name, role in (
                         ("fetcher", fetcher.run()),
+                        ("lender", lender.run()),
                         ("settler", settler.run()),
                         ("keeper", keeper.run()),
                         ("groups", dispatcher.groups.run()),

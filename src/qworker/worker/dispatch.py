@@ -41,8 +41,11 @@ class Dispatcher:
         self._starting: set[asyncio.Task[None]] = set()
         self._kinds: dict[bytes, PoolKind] = {}  # by the letter of the line
 
-    def accept(self, window: Window, sent: float, *, alone: bool) -> dict[PoolKind, int]:
-        """Take in a window whose claim was sent at `sent` (monotonic); return how many tasks went to each pool."""
+    def accept(self, window: Window, sent: float, *, alone: bool, lent: bool = False) -> dict[PoolKind, int]:
+        """Take in a window whose claim was sent at `sent` (monotonic); return how many tasks went to each pool.
+
+        `lent`: its tasks run in the places of those that wait for them.
+        """
         state = self._state
         now = time.monotonic()
         state.lease.opened(sent, alone=not state.ledger.claims)
@@ -55,7 +58,7 @@ class Dispatcher:
         in_order: list[tuple[Held, Order]] = []
         carefully: set[int] = set()
         for task in window.tasks:
-            held, unreadable = self._hold(task, claim)
+            held, unreadable = self._hold(task, claim, lent)
             if task.record.deadline_ms:
                 held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
             if state.phase is Phase.DRAINING:
@@ -80,7 +83,8 @@ class Dispatcher:
             start.add_done_callback(self._starting.discard)
         else:
             for kind, batch in orders.items():
-                state.put(kind, batch)
+                state.put(kind, batch, lent=lent)
+        state.lend.set()  # what came may be what a task waits for
         return claim.sizes
 
     def cancel_starts(self) -> None:
@@ -104,7 +108,7 @@ class Dispatcher:
         state.ask(held.number, "stop", None if order.grace_ms is None else order.grace_ms / 1000)
         state.mark_soon.set()
 
-    def _hold(self, task: Claimed, claim: OpenClaim) -> tuple[Held, str]:
+    def _hold(self, task: Claimed, claim: OpenClaim, lent: bool) -> tuple[Held, str]:
         """Enter a task in the ledger; also return why its header cannot be read, if it cannot."""
         state = self._state
         kind: PoolKind
@@ -126,7 +130,7 @@ class Dispatcher:
                 note="its lease lapsed while Redis did not answer; what runs of it is killed, and it runs again",
             )  # fmt: skip
             state.fence([before])
-        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id)
+        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id, lent=lent)
         state.ledger.add(held)
         return held, unreadable
 
@@ -232,4 +236,5 @@ class Dispatcher:
                 continue
             orders.setdefault(held.kind, []).append(order)
         for kind, batch in orders.items():
-            self._state.put(kind, batch)
+            self._state.put(kind, batch, lent=starts[0][0].lent)
+        self._state.lend.set()

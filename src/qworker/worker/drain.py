@@ -17,6 +17,7 @@ from .blame import RELEASE
 from .collect import Collector
 from .dispatch import Dispatcher
 from .fetcher import Fetcher
+from .lender import Lender
 from .settler import Settler
 from .signals import Signals
 from .state import Phase, State
@@ -34,12 +35,13 @@ class Drain:
         self,
         state: State,
         fetcher: Fetcher,
+        lender: Lender,
         dispatcher: Dispatcher,
         collector: Collector,
         settler: Settler,
         signals: Signals,
     ) -> None:
-        self._state, self._fetcher, self._dispatcher = state, fetcher, dispatcher
+        self._state, self._fetcher, self._lender, self._dispatcher = state, fetcher, lender, dispatcher
         self._collector, self._settler, self._signals = collector, settler, signals
 
     async def run(self, *, changed: Callable[[], None]) -> None:
@@ -63,6 +65,7 @@ class Drain:
         try:
             async with asyncio.timeout(SETTLE_S):
                 await self._fetcher.idle.wait()
+                await self._lender.idle.wait()
                 await self._settler.wait_empty()
         except TimeoutError:
             state.emit(

@@ -39,8 +39,9 @@ class Held:
     deadline: float | None = None  # monotonic
     start_recorded: bool = False
     stop: StopOrder | None = None
+    lent: bool = False  # it runs in the place of a task that waits, and so takes no room of its pool
     ended: bool = False  # in its pool; its settle is on the way
-    waits_for: tuple[str, ...] = ()  # full ids of the tasks that it waits for, while it does
+    waits_for: int = 0  # how many tasks it waits for, while it does
     groups: set[str] = field(default_factory=set)  # those that it opened and has not left
     cursor: bytes | None = None  # where its `current.iterate` has come to
 
@@ -52,7 +53,8 @@ class Ledger:
         self.tasks: dict[int, Held] = {}
         self.by_id: dict[str, Held] = {}  # full id
         self.claims: dict[str, OpenClaim] = {}
-        self.in_pool: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}
+        self.in_pool: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}  # not ended, and not lent
+        self.lent: dict[PoolKind, int] = {"process": 0, "thread": 0, "async": 0}  # not settled
         self._number = 0
         # Told of groups whose openers have ended without leaving them.
         self.on_abandoned: Callable[[Iterable[str]], None] = lambda _: None
@@ -75,16 +77,26 @@ class Ledger:
         self.by_id[held.full_id] = held
         claim, kind = held.claim, held.kind
         claim.numbers.add(held.number)
-        claim.sizes[kind] = claim.sizes.get(kind, 0) + 1
         claim.running += 1
-        self.in_pool[kind] += 1
+        if held.lent:
+            self.lent[kind] += 1
+        else:
+            claim.sizes[kind] = claim.sizes.get(kind, 0) + 1
+            self.in_pool[kind] += 1
+
+    def lend(self, held: Held) -> None:
+        """Note that a task that waited in its pool was given the place of one that waits for it."""
+        held.lent = True
+        self.in_pool[held.kind] -= 1
+        self.lent[held.kind] += 1
 
     def end(self, held: Held) -> None:
         """Note that a task has ended in its pool: its room is free, its claim still held."""
         if not held.ended:
             held.ended = True
             held.claim.running -= 1
-            self.in_pool[held.kind] -= 1
+            if not held.lent:
+                self.in_pool[held.kind] -= 1
             if held.groups:
                 self.on_abandoned(held.groups)
 
@@ -95,6 +107,8 @@ class Ledger:
             if held is None:
                 continue
             self.end(held)
+            if held.lent:
+                self.lent[held.kind] -= 1
             # The same id may already be here again under a newer claim (released and claimed back).
             if self.by_id.get(held.full_id) is held:
                 del self.by_id[held.full_id]

@@ -9,7 +9,7 @@ themselves under load, and nothing waits for a timer when there is none. Queues 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..broker.aio import AsyncBroker
 from ..broker.values import SettleReply
@@ -62,7 +62,6 @@ class Settler:
         broker: AsyncBroker,
         ledger: Ledger,
         worker: str,
-        queues: Sequence[str],
         *,
         now_ms: Callable[[], int],
         on_settled: Callable[[Held, Ending | None, Verdict, str], None],
@@ -74,7 +73,8 @@ class Settler:
         self._now_ms = now_ms
         self._on_settled, self._on_stops, self._on_call = on_settled, on_stops, on_call
         self._on_empty = on_empty
-        self._lanes = {queue: _Lane(queue) for queue in queues}
+        self._lanes: dict[str, _Lane] = {}  # by queue: those that are served, and those that running tasks wait for
+        self._group: asyncio.TaskGroup | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -96,20 +96,29 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled."""
-        async with asyncio.TaskGroup() as lanes:
+        async with asyncio.TaskGroup() as self._group:
             for lane in self._lanes.values():
-                lanes.create_task(self._serve(lane), name=f"settler of {lane.queue}")
+                self._open(self._group, lane)
+            await asyncio.get_running_loop().create_future()  # lanes come as they are needed
 
     async def wait_empty(self) -> None:
         """Return once everything that was put has been answered."""
         await self._idle.wait()
 
     def _add(self, entry: Entry) -> None:
-        lane = self._lanes[entry[0].claim.queue]
+        queue = entry[0].claim.queue
+        lane = self._lanes.get(queue)
+        if lane is None:
+            lane = self._lanes[queue] = _Lane(queue)
+            if self._group is not None:
+                self._open(self._group, lane)
         lane.entries.append(entry)
         if not lane.work.is_set():
             lane.work.set()
             self._idle.clear()
+
+    def _open(self, group: asyncio.TaskGroup, lane: _Lane) -> None:
+        group.create_task(self._serve(lane), name=f"settler of {lane.queue}")
 
     async def _serve(self, lane: _Lane) -> None:
         while True:

@@ -54,6 +54,7 @@ class State:
     rooms: dict[PoolKind, Room] = field(default_factory=dict)
     phase: Phase = Phase.RUNNING
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something changed for the fetcher
+    lend: asyncio.Event = field(default_factory=asyncio.Event)  # something changed for the lender
     mark_soon: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits to know whether a task runs
     counters: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)  # task names that nobody here knows
@@ -95,11 +96,14 @@ class State:
         expected = self.lease.expected_ms(time.monotonic())
         return expected if expected is not None else int(time.time() * 1000)
 
-    def put(self, kind: PoolKind, orders: list[Order]) -> None:
-        """Hand orders to a pool, under the lease as it stands."""
+    def put(self, kind: PoolKind, orders: list[Order], *, lent: bool = False) -> None:
+        """Hand orders to a pool, under the lease as it stands; `lent` ones run beside its slots."""
         pool = self.pools[kind]
         pool.allow_until(int(self.lease.start_until * 1e9))
-        pool.put(orders)
+        if lent:
+            pool.annex.lend(orders)
+        else:
+            pool.put(orders)
 
     def allow(self) -> None:
         """Tell every pool until when it may start tasks."""

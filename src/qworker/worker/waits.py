@@ -1,0 +1,122 @@
+"""Who waits for what: the running tasks of this worker that wait for others, and the ids of those.
+
+    pool ──waiting, resumed──► Collector ──► Waits ◄── Lender        settled(id) ──► one less to wait for
+
+No decisions, no clock. Owned by the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import ConfigError
+from ..ids import split_id
+from ..model import PoolKind
+from .ledger import Held
+from .state import State
+
+
+class Waiter:
+    """One running task that has waited for others."""
+
+    __slots__ = ("awaited", "held", "waiting")
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.waiting = False
+        self.awaited: dict[str, None] = {}  # as it told last, without those that are known to have ended; in its order
+
+    @property
+    def blocked(self) -> bool:
+        """Does it wait, and not just for the news that all has ended?"""
+        return self.waiting and bool(self.awaited)
+
+
+class Waits:
+    """All tasks that wait, and a way from an id to those that wait for it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._waiters: dict[int, Waiter] = {}
+        self._by_id: dict[str, list[Waiter]] = {}
+        self.news = False  # somebody waits for something that nobody has looked for yet; the lender resets it
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._waiters
+
+    def begin(self, held: Held, ids: list[str]) -> None:
+        """A task waits for these (full ids) from now on; for none: for those that it told last."""
+        waiter = self._waiters.get(held.number)
+        if waiter is None:
+            waiter = self._waiters[held.number] = Waiter(held)
+        if ids:
+            self._forget(waiter)
+            waiter.awaited = dict.fromkeys(filter(_is_id, ids))
+            for full_id in waiter.awaited:
+                self._by_id.setdefault(full_id, []).append(waiter)
+        waiter.waiting = True
+        held.waits_for = len(waiter.awaited)
+        self.news = True
+        self._state.lend.set()
+
+    def end(self, number: int) -> None:
+        """It waits no longer, for now; what it told is kept, for it may wait for the rest of it soon."""
+        waiter = self._waiters.get(number)
+        if waiter is not None:
+            waiter.waiting = False
+            waiter.held.waits_for = 0
+
+    def gone(self, number: int) -> None:
+        """It has ended."""
+        waiter = self._waiters.pop(number, None)
+        if waiter is not None:
+            waiter.held.waits_for = 0
+            self._forget(waiter)
+            self._state.lend.set()
+
+    def settled(self, full_id: str, *, ended: bool) -> None:
+        """A task has its outcome (`ended`), or went back into its queue."""
+        if ended:
+            for waiter in self._by_id.pop(full_id, ()):
+                waiter.awaited.pop(full_id, None)
+        elif full_id in self._by_id:
+            self.news = True
+        self._state.lend.set()
+
+    def blocked(self) -> list[Waiter]:
+        """Those that wait now: the deepest first, the newest first among equals."""
+        found = [waiter for waiter in self._waiters.values() if waiter.blocked]
+        found.sort(key=lambda waiter: (-waiter.held.header.depth, -waiter.held.number))
+        return found
+
+    def count(self, kind: PoolKind) -> int:
+        """How many tasks of a pool wait now."""
+        return sum(waiter.blocked for waiter in self._waiters.values() if waiter.held.kind == kind)
+
+    def is_blocked(self, number: int) -> bool:
+        """Does this one wait?"""
+        waiter = self._waiters.get(number)
+        return waiter is not None and waiter.blocked
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._waiters.values())
+
+    def _forget(self, waiter: Waiter) -> None:
+        for full_id in waiter.awaited:
+            others = [other for other in self._by_id.get(full_id, ()) if other is not waiter]
+            if others:
+                self._by_id[full_id] = others
+            else:
+                self._by_id.pop(full_id, None)
+
+
+def _is_id(text: str) -> bool:
+    """User code shares the stream: what is no id must not become a key."""
+    try:
+        split_id(text)
+    except ConfigError:
+        return False
+    return True
