@@ -36,13 +36,20 @@ def test_a_running_task_is_drawn_with_its_bar_and_last_lines():
     assert rows[0] == "q:1"
     assert rows[1] == "running on box-2 for 4.2 s, attempt 1, 3 of 10 done: rows"
     assert rows[2].startswith("━" * 12)
-    assert rows[2].endswith(" 30%  3 of 10 done: rows")
+    assert rows[2].endswith(" 30%")
     assert rows[3:] == ["  one", "  two"]
 
 
-@pytest.mark.parametrize("progress", [Progress(3), Progress(3, 0), Progress(float("nan"), 4), Progress(9, 4)])
-def test_progress_of_no_known_share_is_drawn_too(progress):
-    assert drawn(view_of("q:1", found(told(progress))))[2].endswith(progress_text(progress))
+@pytest.mark.parametrize("progress", [Progress(3), Progress(3, 0), Progress(float("nan"), 4)])
+def test_progress_of_no_known_share_is_said_without_a_bar(progress):
+    rows = drawn(view_of("q:1", found(told(progress))))
+
+    assert len(rows) == 2
+    assert rows[1].endswith(progress_text(progress))
+
+
+def test_more_than_all_of_it_is_a_full_bar():
+    assert drawn(view_of("q:1", found(told(Progress(9, 4)))))[2].endswith(" 100%")
 
 
 @pytest.mark.parametrize(

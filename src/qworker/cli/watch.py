@@ -19,7 +19,7 @@ from .. import codec, ids
 from ..errors import BrokerError, DecodeError
 from ..log import escape
 from ..model import Progress
-from ..status import describe, progress_text
+from ..status import describe
 from .client import TaskId, print_result
 from .shared import Json, Namespace, Url, open_app, open_broker, print_json
 
@@ -171,13 +171,11 @@ def picture(view: View) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    status, progress = view.status, view.status.progress
+    status = view.status
     rows: list[Any] = [Text(escape(f"{status.id} {status.name}".rstrip()), style="bold"), Text(escape(str(status)))]
-    if progress is not None:
-        share = _share(progress)
-        bar = ProgressBar(total=1.0, completed=share or 0.0, width=_BAR, pulse=share is None)
-        percent = "" if share is None else f"{share:4.0%}  "
-        rows.append(Columns([bar, Text(escape(percent + progress_text(progress)))], padding=(0, 2)))
+    share = None if status.progress is None else _share(status.progress)
+    if share is not None:
+        rows.append(Columns([ProgressBar(total=1.0, completed=share, width=_BAR), Text(f"{share:4.0%}")]))
     rows += [Text(escape(f"  {line}"), style="dim") for line in view.lines]
     if view.trouble:
         rows.append(Text(escape(view.trouble), style="yellow"))
