@@ -223,6 +223,7 @@ def test_amap_gives_values_out_while_its_input_waits(start, tasks) -> None:
 @pytest.mark.parametrize("way", ["break", "cancel", "input"])
 def test_leaving_amap_early_stops_what_is_under_way(start, tasks, execution_log, way: str, ordered: bool) -> None:
     worker = start("-c", "1")
+    got = asyncio.Event()
 
     async def inputs():
         yield 0.0
@@ -230,12 +231,13 @@ def test_leaving_amap_early_stops_what_is_under_way(start, tasks, execution_log,
             yield 30.0
         if way == "input":
             await running()
+            await got.wait()
             raise KeyError("the input")
 
     async def running() -> None:
         await await_until(lambda: len(executions(execution_log)) == 2, description="the second to run")
 
-    async def consume(got: asyncio.Event) -> None:
+    async def consume() -> None:
         async for _ in tasks.polite_or_fail.amap(inputs(), ordered=ordered):
             got.set()
             if way == "break":
@@ -243,8 +245,7 @@ def test_leaving_amap_early_stops_what_is_under_way(start, tasks, execution_log,
                 break
 
     async def check() -> None:
-        got = asyncio.Event()
-        consuming = asyncio.create_task(consume(got))
+        consuming = asyncio.create_task(consume())
         await got.wait()
         if way == "cancel":
             await running()
