@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from qworker.config import Slots
 from qworker.pool import frames
+from qworker.pool.linux import STACK_SIGNAL
 from support.pools import a_pool, error_of, value_of
 from support.processes import is_running
 from support.waiting import await_until
@@ -340,6 +342,22 @@ def test_a_copy_that_a_coroutine_forks_does_not_go_on_with_its_siblings():
 
             assert (await pool.ending(sibling)).kind == "returned"
             assert value_of(await pool.run("echo", 1)) == 1
+
+    asyncio.run(check())
+
+
+def test_looks_from_outside_at_a_loop_that_takes_orders_cost_none_of_them():
+    async def check():
+        async with loops(4) as pool:
+            child = value_of(await pool.run("nap", 0))
+            numbers = [pool.put("echo", index) for index in range(3000)]
+
+            while not pool.heard.ended.keys() >= set(numbers):
+                os.kill(child, STACK_SIGNAL)
+                await asyncio.sleep(0.0005)
+
+            assert {pool.heard.ended[number].kind for number in numbers} <= {"returned", "unstarted"}
+            assert not pool.heard.named("child.died")
 
     asyncio.run(check())
 

@@ -57,8 +57,10 @@ class Inbox:
         """Read what the stream has; ends this process when the worker has closed it. `wait`: until it has something."""
         try:
             data = self._stream.recv(256 * 1024, 0 if wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or tokens.is_no_error(error):
+                return
+            raise
         if not data:
             os._exit(0)
         for frame in self._frames.feed(data):

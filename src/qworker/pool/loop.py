@@ -115,10 +115,10 @@ class CoroutineLoop:
 
     # ── the worker's words ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _step(self, step: Callable[[], None]) -> None:
+    def _step(self, step: Callable[..., None], *args: Any) -> None:
         """Do a step of our own. The loop would log its failure and go on without the order that it was about."""
         try:
-            step()
+            step(*args)
         except BaseException:
             traceback.print_exc(file=sys.__stderr__)
             os._exit(70)
@@ -195,7 +195,10 @@ class CoroutineLoop:
         assert cells is not None
         try:
             told = await self._attempt(order, attempt, cells)
-            self._tell(self._runner.outcome(cells, told), cells)
+            # A thousand that end in one turn of the loop take long, and no timer comes in between.
+            self._page.beat()
+            freed = self._tell(self._runner.outcome(cells, told), cells)
+            self._loop.call_soon(self._step, self._ended, cells.number, freed, context=self._blank)
         except BaseException:
             # A fault of ours, or no memory left. An order without a word would be held for ever.
             traceback.print_exc(file=sys.__stderr__)
@@ -225,18 +228,20 @@ class CoroutineLoop:
         """In a thread: the loop must not stand still for a plain function."""
         try:
             frame, cells = self._runner.run(order, slot, alone=False)
-            self._tell(frame, cells)
+            freed = self._tell(frame, cells)
+            self._loop.call_soon_threadsafe(self._step, self._ended, cells.number, freed, context=self._blank)
         except BaseException:
             traceback.print_exc(file=sys.__stderr__)
             os._exit(70)
 
-    def _tell(self, frame: bytes, cells: SlotCells) -> None:
+    def _tell(self, frame: bytes, cells: SlotCells) -> int | None:
+        """Tell the outcome. Returns the slot that is free by it; None: it was a survivor's."""
         # Of this and a MOVE, which makes it a survivor, exactly one finds the number.
         slot = self._current.pop(cells.number, None)
         # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
         self._send(frames.pack_frame(frames.GONE, cells.number) if slot is None else frame)
         cells.clear()
-        self._loop.call_soon_threadsafe(self._step, lambda: self._ended(cells.number, slot), context=self._blank)
+        return slot
 
     def _ended(self, number: int, slot: int | None) -> None:
         del self._attempts[number]
