@@ -30,7 +30,7 @@ def give(fd: int, numbers: Sequence[int]) -> bool:
     try:
         return os.write(fd, array("Q", numbers).tobytes()) == len(numbers) * WIDTH
     except (BlockingIOError, BrokenPipeError):
-        return error.errno == 0
+        return False
 
 
 def take(fd: int) -> int | None:
