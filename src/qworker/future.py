@@ -15,11 +15,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from . import callbacks, codec, context, lending, stopping, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
+from .links import waker
 from .reports import Reports
 from .status import Status, describe, describe_outcome, wait_timeout
 
@@ -27,51 +28,15 @@ if TYPE_CHECKING:
     import asyncio
 
     from .context import Run
-    from .model import Inspection, Outcome, Progress, StopReceipt, WorkerRecord
+    from .links import Channel, Link
+    from .model import Inspection, Outcome, Progress, StopReceipt
     from .options import Duration
-    from .stopping import Answer
 
-__all__ = ["Channel", "Future", "Link"]
+__all__ = ["Future"]
 
 R = TypeVar("R")
 # Stored with the standard library's state; what `exception()` returns is decoded when it is asked for.
 _ENDED_BADLY = TaskError("see Future.exception()")
-
-
-class Channel(Protocol):
-    """What a future needs of the client that it is awaited by. `broker.client.Client` is one."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it will settle nothing any more."""
-
-    def watch(self, future: Any) -> None:
-        """See to it that the future is settled when its task ends."""
-
-    def keep(self, future: Any) -> None:
-        """Hold the future until then, although nobody else may."""
-
-    def follow(self, future: Any) -> None:
-        """Hold it likewise, and have it told of its task's progress."""
-
-    def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002
-        """Ask what the task is doing."""
-
-    def stop(self, id: str, *, cancel_only: bool, grace_ms: int | None) -> Answer:  # noqa: A002
-        """Cancel the task, or ask for its end wherever it is."""
-
-    def worker(self, worker: str) -> WorkerRecord | None:
-        """Return what a worker told of itself lately."""
-
-
-class Link(Protocol):
-    """How a future finds its client, which is another one after a fork. `App` is one."""
-
-    @property
-    def connected(self) -> bool: ...
-
-    def client(self) -> Channel:
-        """Return the client of this process; the first call connects."""
 
 
 class Future(concurrent.futures.Future[R]):
@@ -365,7 +330,7 @@ class Future(concurrent.futures.Future[R]):
             client = self.client()
             client.watch(self)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            wake = _waker(waiter)
+            wake = waker(waiter)
             with self._condition:
                 # Settling takes the same lock before it wakes, so either it sees this waker or we see that it is done.
                 waits = not self.done() and not client.closed
@@ -423,20 +388,3 @@ class _Waiters(list[Any]):
             if not isinstance(waiter.event, lending.TaskEvent):
                 waiter.event = lending.TaskEvent(run)
             waiter.event.add(future)
-
-
-def _waker(waiter: asyncio.Future[None]) -> Callable[[], None]:
-    """Return what wakes a coroutine from another thread, and does nothing if it has gone."""
-    loop = waiter.get_loop()
-
-    def release() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def wake() -> None:
-        try:
-            loop.call_soon_threadsafe(release)
-        except RuntimeError:
-            pass  # its loop is closed: nobody waits any more
-
-    return wake
