@@ -360,8 +360,8 @@ class Future(concurrent.futures.Future[R]):
     def _wake(self) -> None:
         with self._condition:
             wakers, self._wakers = self._wakers, []
-        for waker in wakers:
-            waker()
+        for wake in wakers:
+            wake()
 
 
 class _Waiters(list[Any]):
