@@ -168,7 +168,7 @@ class Group:
         """Stop the group: what is queued never starts, what runs is asked to end, and forced after its grace.
 
         `grace` is given to all tasks in place of their own. One round trip, however many tasks there are; the block
-        waits for their ends. Leaving the block after that is no error.
+        waits for their ends. Leaving the block after that is no error, also not by the GroupStopped of a submit.
         """
         self.stopped_by_owner = True
         self.halt("stopped by its owner", None if grace is None else durations.milliseconds(grace))
@@ -197,12 +197,12 @@ class Group:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         if self._pid != os.getpid():
-            return  # a copy of the process leaves its copy of the block: the group is the parent's
+            return False  # a copy of the process leaves its copy of the block: the group is the parent's
         leaving = Leaving(self, error)
         try:
-            leaving.run()
+            return leaving.run()
         finally:
             self._leave(leaving)
 
@@ -215,12 +215,12 @@ class Group:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         scope = self._scope
         assert scope is not None, "it was entered"
         leaving = Leaving(self, error)
         try:
-            await scope.leave(leaving, error)
+            return await scope.leave(leaving, error)
         finally:
             self._leave(leaving)
 

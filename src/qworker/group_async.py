@@ -53,8 +53,11 @@ class Scope:
         group.watchers.append(self._wake)
         self._heard()  # what it is in may have been stopped meanwhile
 
-    async def leave(self, leaving: Leaving, error: BaseException | None) -> None:
-        """Wait until the block may be left; raises what it is left with, as `asyncio.TaskGroup` does."""
+    async def leave(self, leaving: Leaving, error: BaseException | None) -> bool:
+        """Wait until the block may be left; raises what it is left with, as `asyncio.TaskGroup` does.
+
+        True if what the body was left by is no error.
+        """
         parent = self._parent
         self._leaving = True
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
@@ -64,7 +67,7 @@ class Scope:
         interrupt = leaving.interrupt
         if interrupt is not None and not isinstance(interrupt, asyncio.CancelledError):
             if interrupt is error:
-                return
+                return False  # it goes on by itself
             raise interrupt
         errors = leaving.errors()
         if cancelled is not None and not errors:
@@ -75,6 +78,7 @@ class Scope:
                 parent.uncancel()
                 parent.cancel()
             raise leaving.joined(errors) from None
+        return True
 
     async def _settle(self, leaving: Leaving) -> asyncio.CancelledError | None:
         """Wait for the whole tree; a cancellation stops the group, and is returned when that has ended."""

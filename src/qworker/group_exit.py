@@ -60,8 +60,8 @@ class Leaving:
         if error is not None:
             group.halt(f"its block was left by {type(error).__name__}")
 
-    def run(self) -> None:
-        """Wait until the block may be left, and raise what it is left with.
+    def run(self) -> bool:
+        """Wait until the block may be left, and raise what it is left with. True if the body's error is no error.
 
         An interrupt that comes meanwhile stops the group and is raised when the tree has ended; a second one at once.
         """
@@ -80,7 +80,14 @@ class Leaving:
                 if self.interrupt is not None:
                     raise
                 self.interrupted(interrupt)
-        self.raise_errors()
+        if self.interrupt is not None:
+            if self.interrupt is self._error:
+                return False  # it goes on by itself
+            raise self.interrupt
+        errors = self.errors()
+        if errors:
+            raise self.joined(errors) from None
+        return True
 
     def interrupted(self, interrupt: BaseException) -> None:
         """Have the group stopped because whoever waits for its end is told to end."""
@@ -219,16 +226,6 @@ class Leaving:
             asked=self._group.stopped or self._end_of.state == "stopped",
         )
 
-    def raise_errors(self) -> None:
-        """Raise what the block is left with; the error that it was left by needs no raising where it is let through."""
-        if self.interrupt is not None:
-            if self.interrupt is self._error:
-                return
-            raise self.interrupt
-        errors = self.errors()
-        if errors:
-            raise self.joined(errors) from None
-
     def joined(self, errors: list[Exception]) -> ExceptionGroup[Exception]:
         """Return the one error that the block raises."""
         group = self._group
@@ -244,7 +241,8 @@ class Leaving:
             errors = [error for future in failures if (error := _error_of(future)) is not None]
         own = not errors and self._was_stopped_by_others()
         if isinstance(body, Exception):
-            rest = self._without_echo(body) if errors else body
+            # After `stop` the body may run into it, in a block inside of this one, too: that is how it ends.
+            rest = self._without_echo(body) if errors or group.stopped_by_owner else body
             if rest is not None and not any(rest is error for error in errors):
                 errors.append(rest)
                 own = own and not isinstance(body, GroupStopped)

@@ -113,3 +113,10 @@ def test_a_stop_reaches_groups_inside_of_tasks(start, tree, execution_log) -> No
     assert time.monotonic() - began < 5
     below = [line[1] for line in executions(execution_log) if "below" in line[5]]
     assert [tree.app.future(task).status().state for task in below] == ["cancelled"] * 2
+
+
+def test_a_task_lends_its_slot_while_it_waits_at_the_end_of_its_block(start, tree, execution_log) -> None:
+    start("-c", "1", target=TREE)
+
+    assert tree.adds_up.submit(list(range(8))).result(timeout=40) == 28
+    assert tree.aadds_up.submit(list(range(4))).result(timeout=40) == 6

@@ -132,6 +132,15 @@ class FakeBroker:
     async def retire(self, worker: str) -> None:
         await self._answer("retire", None, worker=worker)
 
+    async def read_groups(self, groups: Sequence[str]) -> Any:
+        return await self._answer("read_groups", tuple(("open", None) for _ in groups), groups=list(groups))
+
+    async def beat_groups(self, groups: Sequence[str]) -> Any:
+        return await self._answer("beat_groups", (), groups=list(groups))
+
+    async def stop_group(self, group: str, **arguments: Any) -> Any:
+        return await self._answer("stop_group", "stopped", group=group, **arguments)
+
     async def beat(self, record: Any, *, ttl_ms: int) -> Any:
         return await self._answer("beat", NOW_MS, record=record, ttl_ms=ttl_ms)
 
@@ -269,6 +278,7 @@ class World:
         )  # fmt: skip
         self.collector.settler = self.settler
         self.dispatcher = Dispatcher(self.state, self.broker, self.settler)
+        self.collector.stopped_group_of = self.dispatcher.groups.stopped_of
         on_call = lambda ok, _: self.answers.append(ok)  # noqa: E731
         self.keeper = Keeper(self.state, self.broker, self.dispatcher, on_call=on_call)
         self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, on_call=on_call)

@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
     "submit": Verb("client:submit", "Queue a task by its name.", "Tasks"),
     "result": Verb("client:result", "Wait for a task and print its value.", "Tasks"),
     "watch": Verb("watch:watch", "Follow a task until it has ended.", "Tasks"),
-    "show": Verb("client:show", "Show everything that is known of a task.", "Tasks"),
+    "show": Verb("client:show", "Show everything that is known of a task or group.", "Tasks"),
     "cancel": Verb("client:cancel", "See to it that tasks never start; leave running ones alone.", "Tasks"),
     "stop": Verb("client:stop", "End tasks wherever they are, and tell what came of it.", "Tasks"),
     # The whole.

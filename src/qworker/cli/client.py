@@ -119,10 +119,21 @@ def result(
         print_result(app.future(task), timeout_s, as_json=as_json)
 
 
-def show(task: TaskId, url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """Show everything that is known of a task. Exits 1 when nothing is."""
+def show(
+    task: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of a task, or of a group (g-…).", show_default=False)
+    ],
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Show everything that is known of a task, or draw the tree of a group. Exits 1 when nothing is known."""
     from .details import facts_of, rows_of
+    from .groups import is_group, show_group
 
+    if is_group(task):
+        show_group(task, url, namespace, as_json=as_json)
+        return
     queue, local = ids.split_id(task)
     with open_broker(url, namespace) as broker:
         facts = facts_of(task, broker.inspect(queue, local), broker.workers)
@@ -157,7 +168,10 @@ def cancel(tasks: TaskIds, url: Url = None, namespace: Namespace = None, as_json
 
 
 def stop(
-    tasks: TaskIds,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of tasks: queue:local.", show_default=False)
+    ] = None,
+    group: Annotated[str | None, _option("Stop all that is in this group instead (g-…).", "ID")] = None,
     wait: Annotated[Duration, _option("Wait so long for each to end (2s).", "DURATION")] = "2s",
     grace: Annotated[Duration | None, _option("From being asked to being forced; else its own.", "DURATION")] = None,
     url: Url = None,
@@ -166,11 +180,19 @@ def stop(
 ) -> None:
     """End tasks wherever they are, and print a receipt for each: its outcome, and whether its code still runs.
 
-    Exits 1 unless the code of all of them is known not to run.
+    Exits 1 unless the code of all of them is known not to run. A group is stopped by one write, and not waited for.
     """
+    grace_s = None if grace is None else _seconds("--grace", grace)
+    if (group is None) == (not tasks):
+        raise ConfigError("expected ids of tasks, or --group with the id of one. See: qworker stop --help")
+    if group is not None:
+        from .groups import stop_group
+
+        stop_group(group, grace_s, url, namespace, as_json=as_json)
+        return
+    assert tasks is not None
     _check_ids(tasks)
     wait_s = _seconds("--wait", wait)
-    grace_s = None if grace is None else _seconds("--grace", grace)
     with open_app(url, namespace) as app:
         if len(tasks) > 1:
             app.client()  # connected once, not by each thread

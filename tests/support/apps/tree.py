@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -67,12 +69,61 @@ def opens_a_group(seconds: float, count: int) -> str:
 
 @app.task
 def dies_in_a_group(seconds: float) -> None:
-    import os
-    import signal
-
     with app.group() as g:
         below = g.submit(polite, seconds, tag="below")
         note("opened", group=g.id, below=below.id)
         while below.status().state != "running":
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def tells_its_time() -> dict[str, float | None]:
+    """What it has left, and what its child has that asks for an hour, and one that is detached."""
+    below = time_left.options(deadline=3600).submit()
+    apart = time_left.options(detached=True, timeout=None).submit()
+    return {"own": current.remaining(), "below": below.result(), "apart": apart.result()}
+
+
+@app.task(timeout=None)
+def time_left() -> float | None:
+    return current.remaining()
+
+
+@app.task
+def submits_too_late() -> str:
+    """Waits past its own deadline, deaf to it, and submits."""
+    ends = time.monotonic() + (current.remaining() or 0)
+    while time.monotonic() < ends + 0.01:
+        time.sleep(0.01)
+    try:
+        add.submit(1, 2)
+    except Exception as error:
+        Path(gate_of()).write_text(f"{type(error).__name__}: {error}")
+    return "late"
+
+
+def gate_of() -> str:
+    return os.environ["EXECUTION_LOG"] + ".gate"
+
+
+@app.task
+def adds_up(numbers: list[int]) -> int:
+    """Splits in two until there is nothing left to split, in a group at each level."""
+    if len(numbers) == 1:
+        return numbers[0]
+    half = len(numbers) // 2
+    with app.group() as g:
+        parts = [g.submit(adds_up, numbers[:half]), g.submit(adds_up, numbers[half:])]
+    return sum(part.result() for part in parts)
+
+
+@app.task(pool="process")
+async def aadds_up(numbers: list[int]) -> int:
+    """The same in coroutines."""
+    if len(numbers) == 1:
+        return numbers[0]
+    half = len(numbers) // 2
+    async with app.group() as g:
+        parts = [await g.asubmit(aadds_up, numbers[:half]), await g.asubmit(aadds_up, numbers[half:])]
+    return sum([await part for part in parts])
