@@ -44,7 +44,7 @@ def test_a_task_that_checks_ends_by_itself(running):
 
 
 def test_a_task_blocked_in_recv_is_woken(running):
-    app, worker = running
+    app, _ = running
     with socket.create_server(("127.0.0.1", 0)) as silent:
         future = app.submit("tasks.listen", *silent.getsockname())
         connection, _ = silent.accept()
