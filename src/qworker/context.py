@@ -48,8 +48,11 @@ class Slot(Protocol):
     def wait_asked(self, timeout_s: float) -> bool:
         """Wait until the task is asked to end (True) or the time is up (False)."""
 
-    def lend(self, ids: Sequence[str]) -> None:
-        """Say that the task waits for these tasks (full ids) from now on, so that one of them may run meanwhile."""
+    def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
+        """Say that the task waits for these tasks (full ids) from now on, so that one of them may run meanwhile.
+
+        `more`: for those, too, that it told before.
+        """
 
     def resume(self) -> None:
         """Say that it waits no longer."""
@@ -105,7 +108,7 @@ class Nowhere:
         time.sleep(timeout_s)
         return False
 
-    def lend(self, ids: Sequence[str]) -> None:
+    def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
         pass
 
     def resume(self) -> None:

@@ -9,6 +9,7 @@ through shared memory, so one thread per process looks for all waits of it, ever
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -52,34 +53,37 @@ def unbroken() -> Iterator[None]:
 class _Waits:
     """All waits of one attempt: the worker hears of them as of one."""
 
-    __slots__ = ("active", "lock", "told")
+    __slots__ = ("_active", "_last", "_lock", "_told")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.active: list[Wait] = []
-        self.told: Sequence[str] = ()
+        self._lock = threading.Lock()
+        self._active: set[Wait] = set()
+        self._told: set[str] = set()  # what the worker takes it to wait for, while it waits
+        self._last: Sequence[str] = ()  # of the wait that told that, when it was alone
 
     def add(self, slot: Slot, wait: Wait) -> None:
-        with self.lock:
-            self.active.append(wait)
-            self._tell(slot)
+        with self._lock:
+            alone = not self._active
+            self._active.add(wait)
+            if not alone and len(self._told) < _TOLD_AT_ONCE:
+                # One of many, as under asyncio.gather: what each adds is told, not all of them each time.
+                fresh = [id_ for id_ in wait.ids if id_ not in self._told][:_TOLD_AT_ONCE]
+                if fresh:
+                    self._told.update(fresh)
+                    slot.lend(fresh, more=True)
+            elif alone and wait.ids is self._last:
+                slot.lend((), more=True)  # a loop over as_completed waits a thousand times for the same thousand
+            else:
+                ids = dict.fromkeys(id_ for one in (wait, *self._active) for id_ in one.ids)
+                self._last = wait.ids if alone else ()
+                self._told = set(itertools.islice(ids, _TOLD_AT_ONCE))
+                slot.lend(tuple(itertools.islice(ids, _TOLD_AT_ONCE)), more=False)
 
     def remove(self, slot: Slot, wait: Wait) -> None:
-        with self.lock:
-            self.active.remove(wait)
-            if not self.active:
-                slot.resume()
-            else:
-                self._tell(slot)
-
-    def _tell(self, slot: Slot) -> None:
-        if len(self.active) == 1:
-            ids = self.active[0].ids
-        else:
-            ids = list(dict.fromkeys(id_ for wait in self.active for id_ in wait.ids))
-        # The very same as before are not sent again: a loop over as_completed waits a thousand times for a thousand.
-        slot.lend(() if ids is self.told else ids[:_TOLD_AT_ONCE])
-        self.told = ids
+        with self._lock:
+            self._active.remove(wait)
+            if not self._active:
+                slot.resume()  # until then it is taken to wait for what it waited for lately, which does no harm
 
 
 class Wait:

@@ -96,8 +96,8 @@ class Recorder:
     def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
         self.lines.append((number, stream, text, fields))
 
-    def waiting(self, number: int, ids: list[str]) -> None:
-        self.told.append(("waiting", number, ids))
+    def waiting(self, number: int, ids: list[str], more: bool) -> None:
+        self.told.append(("waiting", number, ids, more))
 
     def resumed(self, number: int) -> None:
         self.told.append(("resumed", number))

@@ -53,8 +53,8 @@ class Events(Protocol):
     def output(self, number: int, stream: str, text: str, fields: Mapping[str, Any] | None) -> None:
         """A line that a task printed (`stdout`, `stderr`) or logged (`log`, with `fields`). Number 0: no task's."""
 
-    def waiting(self, number: int, ids: list[str]) -> None:
-        """A task waits for these tasks (full ids) from now on, in place of those that it waited for before."""
+    def waiting(self, number: int, ids: list[str], more: bool) -> None:
+        """A task waits for these tasks (full ids) from now on; `more`: and for those that it told before."""
 
     def resumed(self, number: int) -> None:
         """It waits no longer."""

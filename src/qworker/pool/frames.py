@@ -29,7 +29,7 @@ READY: Final = 1  # [READY]: hooks done, slots wait
 FAILED: Final = 2  # [FAILED, text]: a start hook or the import failed
 OUTPUT: Final = 3  # [OUTPUT, number, stream, text, fields]
 GONE: Final = 4  # [GONE, number]: a survivor's code has ended
-WAITING: Final = 5  # [WAITING, number, ids]: the attempt waits for these tasks, and lends its slot
+WAITING: Final = 5  # [WAITING, number, ids, more]: the attempt waits for these (more: too), and lends its slot
 RESUMED: Final = 6  # [RESUMED, number]: it waits no longer
 CURSOR: Final = 7  # [CURSOR, number, cursor]: how far `current.iterate` has come
 GROUP: Final = 8  # [GROUP, number, id, opened]: the attempt opened a group, or left its block
@@ -42,7 +42,7 @@ RETURNED, RAISED, RETRY, INTERRUPTED, REFUSED, UNSTARTED, THROWN = range(7)
 
 # What the fields of these frames are, after the kind.
 _TYPES: Final[dict[int, list[type]]] = {
-    WAITING: [int, list],
+    WAITING: [int, list, bool],
     RESUMED: [int],
     CURSOR: [int, bytes],
     GROUP: [int, str, bool],

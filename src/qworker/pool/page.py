@@ -217,10 +217,10 @@ class SlotCells:
             thread = _here.id = get_native_id()
         self._cells[self._base + _THREAD] = thread
 
-    def lend(self, ids: Sequence[str]) -> None:
+    def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
         """Tell the worker that this attempt waits for these tasks."""
         self._cells[self._base + _EXHAUSTED] = 0
-        self._send(frames.pack_frame(frames.WAITING, self.number, list(ids)))
+        self._send(frames.pack_frame(frames.WAITING, self.number, list(ids), more))
 
     def resume(self) -> None:
         """Tell the worker that it waits no longer."""

@@ -133,11 +133,11 @@ class Collector:
             line |= {"task": held.full_id, "name": held.header.name}
         self._state.emit("task.output", level=level, **line)
 
-    def waiting(self, number: int, ids: list[str]) -> None:
+    def waiting(self, number: int, ids: list[str], more: bool) -> None:
         """A task waits for others."""
         held = self._state.ledger.tasks.get(number)
         if held is not None and not held.ended:
-            self.waits.begin(held, ids)
+            self.waits.begin(held, ids, more=more)
 
     def resumed(self, number: int) -> None:
         """It waits no longer."""

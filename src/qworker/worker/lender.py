@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ..broker.aio import AsyncBroker
 from ..config import most_lent
 from ..errors import ServerUnfit
-from ..ids import new_token, split_id
+from ..ids import new_token
 from ..model import POOL_NEEDS, PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
 from .state import UNANSWERED, Phase, State
@@ -30,7 +30,7 @@ from .waits import Waiter, Waits
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 1.0
 PATIENCE_S = 1.0  # how long nothing moves before a waiter is refused: another worker may take what it waits for
 SEE_TO_S = 1.0  # how often a queue is seen to in which nobody may be claiming
-_CHUNKS = (32, 128, 512)  # ids per call: what is wanted first is mostly there
+_CHUNKS = (32, 128, 512)  # ids per call
 _LOOK_AT = 512  # of what one task waits for, when it is looked for among what is here
 _CLAIMS_PAUSE_S = (0.1, 2.0)
 
@@ -60,7 +60,7 @@ class Lender:
         """Lend until cancelled."""
         state, pause = self._state, FIRST_PAUSE_S
         while True:
-            waiting = bool(self._waits.blocked())
+            waiting = any(map(self._waits.count, state.pools))
             if not waiting:
                 self._unknown.clear()
                 self._hopeless_since = None
@@ -79,24 +79,33 @@ class Lender:
     async def _round(self) -> None:
         """Fill the places that are free now."""
         state, waits = self._state, self._waits
-        waiters = waits.blocked()
-        if not waiters or state.phase is Phase.DRAINING:
-            return
-        self._advance(waiters)
-        if not self._may_claim():
+        if state.phase is Phase.DRAINING:
             return
         if waits.news:
             waits.news = False
             self._barren.clear()
+        elif not any(map(self._may_help, state.pools)):
+            await self._refuse_one()
+            return
+        waiters = waits.blocked()
+        if not waiters:
+            return
+        self._advance(waiters)
+        if not self._may_claim():
+            return
         # A task mostly waits for its like.
         for kind in sorted(state.pools, key=lambda kind: kind != waiters[0].held.kind):
             room, lent = self._room(kind)
             if room <= 0 or kind in self._barren:
                 continue
-            wanted = self._wanted(waiters)
-            if wanted and not await self._fill(kind, room, wanted, lent=lent):
+            if not await self._fill(kind, room, waiters, lent=lent):
                 self._barren.add(kind)
         await self._refuse_one()
+
+    def _may_help(self, kind: PoolKind) -> bool:
+        """Is there room for something, and perhaps something to be had? What waits here may always have just come."""
+        room, lent = self._room(kind)
+        return room > 0 and (lent or kind not in self._barren)
 
     def _may_claim(self) -> bool:
         state = self._state
@@ -128,36 +137,44 @@ class Lender:
                     state.ledger.lend(held)
                     rooms[held.kind] = (room - 1, lent)
 
-    def _wanted(self, waiters: Iterable[Waiter]) -> dict[str, list[str]]:
-        """Return, by queue, the local ids of what is awaited and not held here."""
-        by_id = self._state.ledger.by_id
-        wanted: dict[str, dict[str, None]] = {}
-        for waiter in waiters:
-            for full_id in waiter.awaited:
-                if full_id not in by_id and full_id not in self._unknown:
-                    queue, local = split_id(full_id)
-                    wanted.setdefault(queue, {})[local] = None
-        return {queue: list(ids) for queue, ids in wanted.items()}
+    def _wanted(self, waiters: Iterable[Waiter]) -> Iterator[tuple[str, list[str]]]:
+        """Yield what is awaited and not held here, as (queue, some local ids), what matters most first.
 
-    async def _fill(self, kind: PoolKind, room: int, wanted: dict[str, list[str]], *, lent: bool) -> bool:
+        What is wanted first is mostly to be had, so the first portions are small, and the rest is not even looked at.
+        """
+        by_id = self._state.ledger.by_id
+        sizes = itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1]))
+        size = next(sizes)
+        found: dict[str, list[str]] = {}
+        for full_id in itertools.chain.from_iterable(list(waiter.awaited) for waiter in waiters):
+            if full_id in by_id or full_id in self._unknown:
+                continue
+            queue, _, local = full_id.partition(":")
+            ids = found.setdefault(queue, [])
+            ids.append(local)
+            if len(ids) >= size:
+                yield queue, found.pop(queue)
+                size = next(sizes)
+        yield from found.items()
+
+    async def _fill(self, kind: PoolKind, room: int, waiters: Iterable[Waiter], *, lent: bool) -> bool:
         """Claim up to `room` of these for a pool. False: there was nothing more to be had."""
         state = self._state
-        for queue, ids in wanted.items():
-            for chunk in _chunks(ids):
-                sent, window = await self._claim(queue, chunk, most=room, needs=state.needs(kind))
-                if window is None:
-                    return True
-                if not window.tasks:
-                    continue
-                self._dispatcher.accept(window, sent, alone=False, lent=lent)
-                for task in window.tasks:
-                    held = state.ledger.by_id.get(f"{queue}:{task.id}")
-                    if held is not None and held.header.name not in state.names:
-                        self._unknown.add(held.full_id)  # put aside for a worker that knows it
-                    else:
-                        room -= 1
-                if room <= 0:
-                    return True
+        for queue, ids in self._wanted(waiters):
+            sent, window = await self._claim(queue, ids, most=room, needs=state.needs(kind))
+            if window is None:
+                return True
+            if not window.tasks:
+                continue
+            self._dispatcher.accept(window, sent, alone=False, lent=lent)
+            for task in window.tasks:
+                held = state.ledger.by_id.get(f"{queue}:{task.id}")
+                if held is not None and held.ended and held.header.name not in state.names:
+                    self._unknown.add(held.full_id)  # put aside for a worker that knows it
+                else:
+                    room -= 1
+            if room <= 0:
+                return True
         return False
 
     async def _claim(
@@ -194,7 +211,7 @@ class Lender:
         """
         state, lease = self._state, self._state.lease
         now = time.monotonic()
-        for queue in self._wanted(self._waits.blocked()):
+        for queue in {queue for queue, _ in self._wanted(self._waits.blocked())}:
             if not self._may_claim() or now - self._seen_to.get(queue, 0.0) < SEE_TO_S:
                 continue
             self._seen_to[queue] = sent = time.monotonic()
@@ -249,13 +266,13 @@ class Lender:
                 held = by_id.get(full_id)
                 if full_id in self._unknown or (held is not None and (held.ended or held.kind not in stuck)):
                     return False
-        wanted = self._wanted(waiters)
-        for queue, ids in wanted.items():
-            for chunk in _chunks(ids):
-                _, window = await self._claim(queue, chunk, most=0, needs=POOL_NEEDS)
-                if window is None or window.elsewhere:
-                    return False
-        return not await self._is_served_elsewhere(set(wanted))
+        queues: set[str] = set()
+        for queue, ids in self._wanted(waiters):
+            queues.add(queue)
+            _, window = await self._claim(queue, ids, most=0, needs=POOL_NEEDS)
+            if window is None or window.elsewhere:
+                return False
+        return not await self._is_served_elsewhere(queues)
 
     async def _is_served_elsewhere(self, queues: set[str]) -> bool:
         """Is there another worker of these queues that has a free slot, or tasks that do not wait?"""
@@ -269,13 +286,3 @@ class Lender:
             and (not worker.running or any(not shown.get("waits_for") for shown in worker.running))
             for worker in others
         )
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """What is wanted first is mostly there, so the first calls are small."""
-    at = 0
-    for size in itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1])):
-        if at >= len(ids):
-            return
-        yield ids[at : at + size]
-        at += size

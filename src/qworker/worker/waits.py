@@ -7,7 +7,7 @@ No decisions, no clock. Owned by the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 
 from ..errors import ConfigError
 from ..ids import split_id
@@ -19,17 +19,13 @@ from .state import State
 class Waiter:
     """One running task that has waited for others."""
 
-    __slots__ = ("awaited", "held", "waiting")
+    __slots__ = ("awaited", "blocked", "held", "waiting")
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self.waiting = False
+        self.blocked = False  # it waits, and not just for the news that all has ended
         self.awaited: dict[str, None] = {}  # as it told last, without those that are known to have ended; in its order
-
-    @property
-    def blocked(self) -> bool:
-        """Does it wait, and not just for the news that all has ended?"""
-        return self.waiting and bool(self.awaited)
 
 
 class Waits:
@@ -39,6 +35,7 @@ class Waits:
         self._state = state
         self._waiters: dict[int, Waiter] = {}
         self._by_id: dict[str, list[Waiter]] = {}
+        self._blocked: Counter[PoolKind] = Counter()
         self.news = False  # somebody waits for something that nobody has looked for yet; the lender resets it
 
     def __len__(self) -> int:
@@ -47,18 +44,20 @@ class Waits:
     def __contains__(self, number: int) -> bool:
         return number in self._waiters
 
-    def begin(self, held: Held, ids: list[str]) -> None:
-        """A task waits for these (full ids) from now on; for none: for those that it told last."""
+    def begin(self, held: Held, ids: list[str], *, more: bool = False) -> None:
+        """A task waits for these (full ids) from now on; `more`: and for those that it told before."""
         waiter = self._waiters.get(held.number)
         if waiter is None:
             waiter = self._waiters[held.number] = Waiter(held)
-        if ids:
+        if not more:
             self._forget(waiter)
-            waiter.awaited = dict.fromkeys(filter(_is_id, ids))
-            for full_id in waiter.awaited:
+            waiter.awaited = {}
+        for full_id in ids:
+            if full_id not in waiter.awaited and _is_id(full_id):
+                waiter.awaited[full_id] = None
                 self._by_id.setdefault(full_id, []).append(waiter)
         waiter.waiting = True
-        held.waits_for = len(waiter.awaited)
+        self._note(waiter)
         self.news = True
         self._state.lend.set()
 
@@ -67,13 +66,14 @@ class Waits:
         waiter = self._waiters.get(number)
         if waiter is not None:
             waiter.waiting = False
-            waiter.held.waits_for = 0
+            self._note(waiter)
 
     def gone(self, number: int) -> None:
         """It has ended."""
         waiter = self._waiters.pop(number, None)
         if waiter is not None:
-            waiter.held.waits_for = 0
+            waiter.waiting = False
+            self._note(waiter)
             self._forget(waiter)
             self._state.lend.set()
 
@@ -82,6 +82,7 @@ class Waits:
         if ended:
             for waiter in self._by_id.pop(full_id, ()):
                 waiter.awaited.pop(full_id, None)
+                self._note(waiter)
         elif full_id in self._by_id:
             self.news = True
         self._state.lend.set()
@@ -94,15 +95,20 @@ class Waits:
 
     def count(self, kind: PoolKind) -> int:
         """How many tasks of a pool wait now."""
-        return sum(waiter.blocked for waiter in self._waiters.values() if waiter.held.kind == kind)
+        return self._blocked[kind]
 
     def is_blocked(self, number: int) -> bool:
         """Does this one wait?"""
         waiter = self._waiters.get(number)
         return waiter is not None and waiter.blocked
 
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(self._waiters.values())
+    def _note(self, waiter: Waiter) -> None:
+        held = waiter.held
+        held.waits_for = len(waiter.awaited) if waiter.waiting else 0
+        blocked = held.waits_for > 0
+        if blocked is not waiter.blocked:
+            waiter.blocked = blocked
+            self._blocked[held.kind] += 1 if blocked else -1
 
     def _forget(self, waiter: Waiter) -> None:
         for full_id in waiter.awaited:
