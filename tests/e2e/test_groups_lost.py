@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from e2e.conftest import TREE, executions
+from qworker import App, BrokerUnavailable
 from qworker.broker import Broker
 from support.waiting import wait_until
 
@@ -156,6 +158,22 @@ def test_a_thread_that_does_not_stop_is_listed_as_a_survivor(start, tree, execut
         future.id, "cancelled", "left_running", True,
     )  # fmt: skip
     assert [receipt.id for receipt in outer.survivors] == [future.id]
+
+
+def test_a_stop_that_the_server_did_not_answer_is_said_again_when_the_block_is_left(
+    start, tree, one_server, url, execution_log
+) -> None:
+    start("-c", "1", target=TREE)
+    with App(url, connect_timeout=0.6) as app:
+        with app.group() as g:
+            running = g.submit(tree.polite.name, 600)
+            wait_until(lambda: executions(execution_log), description="the start")
+            one_server.freeze()
+            with pytest.raises(BrokerUnavailable, match="cannot stop group"):
+                g.stop()
+            threading.Timer(0.5, one_server.thaw).start()
+
+        assert running.cancelled()
 
 
 def test_an_interrupted_wait_stops_the_tree_before_it_raises(start, tree, execution_log) -> None:

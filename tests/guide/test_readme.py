@@ -45,6 +45,16 @@ def run(project: Path, code: str) -> str:
     return done.stdout
 
 
+def test_the_tasks_of_a_group_end_together(project: Path) -> None:
+    (project / "tasks.py").write_text(blocks("A worked example")[0])
+    [code] = blocks("Tasks that end together")
+    worker = start_worker(None, "tasks:app", log_dir=project, cwd=project)
+    try:
+        assert run(project, code).splitlines() == ["TaskTimedOut", "2 True 0"]
+    finally:
+        worker.close()
+
+
 def test_the_quick_start_answers_five(project: Path) -> None:
     _, tasks, command, session = blocks("Quick start")
     (project / "tasks.py").write_text(tasks)

@@ -54,7 +54,20 @@ reveal_type(app.submit(function, 1).result())  # revealed: float
 reveal_type(app.submit(plain, "a").result())  # revealed: bytes
 reveal_type(plain.submit("a").exception())  # revealed: Exception | None
 
+def in_a_group() -> int:
+    with app.group(timeout="1m", on_owner_loss="detach") as g:
+        reveal_type(g.submit(plain, "a"))  # revealed: qworker.future.Future[bytes]
+        reveal_type(g.submit(coroutine, 1.0).result())  # revealed: str
+        reveal_type(g.submit(function, 1).result())  # revealed: float
+        reveal_type(g.submit_many([plain.call("a")]))  # revealed: list[qworker.future.Future[bytes]]
+        g.submit(plain, 1)  # refused: call-overload
+        return 1  # so that a block that swallows nothing needs no return behind it
+
+app.group(on_owner_loss="go on")  # refused: arg-type
+
 async def main() -> None:
+    async with app.group() as g:
+        reveal_type(await (await g.asubmit(plain, "a")))  # revealed: bytes
     reveal_type(await coroutine(1.0))  # revealed: str
     reveal_type(await (await plain.asubmit("a")))  # revealed: bytes
     reveal_type(await (await coroutine.options(retries=1).asubmit(1.0)))  # revealed: str

@@ -64,8 +64,10 @@ class Groups:
 
     def unread(self, tasks: Iterable[Held]) -> list[str]:
         """Return the groups of these tasks of which it is not known where they stand now."""
+        wanted = {group: None for held in tasks if held.header.extra for group in held.header.groups}
+        if not wanted:
+            return []
         fresh = time.monotonic() - FRESH_S
-        wanted = {group: None for held in tasks for group in held.header.groups}
         return [group for group in wanted if not self._is_fresh(group, fresh)]
 
     async def read_before_start(self, groups: list[str]) -> None:
@@ -86,12 +88,11 @@ class Groups:
 
     def stopped_of(self, held: Held) -> str:
         """Return which of a task's groups was stopped; empty: none."""
-        if not held.header.extra:
-            return ""
-        for group in held.header.groups:
-            known = self._known.get(group)
-            if known is not None and known.state in ENDED:
-                return group
+        if self._known and held.header.extra:
+            for group in held.header.groups:
+                known = self._known.get(group)
+                if known is not None and known.state in ENDED:
+                    return group
         return ""
 
     def heard(self, group: str, grace_ms: int | None) -> None:
