@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qworker import PoolExhausted
+from qworker import PoolExhausted, TaskFailed
 from support.daemon import Worker
 from support.waiting import wait_until
 
@@ -181,6 +182,41 @@ def test_two_workers_share_the_parts_of_one_task(serve, trees) -> None:
         worker.wait_event("task.ended", name="support.apps.trees.leaf")
 
 
+def test_what_a_dead_worker_ran_runs_for_who_waits_for_it_although_no_slot_is_free(serve, trees, url: str) -> None:
+    """Nobody claims from that queue any more, so nobody else would put it back into its line."""
+    other = serve("-c", "process=1", "-q", "elsewhere", "--lease", "2")
+    serve("-c", "process=1", "--lease", "2", "--max-lent", "1")
+    asking = trees.ask_far_away.submit(7, 1.0)
+    wait_until(lambda: claimed(url, "elsewhere"), description="the one that it asks for")
+
+    other.kill()
+
+    assert asking.result(timeout=30) == 7
+
+
+@pytest.mark.parametrize("way", ["by_group", "group_chain"])
+def test_groups_in_tasks_end_on_one_slot(serve, trees, way: str) -> None:
+    serve("-c", "process=1")
+
+    assert getattr(trees, way).submit(3).result(timeout=40) == {"by_group": 8, "group_chain": 3}[way]
+
+
+def test_a_group_without_a_place_says_so_and_leaves_nothing_behind(serve, trees, url: str) -> None:
+    serve("-c", "process=1", "--max-lent", "1")
+
+    with pytest.raises(TaskFailed) as caught:
+        trees.group_chain.submit(5).result(timeout=40)
+
+    assert "--max-lent" in "".join(traceback.format_exception(caught.value))
+    wait_until(lambda: status(url)["queues"][0]["ready"] == 0, description="nothing to be left in the queue")
+
+
+def test_a_thousand_awaits_at_once_lend_one_slot(serve, coroutines) -> None:
+    serve("-c", "async=1,process=1", "--pool", "async", target=COROUTINES)
+
+    assert coroutines.gather_many.submit(1000).result(timeout=50) == sum(range(1000))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("pool", POOLS)
@@ -197,6 +233,10 @@ def test_twelve_levels_of_coroutines_end_on_one_worker_with_two_slots(serve, cor
     serve("-c", "async=2,process=2", "--pool", "async", target=COROUTINES)
 
     assert coroutines.by_await.submit(12).result(timeout=380) == 2**12
+
+
+def claimed(url: str, queue: str) -> int:
+    return sum(one["claimed"] for one in status(url)["queues"] if one["queue"] == queue)
 
 
 def status(url: str) -> dict[str, Any]:

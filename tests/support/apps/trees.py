@@ -119,3 +119,22 @@ def many_parts(count: int) -> int:
 @app.task
 def leaf(n: int) -> int:
     return n
+
+
+@app.task
+def by_group(levels: int) -> int:
+    """Counts its leaves; its parts end with the block."""
+    if levels == 0:
+        return 1
+    with app.group() as group:
+        parts = [group.submit(by_group, levels - 1) for _ in range(2)]
+    return sum(part.result() for part in parts)
+
+
+@app.task
+def group_chain(levels: int) -> int:
+    if levels == 0:
+        return 0
+    with app.group() as group:
+        part = group.submit(group_chain, levels - 1)
+    return 1 + part.result()

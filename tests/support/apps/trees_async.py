@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from qworker import App, PoolExhausted
 
 app = App()
@@ -42,3 +44,13 @@ async def chain_or_less(levels: int) -> int:
         return 1 + await (await chain_or_less.asubmit(levels - 1))
     except PoolExhausted:
         return 0
+
+
+@app.task
+async def gather_many(count: int) -> int:
+    return sum(await asyncio.gather(*[await leaf.asubmit(n) for n in range(count)]))
+
+
+@app.task
+async def leaf(n: int) -> int:
+    return n
