@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["OwnWorker"]
+__all__ = ["OwnWorker", "environment"]
 
 _END_WITHIN_S = 8.0
 # The path of a socket may be long, and a TMPDIR longer.
@@ -67,7 +67,7 @@ class OwnWorker:
                 [sys.executable, "-m", "qworker.worker.private", json.dumps(plan), str(status)],
                 stdin=subprocess.PIPE,
                 pass_fds=(status,),
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,  # Ctrl-C in a terminal is this process's to hear
             )
         except BaseException:
@@ -131,7 +131,7 @@ def _make_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="qworker-", dir=base))
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return an environment in which modules are found where this process finds them."""
     own = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()}
     own |= {str(Path(path) / "lib-dynload") for path in list(own)}

@@ -13,6 +13,7 @@ import pytest
 
 from qworker.broker import embedded
 from support.daemon import start_worker
+from support.suites import run_suite
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -97,3 +98,14 @@ def test_the_worked_example_does_what_its_comments_say(project: Path) -> None:
     assert receipt == "cancelled False"
     assert len(several) == 4
     assert several[2:] == [here.split()[0]] * 2
+
+
+def test_the_tests_of_the_worked_example_pass(project: Path) -> None:
+    tasks, _ = blocks("A worked example")
+    (suite,) = blocks("In your test suite")
+    (project / "tasks.py").write_text(tasks)
+    (project / "test_tasks.py").write_text(suite)
+
+    done = run_suite(project)
+
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
