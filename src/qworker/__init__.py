@@ -59,10 +59,11 @@ if TYPE_CHECKING:
     from .future import Future
     from .group import Group
     from .lifecycle import How, State
-    from .model import Outcome, Progress, StopReceipt
+    from .model import Outcome, Progress
     from .options import SubmitOptions, TaskOptions
     from .status import Status
     from .task import BoundTask, Call, Task, call
+    from .views import StopReceipt
 
 __version__ = "0.1.0"
 
@@ -128,7 +129,7 @@ _HOME = {
     "Progress": "model",
     "State": "lifecycle",
     "Status": "status",
-    "StopReceipt": "model",
+    "StopReceipt": "views",
     "SubmitOptions": "options",
     "Task": "task",
     "TaskOptions": "options",

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .group import Group
     from .group_server import GroupServer
     from .inline import Inline
-    from .model import StopReceipt
     from .options import Duration
+    from .views import StopReceipt
 
 __all__ = ["App"]
 

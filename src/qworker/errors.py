@@ -38,7 +38,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import StopReceipt
+    from .views import StopReceipt
 
 __all__ = [
     "AppImportError",

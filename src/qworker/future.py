@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from .context import Run
     from .links import Channel, Link
-    from .model import Inspection, Outcome, Progress, StopReceipt
+    from .model import Outcome, Progress
     from .options import Duration
+    from .views import Inspection, StopReceipt
 
 __all__ = ["Future"]
 

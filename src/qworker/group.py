@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from .future import Future
     from .group_async import Scope
     from .group_server import Opener
-    from .model import Draft, StopReceipt
+    from .model import Draft
     from .options import Duration
     from .task import BoundTask, Call
+    from .views import StopReceipt
 
 __all__ = ["Group"]
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from . import stopping
 from .errors import BrokerError, GroupStopped, PoolExhausted, ServerFull, TaskCancelled
 from .lifecycle import State
-from .model import Closed
 from .shields import interruption
 from .status import Status
+from .views import Closed
 
 if TYPE_CHECKING:
     from .future import Future
     from .group import Group
-    from .model import StopReceipt
+    from .views import StopReceipt
 
 __all__ = ["Leaving"]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .future import Future
     from .group import Group
-    from .model import Closed, Draft, GroupView
+    from .model import Draft
     from .task import BoundTask
+    from .views import Closed, GroupView
 
 __all__ = ["GroupServer", "Opener"]
 

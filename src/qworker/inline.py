@@ -18,7 +18,8 @@ from . import codec, context
 from .errors import ConfigError, Conflict, Retry, TaskInterrupt
 from .future import Future
 from .lifecycle import How, State
-from .model import Closed, Draft, ErrorInfo, GroupView, Header, Outcome
+from .model import Draft, ErrorInfo, Header, Outcome
+from .views import Closed, GroupView
 
 if TYPE_CHECKING:
     from .task import Task

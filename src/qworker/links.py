@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from .model import Inspection, WorkerRecord
     from .stopping import Answer
+    from .views import Inspection, WorkerRecord
 
 __all__ = ["Channel", "Link", "waker"]
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from . import codec, durations
 from .errors import DecodeError, WaitTimeout
 from .lifecycle import OUTCOMES, How, State
-from .model import Inspection, Outcome, Progress, StopReceipt
+from .model import Outcome, Progress
+from .views import Inspection, StopReceipt
 
 __all__ = [
     "Status",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import codec, durations, lending
 from .errors import BrokerError, TaskNotFound, WaitTimeout
 from .lifecycle import How, State
-from .model import StopReceipt
 from .status import Status, describe, host_of, stopped_late
+from .views import StopReceipt
 
 if TYPE_CHECKING:
     from .future import Future

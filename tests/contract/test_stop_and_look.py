@@ -6,7 +6,8 @@ import pytest
 
 from qworker.broker import ExpireAnswer, StopAnswer
 from qworker.lifecycle import State
-from qworker.model import Line, Lose, StopOrder, WorkerRecord
+from qworker.model import Line, Lose, StopOrder
+from qworker.views import WorkerRecord
 from support.blobs import make_value
 from support.brokers import (
     LEASE_MS,

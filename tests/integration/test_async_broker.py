@@ -12,7 +12,8 @@ import pytest
 from qworker.broker import AsyncBroker, BellRing, Broker, StopHint
 from qworker.broker.values import WatchHint
 from qworker.errors import BrokerUnavailable, SubmitUnknown
-from qworker.model import Line, StopOrder, WorkerRecord
+from qworker.model import Line, StopOrder
+from qworker.views import WorkerRecord
 from support.brokers import LEASE_MS, QUEUE, WORKER, end, ids, item, name, seed, stop, take
 from support.proxy import Proxy
 from support.servers import Server

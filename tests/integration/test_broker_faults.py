@@ -11,7 +11,8 @@ import redis
 from qworker.broker import Broker, SubmitItem
 from qworker.errors import BrokerError, BrokerUnavailable, ConfigError, ServerFull, ServerUnfit, SubmitUnknown
 from qworker.lifecycle import State
-from qworker.model import Line, Release, WorkerRecord
+from qworker.model import Line, Release
+from qworker.views import WorkerRecord
 from support.blobs import make_blob
 from support.brokers import QUEUE, counters, end, ids, item, name, record, seed, state, stop, take
 from support.proxy import Proxy

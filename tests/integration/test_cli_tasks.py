@@ -16,7 +16,8 @@ import pytest
 from qworker import cli
 from qworker.errors import TaskInterrupt
 from qworker.lifecycle import How, State
-from qworker.model import Progress, WorkerRecord
+from qworker.model import Progress
+from qworker.views import WorkerRecord
 from support.fake_worker import FakeWorker
 from support.waiting import wait_until
 

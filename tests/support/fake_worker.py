@@ -20,7 +20,8 @@ from qworker.broker import Broker
 from qworker.broker.values import Note, StartedTask
 from qworker.ids import new_token
 from qworker.lifecycle import How, State
-from qworker.model import End, Header, Outcome, Progress, Record, Told, WorkerRecord
+from qworker.model import End, Header, Outcome, Progress, Record, Told
+from qworker.views import WorkerRecord
 from support.waiting import wait_until
 
 

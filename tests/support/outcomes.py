@@ -10,7 +10,8 @@ from qworker.broker.values import StopAnswer
 from qworker.errors import BrokerUnavailable
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import Inspection, Outcome, WorkerRecord
+from qworker.model import Outcome
+from qworker.views import Inspection, WorkerRecord
 
 ID = "default:t1"
 

@@ -20,10 +20,10 @@ from qworker.cli.client import _receipt_text, _refuse_late
 from qworker.errors import BrokerUnavailable, ConfigError, TaskFailed, WaitTimeout
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import StopReceipt
 from qworker.options import Options
 from qworker.status import Status
 from qworker.task import BoundTask
+from qworker.views import StopReceipt
 
 
 def start_python(*args: str, **more):

@@ -8,8 +8,9 @@ from qworker import codec
 from qworker.cli.details import facts_of, rows_of
 from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import How, State
-from qworker.model import Header, Inspection, Line, Outcome, Record, StopOrder
+from qworker.model import Header, Line, Outcome, Record, StopOrder
 from qworker.verdict import error_of
+from qworker.views import Inspection
 
 
 def nobody():

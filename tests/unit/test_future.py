@@ -30,7 +30,8 @@ from qworker import (
 from qworker.broker.values import StopAnswer
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import Inspection, Outcome, Record, Told
+from qworker.model import Outcome, Record, Told
+from qworker.views import Inspection
 from support.outcomes import ID, FakeChannel, ended, failed, succeeded
 from support.waiting import wait_until
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qworker.errors import BrokerUnavailable
-from qworker.model import WorkerRecord
+from qworker.views import WorkerRecord
 from qworker.worker import neighbours as neighbours_module
 from qworker.worker.neighbours import Neighbours, boot_id, pid_ns, start_time
 from support.roles import World, roles

@@ -11,7 +11,8 @@ from qworker import codec
 from qworker.broker.values import StopAnswer
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import Inspection, Record, StopOrder, WorkerRecord
+from qworker.model import Record, StopOrder
+from qworker.views import Inspection, WorkerRecord
 from support.outcomes import ID, FakeChannel, ended, succeeded
 
 WORKER = "box-2:4711:ab"

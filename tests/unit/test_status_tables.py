@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from qworker.cli.status import Snapshot, _facts, _parts, _rates, _spaced
-from qworker.model import QueueStats, WorkerRecord
+from qworker.views import QueueStats, WorkerRecord
 
 QUEUE = QueueStats(
     queue="mail", ready=1200, claimed=3, scheduled=4, suspects=0, oldest_wait_s=75.0, lines={"default:normal": 1200},

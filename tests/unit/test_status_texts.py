@@ -6,8 +6,9 @@ import pytest
 
 from qworker import codec
 from qworker.lifecycle import How, State
-from qworker.model import Header, Inspection, Line, Outcome, Record, StopOrder
+from qworker.model import Header, Line, Outcome, Record, StopOrder
 from qworker.status import Status, describe, wait_timeout
+from qworker.views import Inspection
 
 ID = "default:t1"
 WORKER = "box-2:4711:ab"

@@ -10,8 +10,9 @@ from rich.console import Console
 from qworker import codec
 from qworker.cli.watch import View, lines_of, picture, view_of
 from qworker.lifecycle import State
-from qworker.model import Inspection, Progress, Record, Told
+from qworker.model import Progress, Record, Told
 from qworker.status import progress_text
+from qworker.views import Inspection
 
 
 def found(told: bytes | None = None, **changes) -> Inspection:

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING
 from .. import codec, ids
 from ..errors import BrokerError, BrokerUnavailable, DecodeError
 from ..lifecycle import State
-from ..model import Draft, Inspection, Outcome
+from ..model import Draft, Outcome
+from ..views import Inspection
 from . import unstarted
 from .broker import Broker, Subscription
 from .connection import public_url
@@ -43,7 +44,7 @@ from .sending import Post, Sending
 from .values import StopAnswer
 
 if TYPE_CHECKING:
-    from ..model import Peeked, WorkerRecord
+    from ..views import Peeked, WorkerRecord
 
 __all__ = ["Client"]
 

@@ -16,7 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import BrokerError, ServerFull, ServerUnfit
 from ..lifecycle import State
-from ..model import Inspection, Line, QueueStats, Record, WorkerRecord
+from ..model import Line, Record
+from ..views import Inspection, QueueStats, WorkerRecord
 from . import producer_calls, worker_calls
 from .calls import Call, Owner, command
 from .keys import LINE_CODES, SCHEMA

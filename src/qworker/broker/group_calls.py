@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import GroupStopped
-from ..model import Closed, GroupView
+from ..views import Closed, GroupView
 from .calls import Call, Owner
 from .scripts import load
 

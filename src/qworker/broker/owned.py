@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from .. import codec, ids
 from ..errors import BrokerError
 from ..lifecycle import State
-from ..model import Closed, GroupView
+from ..views import Closed, GroupView
 from .broker import Broker
 from .unstarted import never_started
 

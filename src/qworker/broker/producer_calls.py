@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import Conflict, SubmitUnknown
-from ..model import Line, Peeked
+from ..model import Line
+from ..views import Peeked
 from .calls import Call, Owner, command, script_call
 from .scripts import Arg
 from .values import WATCH, ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted

@@ -21,7 +21,7 @@ from .shared import Json, Namespace, Url, escape_lines, open_app, open_broker, p
 
 if TYPE_CHECKING:
     from ..future import Future
-    from ..model import StopReceipt
+    from ..views import StopReceipt
 
 _AT_ONCE = 16  # stops that are awaited side by side
 

@@ -12,8 +12,9 @@ from typing import Any
 from .. import codec, durations, sightings
 from ..errors import BrokerError, DecodeError
 from ..lifecycle import HELD
-from ..model import Inspection, Progress, Record, Sighting, WorkerRecord
+from ..model import Progress, Record, Sighting
 from ..status import describe, progress_of, progress_text
+from ..views import Inspection, WorkerRecord
 from .shared import said, when
 
 __all__ = ["error_facts", "facts_of", "rows_of"]

@@ -15,8 +15,8 @@ import typer
 from .. import codec, durations, ids
 from ..errors import ConfigError, DecodeError, TaskNotFound
 from ..log import escape
-from ..model import GroupView
 from ..status import Status, describe, describe_outcome
+from ..views import GroupView
 from . import EXIT_ERROR
 from .shared import open_app, open_broker, print_json, print_rows, print_table
 

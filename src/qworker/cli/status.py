@@ -19,7 +19,7 @@ from ..errors import BrokerError
 from ..ids import check_queue
 from ..lifecycle import OUTCOMES
 from ..log import escape
-from ..model import QueueStats, WorkerRecord
+from ..views import QueueStats, WorkerRecord
 from .shared import Json, Namespace, Url, open_broker, plain, print_json, print_table, table
 
 if TYPE_CHECKING:

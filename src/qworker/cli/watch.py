@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from ..app import App
     from ..broker.broker import Broker
-    from ..model import Inspection
     from ..status import Status
+    from ..views import Inspection
 
 __all__ = ["View", "lines_of", "picture", "view_of", "watch"]
 

@@ -27,8 +27,8 @@ from typing import Any
 from ..durations import text
 from ..future import Future
 from ..lifecycle import How, State
-from ..model import StopReceipt
 from ..task import call
+from ..views import StopReceipt
 from . import processes, tasks
 from .facts import Facts, Kill, Rescue, Seen
 from .notes import Notes

@@ -16,7 +16,8 @@ from typing import Any
 from ..durations import text
 from ..future import Future
 from ..lifecycle import How
-from ..model import Outcome, StopReceipt
+from ..model import Outcome
+from ..views import StopReceipt
 from . import processes
 from .facts import Forced, Survived
 from .notes import Notes

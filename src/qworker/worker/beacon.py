@@ -9,7 +9,7 @@ import time
 
 from ..broker.aio import AsyncBroker
 from ..health import Beacon as HealthFile
-from ..model import WorkerRecord
+from ..views import WorkerRecord
 from .neighbours import Neighbours, boot_id, pid_ns, start_time
 from .state import UNANSWERED, State
 

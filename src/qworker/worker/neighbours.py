@@ -14,7 +14,7 @@ import select
 from pathlib import Path
 
 from ..broker.aio import AsyncBroker
-from ..model import WorkerRecord
+from ..views import WorkerRecord
 from .state import UNANSWERED, State
 
 
