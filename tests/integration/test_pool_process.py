@@ -450,7 +450,7 @@ def test_what_waits_for_three_quarters_of_a_second_goes_back_although_others_end
 def test_an_idle_slot_takes_over_what_another_one_is_slower_with_than_was_learned():
     async def check():
         async with a_pool("process", 2) as pool:
-            pool.pool._pace._expected["pool_tasks.nap"] = 0.000_02  # learned as short
+            pool.pool.pace._expected["pool_tasks.nap"] = 0.000_02  # learned as short
             busy = pool.put("wait_for_file", "/no/such/file", timeout_s=0.15, grace_s=0)
             await pool.running(busy)
             # Each of them ends too soon for a stall; the first slot has them all until the second is free.

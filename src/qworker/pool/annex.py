@@ -28,7 +28,7 @@ class Annex:
     def lend(self, orders: Sequence[Order]) -> None:
         """Run these at once, beside the slots. Each ends as any order that was put."""
         pool, now = self._pool, self._pool.now()
-        pool.enter([Entry(order, pool.expected_s(order.name), now, lent=True) for order in orders], now)
+        pool.enter([Entry(order, pool.pace.expected_s(order.name), now, lent=True) for order in orders], now)
 
     def advance(self, number: int) -> bool:
         """Run an unstarted order of the pool as a lent one. False: it has started, or is lent, or is not here."""

@@ -34,7 +34,7 @@ _LENT_SLOTS: Final = 32  # at least, of a child with several
 
 
 class Keeper(Protocol):
-    """The pool: it knows the orders."""
+    """The pool's ear (hearing.py): the orders in a child are its to sort out."""
 
     def serving(self, kid: Kid) -> None:
         """This child takes orders from now on."""

@@ -199,7 +199,7 @@ class Patrol:
         pool = self._pool
         if not kid.plan.threads or kid.wedged:
             pool.line.give_back(kid.take_back())
-        pool.absorb(kid, kid.drain(), endings)
+        pool.hearing.absorb(kid, kid.drain(), endings)
         entry = kid.entries.get(number)
         if entry is None:
             return  # its outcome was in the stream

@@ -4,8 +4,8 @@
     endings ◄── frames ◄── child              gone: what was in a child that ended
 
 Owned by the worker's event loop; no method blocks, and an order costs neither a task nor a timer. `Line` decides which
-child gets what, `Nursery` keeps the children in number, `Patrol` looks at their pages and performs what the ladder
-says; this module joins them, and is the only place where an order ends.
+child gets what, `Nursery` keeps the children in number, `Hearing` takes what they say, `Patrol` looks at their pages
+and performs what the ladder says; this module joins them, and is the only place where an order ends.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Final
 from ..config import children_for
 from ..errors import ConfigError
 from ..model import Ending, EndingKind, Order, PoolKind, Progress, Reason, Survivor
-from . import frames
 from .annex import Annex
 from .facts import Events, RunningTask
+from .hearing import Hearing
 from .host import Host
 from .kid import Entry, Kid, Role
 from .ladder import Ladder
@@ -31,15 +31,6 @@ from .recorder import Recorder
 from .survivors import Survivors
 
 SLOTS_MAX: Final = 10_000
-# What a child tells of a task that runs in it: passed on as it is.
-_OF_TASKS: Final[dict[int, Callable[..., None]]] = {
-    frames.WAITING: lambda events, *fields: events.waiting(*fields),
-    frames.RESUMED: lambda events, *fields: events.resumed(*fields),
-    frames.CURSOR: lambda events, *fields: events.cursor(*fields),
-    frames.GROUP: lambda events, *fields: events.group(*fields),
-    frames.PROGRESS: lambda events, *fields: events.progressed(*fields),
-}
-_UNMARKED: Final = "its child took its token and died before it started"
 
 
 class Pool:
@@ -66,19 +57,19 @@ class Pool:
             raise ConfigError(f"cannot make a {kind} pool of {slots} slots: 1 to {SLOTS_MAX} are possible")
         self.kind = kind
         self.slots = slots
-        self._events = events
+        self.events = events
         self._clock = self.now = clock
-        self.nursery = Nursery(kind, slots, children_for(kind, slots), max(1, max_survivors), host, self)
+        self.hearing = Hearing(self)
+        self.nursery = Nursery(kind, slots, children_for(kind, slots), max(1, max_survivors), host, self.hearing)
         self.entries: dict[int, Entry] = {}  # every order that has not ended
         self.line = Line(self.nursery, max_tasks_per_child)
         self.ladder = Ladder()
         self.left = Survivors()
         self.recorder = Recorder()
-        self._pace = Pace()
-        self.expected_s = self._pace.expected_s
+        self.pace = Pace()
         self.annex = Annex(self)
         self._patrol = Patrol(self, clock, max_survivors=max(1, max_survivors), recycle_timeout_s=recycle_timeout_s)
-        self._closing = False
+        self.closing = False
 
     # ── the face ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +96,7 @@ class Pool:
 
     def put(self, orders: Sequence[Order]) -> None:
         """Take orders. Any number: what does not fit waits in line here, and comes back as `unstarted` when stalled."""
-        expected_s = self.expected_s
+        expected_s = self.pace.expected_s
         now = self._clock()
         self.enter([Entry(order, expected_s(order.name), now) for order in orders], now)
 
@@ -113,7 +104,7 @@ class Pool:
         """Into their line, and on to the children."""
         self.entries.update((entry.order.number, entry) for entry in entries)
         self.line.extend(entries, now)
-        if self._closing:
+        if self.closing:
             self.return_line("the pool is closing")
         else:
             self.feed()
@@ -217,7 +208,7 @@ class Pool:
 
         Returns when every child, and everything that its tasks left behind, is gone.
         """
-        self._closing = True
+        self.closing = True
         for kid in self.nursery.kids:
             self.line.give_back(kid.take_back())
         self.return_line("the pool is closing")
@@ -253,7 +244,7 @@ class Pool:
         """Back to the front of the line with all that a child has not taken."""
         taken = kid.take_back()
         for entry in taken:
-            entry.expected_s = self._pace.expected_s(entry.order.name)  # what was learned since they were put
+            entry.expected_s = self.pace.expected_s(entry.order.name)  # what was learned since they were put
         self.line.give_back(taken)
         self.part(kid)
 
@@ -270,116 +261,7 @@ class Pool:
         """What came before that instant, and still waits, goes back to the worker: another one may be free."""
         self.tell([self.ending(entry, "unstarted", detail="stalled") for entry in self.line.take_aged(put_before)])
 
-    # ── from children (nursery.Keeper) ───────────────────────────────────────────────────────────────────────────
-
-    def serving(self, kid: Kid) -> None:
-        """This child takes orders from now on."""
-        assert kid.role is Role.SERVING
-        self.feed()
-
-    def event(self, name: str, level: str, **fields: Any) -> None:
-        """Something for the log."""
-        self._events.event(name, level, pool=self.kind, **fields)
-
-    def readable(self, kid: Kid) -> None:
-        """This child's stream has something."""
-        endings: list[Ending] = []
-        self.absorb(kid, kid.read(), endings)
-        self.part(kid)
-        self.feed()
-        self.tell(endings)
-
-    def gone(self, kid: Kid, detail: str, *, host_died: bool) -> None:
-        """This child has ended: sort out what was in it."""
-        endings: list[Ending] = []
-        back = kid.take_back()
-        if not kid.fault:
-            self.absorb(kid, kid.drain(), endings)
-        now = self._clock()
-        was_idle = kid.idle
-        marks = {number: started_ns for _, number, started_ns in kid.seen()}
-        detail = f"{kid.fault} ({detail})" if kid.fault else detail
-        for number in list(kid.entries):
-            entry = kid.remove(number)
-            assert entry is not None
-            if number not in marks:
-                endings.append(self.ending(entry, "unstarted", detail=_UNMARKED))
-                continue
-            kind: EndingKind
-            if number in kid.condemned:
-                kind = "killed"
-            elif host_died or kid.killed:
-                kind = "host_died"  # killed for another's sake, or with everybody: uncharged
-            else:
-                kind = "child_died"
-            ran_s = now - marks[number] / 1e9 if marks[number] else None
-            exact = kid.plan.slots == 1
-            endings.append(self.ending(entry, kind, ran_s=ran_s, exact=exact, detail=detail))
-        for number in list(kid.quarantined):
-            self.survivor_gone(kid, number, healthy=False)
-        expected = was_idle or kid.killed
-        name, level = ("child.ended", "info") if expected else ("child.died", "warning")
-        self.event(name, level, child=kid.pid, detail=detail)
-        self.line.give_back(back)
-        if self._closing:
-            self.return_line("the pool is closing")
-        elif self.line:
-            self.feed()  # what was lent has no place whose next child would ask for it
-        self.tell(endings)
-
-    def absorb(self, kid: Kid, stream: Iterator[list[Any]], endings: list[Ending]) -> None:
-        """Take what a child says. User code shares its descriptors: nonsense ends the child, not the worker."""
-        try:
-            for frame in stream:
-                if frame[0] == frames.OUTCOME:
-                    self._outcome(kid, frame, endings)
-                else:
-                    self._heed(kid, frame)
-        except frames.BrokenStream as error:
-            if not kid.fault:
-                self.nursery.crash(kid, f"something in it wrote to qworker's stream: {error}")
-
-    def _heed(self, kid: Kid, frame: list[Any]) -> None:
-        kind = frame[0]
-        if kind == frames.OUTPUT:
-            _, number, stream, text, fields = frame
-            if number in kid.entries:
-                self.recorder.line(number, text)
-            else:
-                number = 0
-            self._events.output(number, stream, text, fields)
-        elif kind == frames.STACK:
-            self.recorder.told(frame[1], frame[2])
-        elif kind == frames.GONE:
-            self.survivor_gone(kid, frame[1], healthy=False)
-        elif kind in _OF_TASKS:
-            if frame[1] in kid.entries:
-                _OF_TASKS[kind](self._events, *frame[1:])
-        elif kind == frames.READY:
-            self.nursery.readied(kid)
-        elif kind == frames.FAILED:
-            self.nursery.failed(kid, frame[1])
-
-    def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
-        _, number, code, ran_s, retryable, delay_s, payload = frame
-        kind = frames.KINDS[code]
-        entry = kid.remove(number)
-        if entry is None:
-            self.survivor_gone(kid, number, healthy=True)
-            return
-        kid.progressed_at = now = self._clock()
-        if not entry.lent:
-            self.line.moved_at = now
-        kid.stalled = False
-        # Past its deadline no child would start it: it ends here, and the worker records it as expired.
-        if kind == "unstarted" and self.ladder.asked(number) is None and not entry.overdue(kid.progressed_at):
-            self.line.give_back([entry])
-            return
-        if ran_s is not None:
-            self._pace.learn(entry.order.name, ran_s)
-        endings.append(
-            self.ending(entry, kind, payload=payload, ran_s=ran_s, delay_s=delay_s, retryable=bool(retryable))
-        )
+    # ── what becomes of orders and children ──────────────────────────────────────────────────────────────────────
 
     def ending(
         self,
@@ -441,12 +323,6 @@ class Pool:
         self.nursery.retire(kid)
         self.line.moved_at = self._clock()
 
-    def survivor_gone(self, kid: Kid, number: int, *, healthy: bool) -> None:
-        """A survivor's code has ended, or its child."""
-        if kid.survivor_gone(number, healthy=healthy):
-            order = self.left.remove(number)
-            self.event("survivor.gone", "info", child=kid.pid, task=order.id if order else None)
-
     def marks(self) -> Iterator[tuple[Kid, Entry, int, int]]:
         """Yield (child, entry, slot, started_ns) of all that runs, as the pages show it."""
         for kid in self.nursery.kids:
@@ -456,10 +332,14 @@ class Pool:
                     if entry is not None:
                         yield kid, entry, slot, started_ns
 
+    def event(self, name: str, level: str, **fields: Any) -> None:
+        """Something for the log."""
+        self.events.event(name, level, pool=self.kind, **fields)
+
     def tell_started(self, numbers: list[int]) -> None:
         """A scan has seen these run."""
-        self._events.started(numbers)
+        self.events.started(numbers)
 
     def tell(self, endings: list[Ending]) -> None:
         if endings:
-            self._events.endings(endings)
+            self.events.endings(endings)
