@@ -3,9 +3,9 @@
     Pool ── launch(plan, fds, parent) ──► Host ── control socket ──► fork server ──► child
     Pool ◄─ parent.born / parent.ended ── Host ◄─ BORN + pidfd, EXIT ── fork server
 
-Owned by the worker's event loop; sockets and pidfds are watched with `add_reader`. A child is signalled through its
-pidfd, which never names another process. When the server itself dies, its children are killed by the kernel with it:
-each is told as ended with `host_died`, and a new server is started.
+Owned by the worker's event loop; sockets and pidfds are watched with `add_reader`. When the server itself dies, its
+children are killed by the kernel with it: each is told as ended with `host_died`, and a new server is started. What is
+known of one child, and how it is signalled, is in process.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgpack
 
@@ -28,6 +28,7 @@ from ..errors import AppImportError
 from . import child, forkserver, linux
 from .child import Plan
 from .facts import AppFacts
+from .process import Parent, Process
 
 # The exit is told a moment after the pidfd says that the process is gone; a server that is stuck must not hide it.
 _EXIT_LATE_S: Final = 1.5
@@ -37,38 +38,6 @@ _BACKOFF_S: Final = (0.1, 30.0)
 _SHORT_LIFE_S: Final = 10.0
 _SWEEP_S: Final = 2.0
 _MARK: Final = "QWORKER_FORK_SERVER"
-
-
-class Parent(Protocol):
-    """Who asked for a child hears of it."""
-
-    def born(self, pid: int) -> None:
-        """The process exists; it says READY itself."""
-
-    def ended(self, detail: str, *, host_died: bool) -> None:
-        """The process, and what its tasks left behind, is gone. `detail`: "signal 9", "exit status 1"."""
-
-
-class Process:
-    """One child, as the Host knows it."""
-
-    def __init__(self, id_: int, parent: Parent, plan: Plan, fds: tuple[int, ...]) -> None:
-        self.id = id_
-        self.parent = parent
-        self.fds = fds  # its ends, until they are sent
-        self.order = msgpack.packb([forkserver.CHILD, id_, plan.slots, plan.cells, plan.threads, plan.title, plan.loop])
-        self.server = 0  # which fork server it was ordered from; 0: none yet
-        self.pid = 0
-        self.pidfd: int | None = None
-        self.kill_asked = False
-        self.gone = False  # the process has died; what it left may not be swept yet
-        self.ended = False
-
-    def close_fds(self) -> None:
-        """Close this process's copies of the child's ends."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
 
 
 class Host:
@@ -147,30 +116,7 @@ class Host:
         process.kill_asked = True
         if not process.server:
             asyncio.get_running_loop().call_soon(self._end, process, "ended before its start")
-        self._signal(process, signal.SIGKILL)
-
-    def dump(self, process: Process) -> None:
-        """Have a child write the stack of each of its threads to stderr, whatever it is doing."""
-        self._signal(process, signal.SIGUSR2)
-
-    def interrupt(self, process: Process) -> None:
-        """Have a child with one slot raise TaskInterrupt in what it runs, if the page says that it was asked to end."""
-        self._signal(process, linux.INTERRUPT_SIGNAL)
-
-    @staticmethod
-    def signal_thread(process: Process, thread: int, number: int) -> bool:
-        """Signal one thread (its native id) of a child that has a handler for that signal. False: nothing was sent."""
-        if process.pidfd is None or process.gone:
-            return False
-        return linux.signal_thread(process.pidfd, process.pid, thread, number)
-
-    @staticmethod
-    def _signal(process: Process, number: int) -> None:
-        if process.pidfd is not None:
-            try:
-                signal.pidfd_send_signal(process.pidfd, number)
-            except ProcessLookupError:
-                pass  # it is dead already; its end is on the way
+        process.kill()
 
     async def close(self) -> None:
         """End the server and everything below it. Close the pools first. Idempotent."""

@@ -22,9 +22,10 @@ from typing import Any, Final
 from ..model import Order, Reason
 from . import frames, tokens
 from .child import Plan
-from .host import Host, Process
+from .host import Host
 from .ladder import NEVER
 from .page import Page
+from .process import Process
 from .recorder import Stacks
 
 # Room in the kernel for a few milliseconds of bodies; where the limit is lower, the kernel takes what it allows.
@@ -109,9 +110,8 @@ class Kid:
         self._closed = False
 
     def start(self, host: Host, parent: Any) -> None:
-        """Have the process made, and listen to it. `parent` hears of its birth and end (host.Parent)."""
+        """Have the process made, and listen to it. `parent` hears of its birth and end (process.Parent)."""
         ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd), self.stacks.detach())
-        self._host = host
         self.process = self.stacks.process = host.launch(self.plan, ends, parent)
 
     def listen(self, on_readable: Any) -> None:
@@ -234,7 +234,7 @@ class Kid:
             self._post(frames.pack_frame(frames.FLAG, number))
         entry = self.entries.get(number)
         if entry is not None and entry.order.interrupt and not self.plan.threads and self.process is not None:
-            self._host.interrupt(self.process)
+            self.process.interrupt()
 
     def want_stack(self, slot: int, number: int) -> None:
         """Have an attempt tell where it waits, if it is a coroutine."""

@@ -50,7 +50,7 @@ class Keeper(Protocol):
 
 
 class _Link:
-    """What the Host knows a child by (host.Parent)."""
+    """What the Host knows a child by (process.Parent)."""
 
     def __init__(self, nursery: Nursery, kid: Kid) -> None:
         self._nursery = nursery
@@ -239,7 +239,7 @@ class Nursery:
         """Have each child that is ready write the stacks of its slots to stderr."""
         for kid in self.kids:
             if kid.ready and kid.process is not None:
-                self._host.dump(kid.process)
+                kid.process.dump()
 
     def close(self) -> None:
         """No child is opened or replaced any more."""

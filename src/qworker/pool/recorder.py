@@ -25,10 +25,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..model import Reason, Sighting
-from .host import Host, Process
 from .ladder import NEVER, Asked
 from .linux import STACK_SIGNAL
 from .page import Page
+from .process import Process
 
 if TYPE_CHECKING:
     from .kid import Kid
@@ -178,7 +178,7 @@ class Stacks:
         thread = self._page.thread(look.slot)
         if self.process is None or not thread or self._page.number(look.slot) != look.number:
             return False  # not begun, or over: there is nothing to see
-        return Host.signal_thread(self.process, thread, STACK_SIGNAL)
+        return self.process.signal_thread(thread, STACK_SIGNAL)
 
     def _ask_again(self, times: int) -> None:
         """Nothing came: its thread has not had a processor, or was signalled while another one was writing."""
