@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from . import ids, stopping
+from .address import Address
 from .binding import Binder, check_name, name_of, place_of, same_source
 from .errors import BadCall, ConfigError
 from .future import Future
@@ -84,24 +85,22 @@ class App:
         self.child_start_hooks: list[Callable[[], object]] = []
         self.settings = Options().merged(options, also=_ARGUMENTS)
         self.inline = inline
-        self._url = url
-        self._namespace = ids.check_namespace(namespace) if namespace is not None else None
+        self._address = Address(url, namespace)
         self._connect_timeout_s = connect_timeout
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._inline: Inline | None = None
-        self._told = False  # that the embedded server is used
         _apps.add(self)
 
     @property
     def url(self) -> str | None:
         """The server's address as it was given or set; None: the embedded server."""
-        return self._url or self._configured("url")
+        return self._address.url
 
     @property
     def namespace(self) -> str:
         """The namespace of this app's queues."""
-        return self._namespace or self._configured("namespace") or "default"
+        return self._address.namespace
 
     # Tasks
 
@@ -311,7 +310,7 @@ class App:
         self.close()
 
     def __repr__(self) -> str:
-        where = "inline" if self.inline else self._url or "url from the settings"
+        where = "inline" if self.inline else self._address.given or "url from the settings"
         return f"<App {where}, {len(self.tasks)} tasks>"
 
     # Inside
@@ -354,35 +353,12 @@ class App:
     def _connect(self) -> Client:
         from .broker.client import Client
 
-        return Client(self._address, namespace=self.namespace, timeout_s=self._connect_timeout_s)
+        return Client(self._address.find, namespace=self.namespace, timeout_s=self._connect_timeout_s)
 
     @staticmethod
     def load_client() -> None:
         """Import what a client needs, and connect to nothing: for the process that children are forked from."""
         from .broker import client  # noqa: F401
-
-    def _address(self) -> str:
-        """Return the server's URL. For the embedded server: see to it that it runs, each time it is asked."""
-        url = self.url
-        if url is not None:
-            return url
-        from .broker import embedded
-
-        server = embedded.ensure()
-        if not self._told:
-            self._told = True
-            import logging
-
-            # Who starts a server is told without having asked; that it is used again is for those who log.
-            level = logging.WARNING if server.started else logging.INFO
-            logging.getLogger("qworker").log(level, "no server's URL is set: %s", server.line)
-        return server.url
-
-    def _configured(self, name: str) -> str | None:
-        from .config import Settings
-
-        value = getattr(Settings.load({}), name)
-        return None if value is None else str(value)
 
 
 def _refuse_homeless(name: str) -> None:

@@ -62,10 +62,11 @@ def test_two_readers_share_the_tokens_and_each_is_read_once(pipe):
 
     def take(into):
         while True:
+            over = done.is_set()  # asked before the look: what was given between the two must not be left
             number = tokens.take(reading)
             if number is not None:
                 into.append(number)
-            elif done.is_set():
+            elif over:
                 return
 
     readers = [threading.Thread(target=take, args=(into,)) for into in taken]

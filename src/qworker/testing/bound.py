@@ -28,9 +28,9 @@ class Bound:
         self.app = app = App() if app is None else find(app)
         if app in _submitted:
             raise ConfigError(f"{app!r} is bound already in this test; bind it once")
-        self._before = (app._url, app.inline, app._inline)
+        self._before = (app._address.given, app.inline, app._inline)
         app.close()
-        app._url, app.inline, app._inline = url, url is None, None
+        app._address.given, app.inline, app._inline = url, url is None, None
         noted = _submitted[app] = []
         send, asend = app.send, app.asend
 
@@ -51,7 +51,7 @@ class Bound:
         app = self.app
         del app.send, app.asend
         app.close()
-        app._url, app.inline, app._inline = self._before
+        app._address.given, app.inline, app._inline = self._before
         _submitted.pop(app, None)
 
 
