@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import os
 import signal
 import time
@@ -195,6 +196,20 @@ def test_endless_output_is_cut_and_counted_and_does_not_hold_up_the_outcome():
             told = sum(len(text) for _, _, text, _ in pool.heard.lines)
             assert 100_000 < told < 2_000_000
             assert any("characters of output dropped" in text for _, _, text, _ in pool.heard.lines)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
+def test_what_a_task_sets_in_its_context_is_not_its_successors_in_the_slot(kind):
+    async def check():
+        async with a_pool(kind, 1) as pool:
+            child = value_of(await pool.run("who"))["pid"]
+
+            found = [value_of(await pool.run("set_precision", digits)) for digits in (5, 6, 7)]
+
+            assert found == [decimal.DefaultContext.prec] * 3
+            assert value_of(await pool.run("who"))["pid"] == child
 
     asyncio.run(check())
 

@@ -9,6 +9,7 @@ an attempt is in the page, or its outcome in the stream, or both.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import select
 import sys
@@ -127,10 +128,13 @@ class Runner:
         if alone:
             context.set_fallback(opened.current)
         try:
-            if alone and opened.header.interrupt and not opened.task.is_async:
-                value = interrupts.interruptible(opened.task.fn, opened.args, opened.kwargs, cells)
+            _, task, args, kwargs, _, _ = opened
+            # What it sets there (decimal's precision is there, too) is not the next task's in this slot.
+            own = contextvars.copy_context()
+            if alone and opened.header.interrupt and not task.is_async:
+                value = own.run(interrupts.interruptible, task.fn, args, kwargs, cells)
             else:
-                value = _call(opened.task, opened.args, opened.kwargs, cells)
+                value = own.run(_call, task, args, kwargs, cells)
             ran_s = opened.ran_s()
         except NotRunnable as error:
             return frames.REFUSED, _describe(LookupError(str(error))), None, False, None

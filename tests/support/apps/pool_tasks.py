@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import logging
 import os
 import re
@@ -282,3 +283,11 @@ async def block_the_loop() -> None:
     """As nobody should: the loop stands still, and all that waits on it."""
     current.progress(1)
     time.sleep(3600)
+
+
+@app.task
+def set_precision(digits: int) -> int:
+    """Returns decimal's precision as it was found, which is kept in a context variable."""
+    found = decimal.getcontext().prec
+    decimal.getcontext().prec = digits
+    return found
