@@ -139,3 +139,39 @@ def test_both_sides_see_the_same_cells(page):
     other._cells.release()
     other._bytes.release()
     other._memory.close()
+
+
+def test_a_thread_that_outlives_its_attempt_tells_and_asks_nothing_for_the_next_one(page):
+    before = SlotCells(page, 0, 5, bytes)
+    before.run_here()
+    before.clear()
+    after = SlotCells(page, 0, 6, bytes)
+    page.refuse_place(0, 6)
+
+    before.progress(666, None, "not yours")
+    before.shield(time.monotonic() + 60)
+    before.lend(["default:1"])
+
+    assert page.progress(0, 6) is None
+    assert page.shielded_until(0, 6) == 0
+    assert page.thread(0) == 0
+    assert after.exhausted()
+
+
+def test_progress_that_is_no_number_leaves_what_was_told_before(page):
+    cells = SlotCells(page, 0, 7, bytes)
+    cells.progress(1, 2, "before")
+
+    with pytest.raises((TypeError, ValueError)):
+        cells.progress("a few", None, "")  # type: ignore[arg-type]
+
+    assert page.progress(0, 7) == (1.0, 2.0, "before")
+
+
+@pytest.mark.parametrize(("text", "shown"), [("caf\udce9", "caf\\udce9"), ("x" + "é" * 60, "x" + "é" * 47)])
+def test_any_text_can_be_told_as_progress(page, text, shown):
+    cells = SlotCells(page, 0, 7, bytes)
+
+    cells.progress(1, None, text)
+
+    assert page.progress(0, 7) == (1.0, None, shown)

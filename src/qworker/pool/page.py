@@ -142,7 +142,7 @@ class Page:
             done, total = struct.unpack_from("dd", self._bytes, (base + _PROGRESS + 1) * 8)
             length = min(cells[base + _PROGRESS + 3], _TEXT_MAX)
             start = (base + _TEXT) * 8
-            text = bytes(self._bytes[start : start + length]).decode(errors="replace")
+            text = bytes(self._bytes[start : start + length]).decode(errors="ignore")  # it may end within a character
             if version % 2 == 0 and cells[base + _PROGRESS] == version and cells[base + _NUMBER] == number:
                 return (done, None if math.isnan(total) else total, text) if version else None
         return None
@@ -171,6 +171,7 @@ class SlotCells:
         cells[base + _STARTED] = 0
         cells[base + _PROGRESS] = 0
         cells[base + _SHIELD] = 0
+        cells[base + _THREAD] = 0
         cells[base + _NUMBER] = number
 
     def start(self) -> int:
@@ -219,7 +220,8 @@ class SlotCells:
 
     def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
         """Tell the worker that this attempt waits for these tasks."""
-        self._cells[self._base + _EXHAUSTED] = 0
+        if not self.over():
+            self._cells[self._base + _EXHAUSTED] = 0
         self._send(frames.pack_frame(frames.WAITING, self.number, list(ids), more))
 
     def resume(self) -> None:
@@ -232,7 +234,8 @@ class SlotCells:
 
     def shield(self, until: float) -> None:
         """Ask for no force before that instant (monotonic); 0: the shield is over."""
-        self._cells[self._base + _SHIELD] = int(until * 1e9)
+        if not self.over():  # a helper thread that outlived its task asks nothing for the next one
+            self._cells[self._base + _SHIELD] = int(until * 1e9)
 
     def save(self, cursor: bytes) -> None:
         """Give the worker the cursor of `current.iterate`, to be kept."""
@@ -244,12 +247,16 @@ class SlotCells:
 
     def progress(self, done: float, total: float | None, text: str) -> None:
         """Tell how far the attempt is: a few stores into shared memory, as often as one likes."""
+        # First whatever may fail: nothing is to be left half written.
+        numbers = float(done), math.nan if total is None else float(total)
+        data = text.encode("utf-8", "backslashreplace")[:_TEXT_MAX]
+        if self.over():
+            return  # a helper thread that outlived its task tells nothing of the next one
         base = self._base
         cells = self._cells
-        data = text.encode()[:_TEXT_MAX]
         version = cells[base + _PROGRESS] | 1  # odd: being written
         cells[base + _PROGRESS] = version
-        struct.pack_into("dd", self._bytes, (base + _PROGRESS + 1) * 8, done, float("nan") if total is None else total)
+        struct.pack_into("dd", self._bytes, (base + _PROGRESS + 1) * 8, *numbers)
         cells[base + _PROGRESS + 3] = len(data)
         start = (base + _TEXT) * 8
         self._bytes[start : start + len(data)] = data
