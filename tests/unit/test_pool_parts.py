@@ -46,7 +46,7 @@ def an_order(number):
 
 @pytest.mark.parametrize(
     ("reason", "outcome"),
-    [("timeout", State.TIMED_OUT), ("deadline", State.TIMED_OUT), ("stop", State.CANCELLED), ("drain", State.CLAIMED)],
+    [("timeout", State.TIMED_OUT), ("deadline", State.EXPIRED), ("stop", State.CANCELLED), ("drain", State.CLAIMED)],
 )
 def test_a_survivor_is_listed_with_the_outcome_that_was_told(reason, outcome):
     survivors = Survivors()
@@ -139,3 +139,16 @@ def test_a_record_that_cannot_be_formatted_does_not_reach_the_task(captured, mon
     handler.handle(logging.LogRecord("mine", logging.INFO, "f", 1, "%d and %d", ("one",), None))
 
     assert told() == []
+
+
+def test_whatever_is_in_the_fields_of_a_record_its_line_is_told(captured):
+    sent, told = captured
+    handler = output.LogCapture(sent)
+    record = logging.LogRecord("mine", logging.INFO, "f", 1, "found", (), None)
+    record.fields = {"path": "caf\udce9", "size": 1 << 70, "share": 0.5, "caf\udce9": b"\xff"}
+
+    handler.handle(record)
+
+    (line,) = told()
+    fields = {"path": "caf\\udce9", "size": str(1 << 70), "share": 0.5, "caf\\udce9": "b'\\xff'"}
+    assert line[-2:] == ["found", {"level": "info", "logger": "mine", **fields}]

@@ -66,9 +66,7 @@ class Output:
                 self._dropped[number] = self._dropped.get(number, 0) + len(piece) + 1
                 continue
             self._room -= len(piece) + 64
-            # Lone surrogates (an undecodable file name) cannot be encoded, and must not cost the line.
-            clean = piece.encode("utf-8", "backslashreplace").decode()
-            self._outbox.send(frames.pack_frame(frames.OUTPUT, number, stream, clean, fields))
+            self._outbox.send(frames.pack_frame(frames.OUTPUT, number, stream, _clean(piece), fields))
 
     def finish(self, number: int) -> None:
         """The attempt ends: send its unfinished lines, and say what was dropped."""
@@ -82,6 +80,18 @@ class Output:
             if dropped:
                 text = f"[{dropped} characters of output dropped: more than {_PER_SECOND} per second]"
                 self._outbox.send(frames.pack_frame(frames.OUTPUT, number, "stderr", text, None))
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates (an undecodable file name) cannot be encoded, and must not cost the line."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: object) -> str | int | float:
+    """Return the value of a field as a frame can carry it."""
+    if isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**64):
+        return value
+    return _clean(value if isinstance(value, str) else repr(value))
 
 
 class _Bytes(io.BufferedIOBase):
@@ -148,7 +158,7 @@ class LogCapture(logging.Handler):
         try:
             fields: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
             for key, value in getattr(record, "fields", {}).items():  # of `current.log`
-                fields[str(key)] = value if isinstance(value, str | int | float) else repr(value)
+                fields[_clean(str(key))] = _plain(value)
             self._output.line(self._output.number(), "log", self.format(record), fields)
         except Exception:
             self.handleError(record)

@@ -14,7 +14,7 @@ from ..model import Order, Reason, Survivor
 # What is recorded of an attempt that was asked for this reason. `claimed` means: it went back, another run decides.
 _OUTCOME: dict[Reason, State] = {
     "timeout": State.TIMED_OUT,
-    "deadline": State.TIMED_OUT,
+    "deadline": State.EXPIRED,
     "stop": State.CANCELLED,
 }
 
