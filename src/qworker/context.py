@@ -152,6 +152,8 @@ def leave(token: Token[Run | None]) -> None:
 
 def ended(run: Run) -> None:
     """Its code has ended, and with it whatever was to last as long. `leave` calls this."""
+    for loop in run.loops:
+        loop.end()
     if _on_end is not None:
         _on_end(run)
 

@@ -70,11 +70,15 @@ class _Loop:
                     "each time, with key= a function whose value stays the same, or submit the task anew"
                 )
         finally:
-            self.open = False
-            if self._unsaved:
-                # Whoever leaves the loop has an error of its own, or none: the cursor before is a right one, too.
-                with contextlib.suppress(NotEncodable):
-                    self._save()
+            self.end()
+
+    def end(self) -> None:
+        """The loop is left; or its task has ended, and somebody still holds the generator."""
+        self.open = False
+        if self._unsaved:
+            # Whoever leaves the loop has an error of its own, or none: the cursor before is a right one, too.
+            with contextlib.suppress(NotEncodable):
+                self._save()
 
     def _completed(self, name: object) -> None:
         self._last, self._unsaved = name, True

@@ -230,3 +230,18 @@ def test_a_cursor_that_cannot_be_read_is_said(attempts):
 
     with pytest.raises(CursorLost, match="the cursor that was kept cannot be read"):
         attempts.run(lambda: list(current.iterate("ab")))
+
+
+def test_what_was_completed_is_saved_although_somebody_keeps_the_loop(attempts):
+    kept = []
+
+    def body():
+        kept.append(current.iterate(range(10)))
+        for item in kept[0]:
+            if item == 7:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        attempts.run(body)
+
+    assert attempts.slot.saved[-1] == [0, 6]
