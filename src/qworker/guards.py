@@ -78,8 +78,9 @@ class Guard(Generic[T]):
             if guards is not None and self in guards:
                 guards.remove(self)
                 _tidy(self._slot)
-        # A loop never waits: what it closes itself is done by now, and a process may be ended once more.
-        if self._loop is None and self._busy.acquire(timeout=_FINISH_S):
+        # A loop never waits: what it closes itself is done by now, and a process may be ended once more. Nor for what
+        # a helper thread of a coroutine has guarded, which the loop releases when that has ended.
+        if self._loop is None and _running_loop() is None and self._busy.acquire(timeout=_FINISH_S):
             self._busy.release()
 
     def is_due(self, now: float) -> bool:
@@ -178,7 +179,11 @@ def _watch() -> None:
             ]
             _closing.update(due)
         for slot in due:
-            threading.Thread(target=_close_all, args=(slot,), name="qworker-guard-close", daemon=True).start()
+            try:
+                threading.Thread(target=_close_all, args=(slot,), name="qworker-guard-close", daemon=True).start()
+            except RuntimeError:  # too many threads just now: at the next look
+                with _lock:
+                    _closing.discard(slot)
         time.sleep(_LOOK_EVERY_S)
 
 
@@ -196,12 +201,12 @@ def _close_all(slot: context.Slot) -> None:
 
 def _forked() -> None:
     """A copy of this process that user code made has none of these threads, and is asked nothing."""
-    global _lock, _watcher
+    global _lock, _some, _watcher
     _lock = threading.Lock()
+    _some = threading.Event()  # the watcher may have held the lock in the other
     _watcher = None
     _guards.clear()
     _closing.clear()
-    _some.clear()
 
 
 os.register_at_fork(after_in_child=_forked)

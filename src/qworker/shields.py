@@ -10,6 +10,7 @@ attempt's slot (`context.Slot`), so that whoever may interrupt a task can ask wi
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from _thread import get_ident
@@ -102,3 +103,12 @@ class Shield:
         # that is on its way out ends the task as well. Coroutines get asyncio's cancellation instead, from their loop.
         if error is None and not cover.asked_before and slot.asked() and not getattr(slot, "cancels", False):
             raise interruption(slot)
+
+
+def _forked() -> None:
+    """In a copy of this process that user code made: another thread may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

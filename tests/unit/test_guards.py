@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import closing, suppress
 from http.client import HTTPConnection
 
@@ -333,3 +336,20 @@ def test_a_session_cuts_off_nothing_but_its_own_kind_of_calls(slot):
         theirs.send(b"still here")
 
         assert ours.recv(100) == b"still here"
+
+
+def test_a_process_that_is_copied_while_the_watcher_looks_goes_on(slot):
+    with guards._some._cond, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: with threads, a copy may stand still
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+
+    def is_over():
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+
+    try:
+        wait_until(is_over, description="the copy has come out of the fork")
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
