@@ -13,7 +13,7 @@ import pytest
 from qworker.config import Slots
 from qworker.pool import frames
 from qworker.pool.linux import STACK_SIGNAL
-from support.pools import a_pool, error_of, value_of
+from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until
 
@@ -137,7 +137,9 @@ def test_the_cancellation_waits_for_a_shield(tmp_path):
     async def check():
         async with loops(2) as pool:
             number = pool.put("shielded", 0.3)
-            await pool.running(number)
+            slot = (await pool.running(number)).slot
+            (kid,) = pool.pool.nursery.kids
+            await await_until(lambda: kid.page.shielded_until(slot, number), description="it is under its shield")
 
             pool.pool.ask(number, "stop", 0.0)
 
@@ -174,6 +176,39 @@ def test_a_word_about_an_attempt_that_is_gone_or_was_not_asked_hits_nobody():
 
             assert (await pool.ending(number)).kind == "returned"
             assert value_of(await pool.run("echo", 1)) == 1
+
+    asyncio.run(check())
+
+
+def test_one_that_was_asked_before_it_began_is_not_cancelled_in_its_shield():
+    async def check():
+        async with loops(1) as pool:
+            order = make_order("async_tasks.begins_with_a_shield")
+            (kid,) = pool.pool.nursery.kids
+            kid.page.raise_flag(0, order.number, "stop")
+
+            pool.pool.put([order])
+
+            assert (await pool.ending(order.number)).kind == "thrown"
+            assert not pool.heard.lines, "its code did not begin"
+
+    asyncio.run(check())
+
+
+def test_a_word_that_comes_once_more_does_not_cancel_the_cleanup():
+    async def check():
+        async with loops(2) as pool:
+            number = pool.put("takes_its_time", 0.2)
+            await await_until(lambda: any(task.ran_s for task in pool.pool.running()), description="its code runs")
+            (kid,) = pool.pool.nursery.kids
+            pool.pool.ask(number, "stop")
+
+            # As for one that began with its flag raised: it had its cancellation at once, and then the word of it.
+            while number not in pool.heard.ended:
+                kid._post(frames.pack_frame(frames.FLAG, number))
+                await asyncio.sleep(0.02)
+
+            assert value_of(pool.heard.ended[number]) == "stop"
 
     asyncio.run(check())
 
@@ -328,6 +363,55 @@ def test_an_exit_in_a_helper_task_and_a_stopped_loop_harm_no_sibling():
             assert value_of(await pool.run("stop_loop")) == "stopped"
 
             assert value_of(await pool.ending(sibling)) == child
+
+    asyncio.run(check())
+
+
+def test_a_task_that_cancels_all_that_it_finds_costs_no_order_its_outcome():
+    async def check():
+        async with loops(20) as pool:
+            numbers = []
+            for _ in range(20):
+                pool.put("cancels_everything", 20)
+                numbers += [pool.put("nap", 0) for _ in range(10)]
+
+            endings = [await pool.ending(number) for number in numbers]
+
+            # Cancelled in the middle or never: that one runs another time.
+            assert {ending.kind for ending in endings} <= {"returned", "raised"}
+            assert not pool.pool.entries.keys() & set(numbers)
+            assert pool.pool.capacity == 20
+
+    asyncio.run(check())
+
+
+def test_an_awaitable_that_fails_when_it_is_looked_at_or_cancelled_costs_its_own_task_only():
+    async def check():
+        async with loops(2) as pool:
+            sibling = pool.put("wait_for_ever")
+            await pool.running(sibling)
+
+            ending = await pool.run("strange", timeout_s=0.1, grace_s=0.2)
+
+            assert ending.kind == "left_running", "its cancellation went astray"
+            assert not pool.heard.named("child.died")
+            pool.pool.ask(sibling, "stop")
+            assert (await pool.ending(sibling)).kind == "thrown"
+
+    asyncio.run(check())
+
+
+def test_a_closer_that_hangs_does_not_stop_the_loop_of_the_task_that_ends(tmp_path):
+    async def check():
+        async with loops(2) as pool:
+            number = pool.put("guards_in_a_thread", str(tmp_path / "closing"))
+            await pool.running(number)
+            await asyncio.sleep(0.1)  # the guard is set
+
+            pool.pool.ask(number, "stop")
+
+            assert (await pool.ending(number)).took_s < 1.2
+            assert not pool.heard.named("child.wedged")
 
     asyncio.run(check())
 

@@ -87,3 +87,30 @@ def test_a_task_that_awaits_itself_through_another_has_an_end():
         task.get_coro().close()
         task._log_destroy_pending = False
     loop.close()
+
+
+class Grumpy:
+    def __init__(self, future):
+        self._future = future.__await__()
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return next(self._future)
+
+    def throw(self, error):
+        return self._future.throw(error)
+
+    def __getattr__(self, name):
+        if name == "close":
+            raise AttributeError(name)
+        raise RuntimeError(name)
+
+
+async def grumpy():
+    await Grumpy(asyncio.get_running_loop().create_future())
+
+
+def test_it_ends_where_something_of_a_users_own_refuses_to_be_looked_at():
+    assert stack_of(grumpy)[0] == ["grumpy"]

@@ -44,13 +44,15 @@ _HELPER_THREADS_MAX: Final = 32
 class Attempt:
     """What runs in one slot."""
 
-    __slots__ = ("calls", "cells", "helpers", "task")
+    __slots__ = ("begun", "calls", "cells", "helpers", "task", "thrown")
 
     def __init__(self, cells: SlotCells | None) -> None:
         self.cells = cells  # None: a plain function, whose thread has them
         self.task: asyncio.Task[None] | None = None  # while its own code runs, as a coroutine
         self.helpers: set[asyncio.Task[Any]] = set()  # the tasks that it started, until they are done
         self.calls: set[Future[Any]] = set()  # its calls in helper threads, likewise
+        self.begun = False  # its order is being run: from here on its end is told by whoever runs it
+        self.thrown = False  # it has had its cancellation
 
     def tell(self) -> None:
         """Tell where it waits; when its own code has ended, where one of those waits that it started."""
@@ -59,15 +61,24 @@ class Attempt:
             self.cells.tell_stack(coroutine_stack(task))
 
     def cancel(self) -> None:
-        """Throw asyncio's cancellation into it, if it was asked to end. Called once for each attempt."""
+        """Throw asyncio's cancellation into it, if it was asked to end: once, for the second would hit its cleanup.
+
+        Called again when the word of the ask comes to one that began with its flag raised.
+        """
         cells = self.cells
-        if self.task is None or cells is None or not cells.asked():
+        if self.task is None or cells is None or self.thrown or not cells.asked():
             return
         if covers(cells):
             # Nobody rings when it leaves its shield.
             asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self.cancel)
         else:
-            self.task.cancel(cells.reason())
+            self.thrown = True
+            try:
+                self.task.cancel(cells.reason())
+            except Exception:
+                # It goes to the future that is awaited, which may be users' code. Its siblings are not to die of that,
+                # and for itself there is force.
+                traceback.print_exc(file=sys.__stderr__)
 
 
 class CoroutineLoop:
@@ -185,7 +196,8 @@ class CoroutineLoop:
             self._loop.call_later(_PULSE_S, self._step, self._pulse)
         if self._runner.is_coroutine(order):
             attempt = self._attempts[number] = Attempt(self._runner.mark(order, slot))
-            self._loop.create_task(self._run(order, attempt), name=order[2])
+            task = self._loop.create_task(self._run(order, attempt), name=order[2])
+            task.add_done_callback(lambda _: self._step(self._look_after, attempt))
         else:
             self._attempts[number] = Attempt(None)
             self._threads.submit(self._run_plain, order, slot)
@@ -193,6 +205,7 @@ class CoroutineLoop:
     async def _run(self, order: list[Any], attempt: Attempt) -> None:
         cells = attempt.cells
         assert cells is not None
+        attempt.begun = True
         try:
             told = await self._attempt(order, attempt, cells)
             # A thousand that end in one turn of the loop take long, and no timer comes in between.
@@ -215,6 +228,8 @@ class CoroutineLoop:
         cells.cancels = True
         attempt.cancel()
         try:
+            if attempt.thrown:
+                await asyncio.sleep(0)  # it comes here, and not in the shield that its code may begin with
             value = await opened.task.fn(*opened.args, **opened.kwargs)
         except BaseException as error:
             await _end_helpers(attempt)
@@ -223,6 +238,15 @@ class CoroutineLoop:
         await _end_helpers(attempt)
         context.ended(opened.current)
         return returned(value, opened.header, opened.ran_s())
+
+    def _look_after(self, attempt: Attempt) -> None:
+        """Its asyncio task is over. Did it run? Before its first step it can be cancelled, by whoever cancels all."""
+        if attempt.begun:
+            return  # and so its end was told
+        assert attempt.cells is not None
+        told = frames.UNSTARTED, b"", None, True, None
+        freed = self._tell(self._runner.outcome(attempt.cells, told), attempt.cells)
+        self._ended(attempt.cells.number, freed)  # now: the order may come back, with this very number
 
     def _run_plain(self, order: list[Any], slot: int) -> None:
         """In a thread: the loop must not stand still for a plain function."""

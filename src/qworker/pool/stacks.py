@@ -7,6 +7,7 @@ For the flight recorder (recorder.py). Called in a child, by the loop that the c
 
 from __future__ import annotations
 
+import contextlib
 import os
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -20,9 +21,16 @@ _LINKS: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_fr
 def coroutine_stack(task: Any) -> str:
     """Return the stack of an asyncio task, as faulthandler would write it: from where it waits to where it began.
 
-    It follows the task into other tasks that it awaits; where it awaits several (`gather`), it ends there.
+    It follows the task into other tasks that it awaits; where it awaits several (`gather`), it ends there. What is
+    awaited may be users' code, which can answer to its attributes with an error: then it ends there, too.
     """
     lines: list[str] = []
+    with contextlib.suppress(Exception):
+        _follow(task, lines)
+    return "\n".join(reversed(lines))
+
+
+def _follow(task: Any, lines: list[str]) -> None:
     seen: set[int] = set()
     while task is not None and id(task) not in seen and len(lines) < _FRAMES_MAX:
         seen.add(id(task))
@@ -35,7 +43,6 @@ def coroutine_stack(task: Any) -> str:
                     lines.clear()  # what is around the task's own code
         waiter = getattr(task, "_fut_waiter", None)
         task = waiter if hasattr(waiter, "get_coro") else None
-    return "\n".join(reversed(lines))
 
 
 def _link(awaited: Any) -> tuple[FrameType | None, Any]:

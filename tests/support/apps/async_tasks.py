@@ -65,6 +65,16 @@ async def shielded(seconds: float) -> None:
 
 
 @app.task
+async def begins_with_a_shield() -> None:
+    with current.shield(10):
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            print("cut short under its shield")
+            raise
+
+
+@app.task
 async def takes_its_time(seconds: float) -> str:
     """Asks for the reason, cleans up, and returns all the same."""
     try:
@@ -163,3 +173,53 @@ async def fork_and_wait() -> int:
         await asyncio.sleep(3600)
     _, status = await asyncio.to_thread(os.waitpid, pid, 0)
     return status
+
+
+@app.task
+async def cancels_everything(turns: int) -> None:
+    """Cancels whatever it finds on the loop, as some programs do that think it theirs."""
+    for _ in range(turns):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+
+
+class _Strange:
+    """An awaitable of a user's own that answers to no name, and cannot be cancelled with a message."""
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return _Uncancellable(loop=asyncio.get_running_loop())
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(f"no {name} here")
+
+
+class _Uncancellable(asyncio.futures._PyFuture):
+    _asyncio_future_blocking = True
+
+    def cancel(self) -> bool:  # type: ignore[override]  # that of long ago: without a message
+        raise AssertionError("nobody calls it so")
+
+
+@app.task
+async def strange() -> None:
+    await _Strange()
+
+
+@app.task
+async def guards_in_a_thread(path: str) -> None:
+    """A helper thread guards something whose closer hangs; then the task ends while it does."""
+
+    def hang() -> None:
+        Path(path).touch()
+        time.sleep(1.5)
+
+    await asyncio.to_thread(current.guard, hang)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        while not Path(path).exists():
+            await asyncio.sleep(0.01)
