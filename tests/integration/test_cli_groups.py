@@ -6,23 +6,8 @@ import json
 
 import pytest
 
-from qworker import App, cli
+from qworker import App
 from support.fake_worker import FakeWorker
-
-
-@pytest.fixture
-def run(url, monkeypatch, tmp_path, capsys):
-    """`run(*argv)`: its exit code, output and errors."""
-    monkeypatch.setenv("QWORKER_URL", url)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = cli.run(argv)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -13,28 +13,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from qworker import cli
 from qworker.errors import TaskInterrupt
 from qworker.lifecycle import How, State
 from qworker.model import Progress
 from qworker.views import WorkerRecord
 from support.fake_worker import FakeWorker
 from support.waiting import wait_until
-
-
-@pytest.fixture
-def run(url, monkeypatch, tmp_path, capsys):
-    """`run(*argv)`: its exit code, output and errors."""
-    monkeypatch.setenv("QWORKER_URL", url)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = cli.run(argv)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

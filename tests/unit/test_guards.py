@@ -21,27 +21,14 @@ from qworker import context, guards, shields
 from qworker.closers import closer_of
 from qworker.context import Run, current
 from qworker.errors import TaskInterrupt
+from support.slots import FakeSlot, occupied
 from support.waiting import wait_until
-
-
-class FakeSlot(context.Nowhere):
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def asked(self) -> bool:
-        return self.event.is_set()
-
-    def reason(self) -> str:
-        return "stop"
 
 
 @pytest.fixture
 def slot():
-    slot = FakeSlot()
-    token = context.enter(Run("q:1", "t", 1, 1, 1, 0, slot))
-    yield slot
-    context.leave(token)
-    context._in_child = False
+    with occupied(FakeSlot()) as slot:
+        yield slot
     assert not guards._guards
 
 

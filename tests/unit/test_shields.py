@@ -7,36 +7,16 @@ import time
 
 import pytest
 
-from qworker import context, shields
-from qworker.context import Run, current
+from qworker import shields
+from qworker.context import current
 from qworker.errors import TaskInterrupt
-
-
-class FakeSlot(context.Nowhere):
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.told: list[float] = []
-
-    def asked(self) -> bool:
-        return self.event.is_set()
-
-    def reason(self) -> str:
-        return "stop"
-
-    def wait_asked(self, timeout_s: float) -> bool:
-        return self.event.wait(timeout_s)
-
-    def shield(self, until: float) -> None:
-        self.told.append(until)
+from support.slots import FakeSlot, occupied
 
 
 @pytest.fixture
 def slot():
-    slot = FakeSlot()
-    token = context.enter(Run("q:1", "t", 1, 1, 1, 0, slot))
-    yield slot
-    context.leave(token)
-    context._in_child = False
+    with occupied(FakeSlot()) as slot:
+        yield slot
     assert not shields._covers
 
 
