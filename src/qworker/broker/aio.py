@@ -3,88 +3,36 @@
     fetcher, settler, keeper ── await AsyncBroker.verb(queue, …) ─► Call or Flow ─► a connection of the pool each
     doorbell ── wait_bell ─► BLPOP on a connection of its own      stopper ── listen_stops ─► one subscribed connection
 
-Calls that run at the same time use connections of their own, so a slow claim never holds up a renewal. Each verb has
-its signature and its docstring in producer_calls.py, worker_calls.py, group_calls.py or flows.py, without the first
-parameter. Ids of tasks are local parts.
+Calls that run at the same time use connections of their own, so a slow claim never holds up a renewal. The verbs are in
+verbs.py; here they are only driven.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 import redis.asyncio
 
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
-from . import flows, group_calls, producer_calls, worker_calls
+from . import group_calls
 from .calls import Call, Owner
 from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wire
 from .flows import Flow
 from .keys import Keyspace
 from .records import read_stop
 from .values import WATCH, BellRing, StopHint, WatchHint
+from .verbs import Verbs
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _call(build: Callable[Concatenate[Owner, P], Call[T]]) -> Callable[Concatenate[AsyncBroker, P], Awaitable[T]]:
-    """A verb that is one call."""
-
-    @functools.wraps(build)
-    async def verb(broker: AsyncBroker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await broker.run(build(broker.owner, *args, **kwargs))
-
-    return verb
-
-
-def _flow(build: Callable[Concatenate[Owner, P], Flow[T]]) -> Callable[Concatenate[AsyncBroker, P], Awaitable[T]]:
-    """A verb that takes several calls."""
-
-    @functools.wraps(build)
-    async def verb(broker: AsyncBroker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await broker.drive(build(broker.owner, *args, **kwargs))
-
-    return verb
-
-
-class AsyncBroker:
+class AsyncBroker(Verbs):
     """All verbs, awaitable. `timeout_s` is the total deadline of a call, retries included."""
-
-    # What workers do.
-    claim = _flow(flows.claim)
-    claim_ids = _call(worker_calls.claim_ids)
-    settle = _call(worker_calls.settle)
-    renew = _call(worker_calls.renew)
-    ring = _call(worker_calls.ring)
-    rescue_worker = _flow(flows.rescue_worker)
-    beat = _flow(flows.beat)
-    retire = _flow(flows.retire)
-    check_fit = _flow(flows.check_fit)
-    # What producers do.
-    submit = _flow(flows.submit)
-    peek = _call(producer_calls.peek)
-    stop = _call(producer_calls.stop)
-    expire = _call(producer_calls.expire)
-    # What both do with task groups.
-    open_group = _call(group_calls.open_group)
-    join_group = _call(group_calls.join_group)
-    stop_group = _call(group_calls.stop_group)
-    beat_groups = _call(group_calls.beat_groups)
-    read_groups = _call(group_calls.read_groups)
-    close_group = _call(group_calls.close_group)
-    show_group = _call(group_calls.show_group)
-    # What people look at.
-    inspect = _flow(flows.inspect)
-    stats = _flow(flows.stats)
-    queues = _flow(flows.queues)
-    workers = _flow(flows.workers)
-    server_facts = _flow(flows.server_facts)
 
     def __init__(
         self,
@@ -116,6 +64,10 @@ class AsyncBroker:
                 self.url, name=f"qw:{role}:{self.instance}", timeout_s=attempt_s(self.timeout_s)
             )
         return client
+
+    async def perform(self, asked: Call[T] | Flow[T]) -> T:
+        """Do what a verb asks for: one call, or several."""
+        return await (self.run(asked) if isinstance(asked, Call) else self.drive(asked))
 
     async def run(self, call: Call[T]) -> T:
         """Send one call until it is answered, or its deadline has passed."""

@@ -2,84 +2,29 @@
 
     Future, App, CLI ── Broker.verb(queue, …) ─► Call or Flow ─► one connection of the pool
 
-May be called from any thread, and after a fork. Each verb has its signature and its docstring in producer_calls.py,
-worker_calls.py or flows.py, without the first parameter; here they are only driven. All ids are local parts.
+May be called from any thread, and after a fork. The verbs are in verbs.py; here they are only driven.
 """
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import redis
 
 from ..errors import BrokerUnavailable
 from ..ids import new_token
-from . import flows, group_calls, producer_calls, worker_calls
 from .calls import Call, Owner, command
 from .connection import FAULTS, Attempts, attempt_s, connect, in_step, public_url, wire
 from .flows import Flow
 from .keys import Keyspace
+from .verbs import Verbs
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _call(build: Callable[Concatenate[Owner, P], Call[T]]) -> Callable[Concatenate[Broker, P], T]:
-    """A verb that is one call."""
-
-    @functools.wraps(build)
-    def verb(broker: Broker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return broker.run(build(broker.owner, *args, **kwargs))
-
-    return verb
-
-
-def _flow(build: Callable[Concatenate[Owner, P], Flow[T]]) -> Callable[Concatenate[Broker, P], T]:
-    """A verb that takes several calls."""
-
-    @functools.wraps(build)
-    def verb(broker: Broker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return broker.drive(build(broker.owner, *args, **kwargs))
-
-    return verb
-
-
-class Broker:
+class Broker(Verbs):
     """All verbs, blocking. `timeout_s` is the total deadline of a call, retries included."""
-
-    # What producers do.
-    submit = _flow(flows.submit)
-    peek = _call(producer_calls.peek)
-    stop = _call(producer_calls.stop)
-    expire = _call(producer_calls.expire)
-    progress = _call(producer_calls.progress)
-    watch = _call(producer_calls.watch)
-    # What workers do.
-    claim = _flow(flows.claim)
-    claim_ids = _call(worker_calls.claim_ids)
-    settle = _call(worker_calls.settle)
-    renew = _call(worker_calls.renew)
-    rescue_worker = _flow(flows.rescue_worker)
-    beat = _flow(flows.beat)
-    retire = _flow(flows.retire)
-    # What both do with task groups.
-    open_group = _call(group_calls.open_group)
-    join_group = _call(group_calls.join_group)
-    stop_group = _call(group_calls.stop_group)
-    beat_groups = _call(group_calls.beat_groups)
-    read_groups = _call(group_calls.read_groups)
-    close_group = _call(group_calls.close_group)
-    show_group = _call(group_calls.show_group)
-    # What people look at.
-    inspect = _flow(flows.inspect)
-    stats = _flow(flows.stats)
-    queues = _flow(flows.queues)
-    workers = _flow(flows.workers)
-    server_facts = _flow(flows.server_facts)
-    check_fit = _flow(flows.check_fit)
 
     def __init__(
         self,
@@ -99,6 +44,10 @@ class Broker:
         self.name = f"qw:{role}:{instance or new_token()}"
         self._own = client is None
         self.client = client if client is not None else connect(url, name=self.name, timeout_s=attempt_s(timeout_s))
+
+    def perform(self, asked: Call[T] | Flow[T]) -> T:
+        """Do what a verb asks for: one call, or several."""
+        return self.run(asked) if isinstance(asked, Call) else self.drive(asked)
 
     def run(self, call: Call[T]) -> T:
         """Send one call until it is answered, or its deadline has passed."""
