@@ -57,7 +57,8 @@ class TaskOptions(TypedDict, total=False):
     may come in the middle of a `finally` or `with` block and cut its cleanup short, between taking a lock and the line
     that would release it, or in code that was never meant to raise there. C code that does not return to Python is
     not reached (it is killed at the end of its grace), and what C code calls back may lose the exception. Put what must
-    not be cut in two into `current.shield`. Never for coroutine functions, whose loop has asyncio's cancellation.
+    not be cut in two into `current.shield`. (CPython 3.11 and 3.12 also pass over the `finally` or `except` around a
+    loop with an empty body, `try: while True: pass`.) Never for coroutine functions: asyncio's cancellation ends them.
     """
     detached: bool
     """Submitted by a task: it takes on neither that task's groups nor its deadline, and outlives them."""

@@ -103,6 +103,21 @@ def test_a_finalizer_which_would_lose_it_is_let_end_first(tmp_path):
     asyncio.run(check())
 
 
+def test_the_child_keeps_nothing_of_what_an_interrupted_task_held(tmp_path):
+    async def check():
+        async with a_pool("process", 1, target=TARGET) as pool:
+            number = await started(pool, "shrug_with_a_burden", tmp_path / "notes")
+            child = (await pool.running(number)).child
+
+            pool.pool.ask(number, "stop")
+
+            assert (await pool.ending(number)).kind == "returned"
+            assert value_of(await pool.run("intask_tasks.burdens")) == 0
+            assert pool.pool.nursery.kids[0].pid == child
+
+    asyncio.run(check())
+
+
 def test_a_signal_without_an_ask_or_for_another_attempt_does_nothing(tmp_path):
     async def check():
         async with a_pool("process", 1, target=TARGET) as pool:

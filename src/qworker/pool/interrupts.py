@@ -15,6 +15,7 @@ import logging
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -32,7 +33,8 @@ _DELICATE: Final = (f"{Path(__file__).parents[1]}/", f"{Path(logging.__file__).p
 # Of Task, of what `current.bind` returns, and of `current.iterate` while it waits for the next item.
 _PASSING: Final = ("__call__", "bound", "iterate", "steps")
 
-_thrown: BaseException | None = None
+# Not the exception itself: its traceback holds all that was in the task's frames.
+_thrown: weakref.ref[BaseException] | None = None
 _insisting: SlotCells | None = None  # for whom a thread sends the signal again
 
 
@@ -50,13 +52,14 @@ def interruptible(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 def threw(error: BaseException) -> bool:
     """Say whether an exception that came out of a task was raised by the handler."""
-    return error is _thrown
+    return _thrown is not None and error is _thrown()
 
 
 def _interrupt(cells: SlotCells) -> BaseException:
     global _thrown
-    _thrown = interruption(cells)
-    return _thrown
+    error = interruption(cells)
+    _thrown = weakref.ref(error)
+    return error
 
 
 def _handle(_number: int, frame: FrameType | None) -> None:

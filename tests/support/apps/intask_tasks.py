@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
-from qworker import App, current, guards
+from qworker import App, TaskInterrupt, current, guards
 
 app = App()
 
@@ -230,3 +232,25 @@ def shields_for_ever(path: str) -> None:
     with current.shield(0.3):
         _note(path, "in")
         time.sleep(60)
+
+
+class Burden:
+    """Something large that a task holds."""
+
+
+_burdens: weakref.WeakSet[Burden] = weakref.WeakSet()
+
+
+@app.task
+def shrug_with_a_burden(path: str) -> None:
+    """Swallows its interruption, which came while it held something."""
+    burden = Burden()
+    _burdens.add(burden)
+    with contextlib.suppress(TaskInterrupt):
+        _note(path, "in")
+        time.sleep(3600)
+
+
+@app.task
+def burdens() -> int:
+    return len(_burdens)
