@@ -49,7 +49,8 @@ class Leaving:
         self._began = time.monotonic()
         self._woken = threading.Event()
         self._others: dict[str, Future[Any]] = {}  # of the tree, submitted by its tasks
-        self._survived: list[Future[Any]] = []  # of the others: those whose code runs on
+        self._unheard: set[str] = set()  # those of them that are not known to have ended
+        self._survived: dict[str, Future[Any]] = {}  # of the others: those whose code runs on
         self._silent: dict[str, Status] = {}  # given up: stopped, and on a worker that is silent
         self._seen = 0  # members of the group that are known to have ended
         self._swept = 0.0
@@ -155,23 +156,38 @@ class Leaving:
         """Close the group, unless it turns out to have members that have not ended: return those."""
         group, server = self._group, self._group.app.groups()
         own = {future.id for future in group.children}
-        seen = -1 if self._silent else max(self._seen, len(own))
-        lasting = [receipt.id for receipt in self.survivors][:_TOLD]
-        closed = server.close(group.id, seen=seen, survivors=lasting, path=group.path)
-        if closed.state != "more":
-            self.closed, self._end_of = True, closed
-            self._heed(closed)
-            return []
-        known = own | self._others.keys()
-        others = [task for task in self._tree(group.id) if task not in known]
-        for task, alive in server.look(others):
-            future = group.app.future(task)
-            if alive:
-                self._others[task] = future
-            else:
-                self._survived.append(future)
-        self._seen = closed.size
-        return self._pending()
+        while True:
+            # Groups below it are members, too: what they hold is looked at once, and then this is asked again, at once.
+            seen = -1 if self._silent else max(self._seen, len(own))
+            lasting = [receipt.id for receipt in self.survivors][:_TOLD]
+            closed = server.close(group.id, seen=seen, survivors=lasting, path=group.path)
+            if closed.state != "more":
+                self.closed, self._end_of = True, closed
+                self._heed(closed)
+                return []
+            known = own | self._others.keys() | self._survived.keys()
+            others = [task for task in self._tree(group.id) if task not in known]
+            for task, alive in server.look(others):
+                future = group.app.future(task)
+                if alive:
+                    self._await_other(future)
+                else:
+                    future.status()  # nobody waits for it, and its receipt tells how it ended
+                    self._survived[task] = future
+            self._seen = closed.size
+            if pending := self._pending():
+                return pending
+
+    def _await_other(self, future: Future[Any]) -> None:
+        self._others[future.id] = future
+        self._unheard.add(future.id)
+        future.add_done_callback(self._heard_other)
+
+    def _heard_other(self, future: Any) -> None:
+        """One of the others has ended; like the group itself, it wakes who waits here for the last of them only."""
+        self._unheard.discard(future.id)
+        if not self._unheard:
+            self._woken.set()
 
     def _heed(self, closed: Closed) -> None:
         """A task whose own group was stopped is about to be asked to end, if it was not yet: it ends here, as asked."""
@@ -213,7 +229,7 @@ class Leaving:
         return (*map(self._receipt, lasting), *self._rest())
 
     def _rest(self) -> Iterator[StopReceipt]:
-        yield from map(self._receipt, self._survived)
+        yield from map(self._receipt, self._survived.values())
         for future in self._others.values():
             if future.id in self._silent or (future.outcome is not None and future.outcome.still_running):
                 yield self._receipt(future)

@@ -62,8 +62,9 @@ def test_a_killed_owner_takes_its_tree_with_it(start, tree, own, execution_log) 
 
     owner.kill()
 
-    assert wait_until(lambda: tree.app.future(running).status().ended, description="the end", timeout=15)
-    states = [tree.app.future(task).status() for task in (running, queued)]
+    both = [tree.app.future(task) for task in (running, queued)]
+    wait_until(lambda: all(task.status().ended for task in both), description="their ends", timeout=15)
+    states = [task.status() for task in both]
     assert [(status.state, status.how) for status in states] == [
         ("cancelled", "noticed"), ("cancelled", "never_started"),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -127,3 +128,33 @@ async def aadds_up(numbers: list[int]) -> int:
     async with app.group() as g:
         parts = [await g.asubmit(aadds_up, numbers[:half]), await g.asubmit(aadds_up, numbers[half:])]
     return sum([await part for part in parts])
+
+
+@app.task
+def splits(levels: int, seconds: float) -> int:
+    """Counts its leaves, which take so long, in a group at each level."""
+    if levels == 0:
+        note("leaf")
+        current.sleep(seconds)
+        return 1
+    with app.group() as g:
+        parts = [g.submit(splits, levels - 1, seconds) for _ in range(2)]
+    return sum(part.result() for part in parts)
+
+
+@app.task(pool="async")
+async def asplits(levels: int, seconds: float) -> int:
+    """The same in coroutines."""
+    if levels == 0:
+        note("leaf")
+        await asyncio.sleep(seconds)
+        return 1
+    async with app.group() as g:
+        parts = [await g.asubmit(asplits, levels - 1, seconds) for _ in range(2)]
+    return sum([await part for part in parts])
+
+
+@app.task(pool="thread")
+def leaves_a_deaf_thread(gate: str) -> str:
+    """Submits by plain `submit`, and has nothing more to do with it."""
+    return deaf_thread.submit(gate).id
