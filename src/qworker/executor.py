@@ -29,7 +29,6 @@ from .model import Draft, PoolKind
 from .options import Options
 from .outstanding import Outstanding, cancel_all
 from .own_worker import OwnWorker
-from .place import Place, here
 from .task import BoundTask
 
 if TYPE_CHECKING:
@@ -95,7 +94,6 @@ class Executor(concurrent.futures.Executor):
             options.setdefault("timeout", None)
         self._settings = (Options() if app is None else app.settings).merged(options)
         self._known: dict[str, tuple[Callable[..., Any], BoundTask[..., Any]]] = {}
-        self._private = workers is not None
         own = None
         if workers is not None:
             own = OwnWorker()
@@ -177,13 +175,7 @@ class Executor(concurrent.futures.Executor):
     def _draft(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draft:
         while isinstance(fn, functools.partial):
             args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
-        task = self._task(fn)
-        return task.draft(args, kwargs, None if task.settings.detached else self._place())
-
-    def _place(self) -> Place | None:
-        """Where calls stand that a task makes: on a private server there is nothing above them but the time left."""
-        above = here() if self._private else None
-        return None if above is None else Place(ends=above.ends)
+        return self._task(fn).draft(args, kwargs)
 
     def _task(self, fn: Callable[..., Any]) -> BoundTask[..., Any]:
         if isinstance(fn, BoundTask):

@@ -294,7 +294,7 @@ class Group:
         outer = _innermost.get()
         self._outer = outer if outer is not None and outer.app is self.app and not outer._left else None
         self._run = context.running()
-        above = self._outer._place if self._outer is not None else here()
+        above = self._outer._place if self._outer is not None else here(self.app)
         ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         place = (above or Place()).below(self.id, ends)
         left_s = None if place.ends is None else place.ends - time.monotonic()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .place import Submits
+
 if TYPE_CHECKING:
     from .future import Future
     from .group import Group
@@ -28,7 +30,7 @@ class GroupServer(Protocol):
     def look(self, tasks: Iterable[str]) -> list[tuple[str, bool]]: ...
 
 
-class Opener(Protocol):
+class Opener(Submits, Protocol):
     """What a group needs of its app."""
 
     def groups(self) -> GroupServer: ...

@@ -46,8 +46,7 @@ LOOK_S = 1.0  # how often a wait for any of many looks whether its app was close
 class Submitter(Protocol):
     """What a map needs of its app."""
 
-    @property
-    def inline(self) -> bool: ...
+    inline: bool
 
     @property
     def connected(self) -> bool: ...

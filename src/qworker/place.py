@@ -3,18 +3,34 @@
     context.running() ─┐
     Group ─────────────┴─► Place ─► Task.draft ─► header: groups, parent, depth; and the earliest deadline of them all
 
-Called for each submit; outside of tasks and groups there is no place, and nothing to pay.
+Called for each submit; outside of tasks and groups there is no place, and nothing to pay. Groups are known on the
+server of the worker that runs the task; to another server, or namespace, only the deadline travels.
 """
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+import weakref
+from typing import NamedTuple, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from . import context, durations
 from .errors import BadOption, GroupStopped
 
-__all__ = ["Place", "bounded", "here"]
+__all__ = ["Place", "Submits", "bounded", "here", "same_server", "serves"]
+
+_PORT, _LOCAL = 6379, frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Submits(Protocol):
+    """What a place asks of the app that submits."""
+
+    inline: bool
+
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def namespace(self) -> str: ...
 
 
 class Place(NamedTuple):
@@ -49,12 +65,53 @@ class Place(NamedTuple):
         return fields
 
 
-def here() -> Place | None:
-    """Return the place of what the running task submits; None outside of tasks."""
+def here(app: Submits) -> Place | None:
+    """Return the place of what the running task submits through this app; None outside of tasks."""
     run = context.running()
     if run is None:
         return None
-    return Place(run.groups, run.id, run.depth + 1, run.deadline)
+    groups = run.groups if run.groups and _knows_groups(app, run) else ()
+    return Place(groups, run.id, run.depth + 1, run.deadline)
+
+
+_home: tuple[str | None, str] | None = None  # server and namespace of the worker that this process belongs to
+_at_home: weakref.WeakKeyDictionary[Submits, bool] = weakref.WeakKeyDictionary()
+
+
+def serves(url: str | None, namespace: str) -> None:
+    """Name the server (None: the embedded one) and the namespace of the worker that this child belongs to."""
+    global _home
+    _home = (url, namespace)
+    _at_home.clear()
+
+
+def _knows_groups(app: Submits, run: context.Run) -> bool:
+    """Say whether the groups of a task are known where this app submits to; looked at once for each app."""
+    if app.inline or isinstance(run.slot, context.Nowhere):
+        return app.inline  # what runs inline has groups that no server knows
+    if _home is None:
+        return True
+    known = _at_home.get(app)
+    if known is None:
+        known = _at_home[app] = app.namespace == _home[1] and same_server(app.url, _home[0])
+    return known
+
+
+def same_server(one: str | None, other: str | None) -> bool:
+    """Say whether two URLs, which may be written differently, name the same database of a server."""
+    return one == other or (one is not None and other is not None and _database(one) == _database(other))
+
+
+def _database(url: str) -> tuple[str, int, str]:
+    try:
+        parts = urlsplit(url)
+        asked = parse_qs(parts.query).get("db", ["0"])[0]
+        if parts.scheme == "unix":
+            return unquote(parts.path), 0, asked
+        host = parts.hostname or "localhost"
+        return "localhost" if host in _LOCAL else host, parts.port or _PORT, parts.path.strip("/") or asked
+    except ValueError:
+        return url, 0, ""  # it cannot be used anyway
 
 
 def bounded(delay_ms: int, deadline_ms: int, place: Place, name: str) -> int:

@@ -21,7 +21,7 @@ from .binding import Binder
 from .errors import BadCall, BadOption
 from .model import Draft, PoolNeed
 from .options import Duration, Options, SubmitOptions
-from .place import Place, bounded, here
+from .place import Place, Submits, bounded, here
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -35,7 +35,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Sender(mapping.Submitter, Protocol):
+class Sender(mapping.Submitter, Submits, Protocol):
     """What a task needs of its app."""
 
     async def asend(self, draft: Draft) -> Future[Any]: ...
@@ -260,12 +260,12 @@ class BoundTask(Generic[P, R]):
 
     def _place_of(self, place: Place | None) -> Place | None:
         if not self.settings.detached:
-            return here() if place is None else place
+            return here(self._sender) if place is None else place
         if place is not None:
             raise BadOption(
                 f"cannot submit {self.name} into a group: its option detached=True keeps it out of all groups"
             )
-        above = here()
+        above = here(self._sender)
         return None if above is None else above.detached()
 
     def _header_in(self, place: Place) -> bytes:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from ..allowed import EVERYTHING, Allowed, permits
+from ..config import Settings
 from ..errors import AppImportError
 from .slots import RunnableTask
 
@@ -31,6 +32,7 @@ class Apps:
     hooks: tuple[Callable[[], object], ...]  # run in each child at its start
     allow: tuple[str, ...] = ()  # modules whose functions are tasks, too
     load_client: Callable[[], object] = lambda: None  # imports what tasks need that submit others
+    home: tuple[str | None, str] = (None, "default")  # the worker's server and namespace, as settings or the apps say
 
     def find(self, name: str) -> RunnableTask | None:
         """Return what a task of this name runs; None if nothing may."""
@@ -53,7 +55,7 @@ def load(targets: Sequence[str], cwd: str, allow: Sequence[str] = ()) -> Apps:
         if module != EVERYTHING:
             _import_module(module, module, cwd)
     if not found and allow:
-        return Apps(None, "default", {}, (), tuple(allow))
+        return Apps(None, "default", {}, (), tuple(allow), home=_home(None, "default"))
     if not found:
         raise AppImportError("no app to run: name at least one, as in `qworker start tasks:app`")
     first, app = found[0]
@@ -70,7 +72,14 @@ def load(targets: Sequence[str], cwd: str, allow: Sequence[str] = ()) -> Apps:
             if tasks.setdefault(name, task) is not task:
                 raise AppImportError(f"cannot run {target}: another app of this worker has a task {name!r}, too")
     hooks = tuple(dict.fromkeys(hook for _, other in found for hook in other.child_start_hooks))
-    return Apps(app.url, app.namespace, tasks, hooks, tuple(allow), app.load_client)
+    home = _home(app.url, app.namespace)
+    return Apps(app.url, app.namespace, tasks, hooks, tuple(allow), app.load_client, home)
+
+
+def _home(url: str | None, namespace: str) -> tuple[str | None, str]:
+    """Return what the worker serves: its settings, which it hands down, go before what the apps say."""
+    settings = Settings.load({})
+    return settings.url or url, settings.namespace or namespace
 
 
 def _import_module(target: str, module_name: str, cwd: str) -> ModuleType:

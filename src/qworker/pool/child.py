@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import setproctitle
 
+from .. import place
 from ..errors import AppImportError
 from . import apps as apps_
 from . import frames, interrupts, linux, output
@@ -63,6 +64,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         captured, undo_capture = output.install(outbox)
         try:
             apps = apps or apps_.load(*targets)
+            place.serves(*apps.home)
             for hook in apps.hooks:
                 hook()
         except AppImportError as error:

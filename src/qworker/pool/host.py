@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,10 +43,17 @@ _MARK: Final = "QWORKER_FORK_SERVER"
 class Host:
     """One fork server: started once, shared by all pools of a worker; restarted by itself when it dies.
 
-    `on_event(name, level, fields)` hears of forkserver.started, forkserver.died and forkserver.failed.
+    `on_event(name, level, fields)` hears of forkserver.started, forkserver.died and forkserver.failed. `environ` is
+    added to the environment of everything below it.
     """
 
-    def __init__(self, on_event: Callable[[str, str, dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[str, str, dict[str, Any]], None] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environ = dict(environ or {})
         self.facts: AppFacts | None = None
         self._on_event = on_event or (lambda _name, _level, _fields: None)
         self._targets: tuple[Sequence[str], str, Sequence[str]] = ((), "", ())
@@ -149,7 +156,7 @@ class Host:
                 [sys.executable, "-m", "qworker.pool.forkserver", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, name: value},
+                env={**os.environ, **self._environ, name: value},
                 start_new_session=True,  # Ctrl-C in a terminal is the worker's to hear
             )
         ours.setblocking(False)

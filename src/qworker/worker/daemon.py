@@ -103,7 +103,7 @@ class _Daemon:
             return EXIT_DONE
 
     async def _run(self) -> int:
-        host = Host(lambda name, level, fields: self._emit(name, level=level, **fields))
+        host = Host(lambda name, level, fields: self._emit(name, level=level, **fields), environ=self._home())
         try:
             facts = await self._import(host)
             if facts.warning:
@@ -119,6 +119,12 @@ class _Daemon:
                 await broker.close()
         finally:
             await host.close()
+
+    def _home(self) -> dict[str, str]:
+        """Return what tasks must find in their environment, so that what they submit comes to the worker's server."""
+        settings = self._settings
+        found = {"QWORKER_URL": settings.url, "QWORKER_NAMESPACE": settings.namespace}
+        return {name: value for name, value in found.items() if value is not None}
 
     async def _import(self, host: Host) -> AppFacts:
         """Have the fork server import the apps and the allowed modules; return what can be run here."""

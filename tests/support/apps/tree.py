@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from qworker import App, current
+from qworker import App, context, current
 from support.apps.basic import note
 
 app = App()
@@ -158,3 +158,26 @@ async def asplits(levels: int, seconds: float) -> int:
 def leaves_a_deaf_thread(gate: str) -> str:
     """Submits by plain `submit`, and has nothing more to do with it."""
     return deaf_thread.submit(gate).id
+
+
+@app.task
+def asks_another(url: str, namespace: str, grouped: bool) -> list[object]:
+    """Has something computed on another server, plainly or in a group; tells what that knows of its groups."""
+    with App(url, namespace=namespace) as other:
+        if not grouped:
+            return [*other.submit("support.apps.tree.where").result(timeout=20), other.namespace]
+        with other.group() as g:
+            part = g.submit("support.apps.tree.where")
+        return [*part.result(), [g.id]]
+
+
+@app.task
+def where() -> list[object]:
+    run = context.running()
+    assert run is not None
+    return [list(run.groups), run.deadline and run.deadline - time.monotonic()]
+
+
+@app.task
+def asks_its_own() -> list[object]:
+    return where.submit().result(timeout=20)
