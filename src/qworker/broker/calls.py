@@ -2,9 +2,10 @@
 
     Broker / AsyncBroker ── verb(owner, queue, …) ─► Call(script, keys, arguments, parse) ─► EVALSHA ─► parse(reply)
 
-A verb that is one script is one function, in producer_calls.py or worker_calls.py; verbs that take several steps are in
-flows.py, and are made of these. A call is sent again with the same arguments until it is answered, so each script knows
-its own repetition; `again` is the form of a call whose first sending may have been applied already.
+A verb that is one script is one function, in producer_calls.py, worker_calls.py or group_calls.py; verbs that take
+several steps are in flows.py, and are made of these; verbs.py lists them all. A call is sent again with the same
+arguments until it is answered, so each script knows its own repetition; `again` is the form of a call whose first
+sending may have been applied already.
 """
 
 from __future__ import annotations
