@@ -52,7 +52,7 @@ def test_a_retry_leaves_the_place_in_the_log(start, tasks) -> None:
 
 def test_a_task_that_was_stopped_by_force_says_where(start, tasks) -> None:
     start("-c", "process=1")
-    future = tasks.sleep_for_ever.submit()
+    future = tasks.sleep_for_ever.options(timeout=60).submit()
     wait_running(future)
 
     assert future.stop(wait=20, grace=0.3)

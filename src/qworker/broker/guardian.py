@@ -324,12 +324,15 @@ def dies_with(parent: int) -> Callable[[], None] | None:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: with the pid, it names a process for good (Linux only)."""
+    """When a process started, in clock ticks since boot: with the pid, it names a process for good (Linux only).
+
+    None of one that has ended, though nobody has read its status yet: its pid is there as long as that takes.
+    """
     try:
-        line = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(line.rpartition(")")[2].split()[19])
+    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def inode(path: str) -> tuple[int, int] | None:

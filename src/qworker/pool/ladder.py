@@ -25,7 +25,7 @@ _STRENGTH: Final[dict[Reason, int]] = {"recycle": 0, "drain": 1, "timeout": 2, "
 _SHIELD_S: Final = 60.0
 _DRAIN_S: Final = 5.0
 # It could not notice the ask before its shield ended: it gets a moment to end by itself, though its grace is over.
-_LEAVE_S: Final = 0.25
+_LEAVE_S: Final = 0.5
 _SHIELD_LOOK_S: Final = 0.02  # while force waits: the shield may be over before its time, and nobody rings then
 
 
