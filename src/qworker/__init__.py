@@ -6,7 +6,7 @@ The way of the data, in ten lines:
     task.submit(…)               options, binding     checked and encoded (codec); refused before anything is sent
       └► Client ─► submit.lua    broker/              one atomic write to Redis or Valkey; a Future is handed out
            └► claim.lua          worker/              a worker takes a window of tasks, under a lease
-                └► slot          pool/                a child process runs the code; `current` (context.py) is its ear
+                └► slot          pool/                a child runs the code; `current` (current_task.py) is its ear
                 └► ladder        pool/                out of time or told to stop: flag, then grace, then force
            ◄─ settle.lua         worker/, broker/     one outcome per run, recorded under the claim or not at all
       ◄─ push, or peek           broker/client.py     the inbox of the client: a hint; what it loses is asked for
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .app import App
-    from .context import current
+    from .current_task import current
     from .errors import (
         AppImportError,
         BadCall,
@@ -134,7 +134,7 @@ _HOME = {
     "Task": "task",
     "TaskOptions": "options",
     "call": "task",
-    "current": "context",
+    "current": "current_task",
 }
 
 

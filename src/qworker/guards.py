@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from . import context
 from .closers import closer_of
+from .current_task import current
 from .shields import interruption, must_end
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _running_loop() -> AbstractEventLoop | None:
 
 
 def _complain(thing: object, error: BaseException) -> None:
-    context.current.log.warning(
+    current.log.warning(
         f"current.guard: closing a {type(thing).__qualname__} failed: {type(error).__qualname__}: {error}"
     )
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 from . import codec
-from .context import Run, current
+from .context import Run
+from .current_task import current
 from .errors import CursorLost, DecodeError, NotEncodable, TaskTooLarge
 
 __all__ = ["iterate"]

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from qworker import context
-from qworker.context import Run, current
+from qworker.context import Run
+from qworker.current_task import current
 from qworker.errors import TaskInterrupt
 
 

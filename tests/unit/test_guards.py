@@ -19,7 +19,8 @@ import pytest
 
 from qworker import context, guards, shields
 from qworker.closers import closer_of
-from qworker.context import Run, current
+from qworker.context import Run
+from qworker.current_task import current
 from qworker.errors import TaskInterrupt
 from support.slots import FakeSlot, occupied
 from support.waiting import wait_until

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qworker import codec, context
-from qworker.context import Nowhere, Run, current
+from qworker.context import Nowhere, Run
+from qworker.current_task import current
 from qworker.errors import CursorLost, NotEncodable, TaskInterrupt
 
 

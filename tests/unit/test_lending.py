@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from qworker import PoolExhausted, TaskInterrupt, context, lending
+from qworker.current_task import current
 from qworker.future import Future
 from qworker.lifecycle import How, State
 from qworker.model import Outcome
@@ -148,7 +149,7 @@ def test_as_completed_tells_its_ids_once_and_again_only_when_half_are_done(slot:
 
 def test_waits_of_several_threads_are_one_to_the_worker(slot: Slot) -> None:
     one, two = future("a"), future("b")
-    threads = [threading.Thread(target=context.current.bind(each.wait)) for each in (one, two)]
+    threads = [threading.Thread(target=current.bind(each.wait)) for each in (one, two)]
     for thread in threads:
         thread.start()
     wait_until(lambda: len(slot.told) == 2, description="both waits to be told")

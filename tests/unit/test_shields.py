@@ -8,7 +8,7 @@ import time
 import pytest
 
 from qworker import shields
-from qworker.context import current
+from qworker.current_task import current
 from qworker.errors import TaskInterrupt
 from support.slots import FakeSlot, occupied
 

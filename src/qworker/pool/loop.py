@@ -283,7 +283,7 @@ class CoroutineLoop:
         """Make an asyncio task, and note whose helper it is: that of the attempt in its context."""
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
         given: contextvars.Context | None = options.get("context")
-        attempt = self.attempt_of(context.running() if given is None else given.get(context._run))
+        attempt = self.attempt_of(context.running() if given is None else given.get(context.run_here))
         if attempt is not None:
             attempt.helpers.add(task)
             task.add_done_callback(attempt.helpers.discard)

@@ -39,7 +39,7 @@ class Output:
     @staticmethod
     def number() -> int:
         """Return the attempt whose code calls this; 0: nobody's, as in a helper thread without `current.bind`."""
-        run = context._run.get() or context._fallback
+        run = context.run_here.get() or context._fallback
         return 0 if run is None else getattr(run.slot, "number", 0)
 
     def write(self, stream: str, text: str) -> None:
