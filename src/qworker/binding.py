@@ -97,13 +97,17 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 
 def main_module() -> str:
-    """Return what a worker would import the running script as: the module of `python -m`, else the file's stem."""
+    """Return what a worker would import the running script as: the module of `python -m`, else the file's stem.
+
+    What has no file, as an interactive session, is `__main__`.
+    """
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None:
         return str(spec.name)
     file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"
+    piped_in = file is not None and Path(file).name == "<stdin>"  # python - <script
+    return Path(file).stem if file and not piped_in else "__main__"
 
 
 def same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from . import allowed
 from .app import App
@@ -32,6 +32,7 @@ from .own_worker import OwnWorker
 from .task import BoundTask
 
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Unpack
 
     from .options import TaskOptions
@@ -68,8 +69,10 @@ class Executor(concurrent.futures.Executor):
             `workers`, `pool` is the kind of its slots, "process" unless given.
 
     What tasks of a private worker print goes to this process's streams. Its log is quiet; QWORKER_LOG_LEVEL=info
-    changes that. When it cannot start, or dies, futures and `submit` raise `concurrent.futures.BrokenExecutor`. A
-    task that kills its own process harms no other: its future raises `TaskCrashed`.
+    changes that. Ctrl-C in its `with` block, or in the script, asks what runs there to end, and kills it 2 s later; the
+    workers of an app or a URL go on. When it cannot start, or dies, futures and `submit` raise
+    `concurrent.futures.BrokenExecutor`. A task that kills its own process harms no other: its future raises
+    `TaskCrashed`.
 
     Raises:
         ValueError: `workers` is less than 1.
@@ -86,26 +89,37 @@ class Executor(concurrent.futures.Executor):
         allow: str | Iterable[str] | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
-        _check(app, url, namespace, workers, allow)
+        _check(app, url, namespace, workers, allow, options)
         pool: PoolKind = "process"
         if workers is not None:
+            Options().merged({"pool": options.get("pool") or pool})  # refused here, not by the worker
             pool = options.pop("pool", None) or pool  # the worker's; its tasks go wherever it has slots
         if app is None:
             options.setdefault("timeout", None)
         self._settings = (Options() if app is None else app.settings).merged(options)
         self._known: dict[str, tuple[Callable[..., Any], BoundTask[..., Any]]] = {}
+        self._allow: tuple[str, ...] = ()  # what the private worker runs, if there is one
         own = None
         if workers is not None:
+            modules = allow.split(",") if isinstance(allow, str) else allow or (EVERYTHING,)
+            self._allow = tuple(module.strip() for module in modules)
             own = OwnWorker()
             url, namespace = own.url, NAMESPACE
         self._state = Outstanding(app or App(url, namespace=namespace), own, own_app=app is None)
         weakref.finalize(self, self._state.abandon).atexit = False
         if own is not None:
-            modules = allow.split(",") if isinstance(allow, str) else tuple(allow or (EVERYTHING,))
             own.start(
                 slots=workers or 1, pool=pool, queue=self._settings.queue, namespace=NAMESPACE,
-                allow=tuple(modules), on_end=self._state.break_,
+                allow=self._allow, on_end=self._state.break_,
             )  # fmt: skip
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        if isinstance(error, KeyboardInterrupt):
+            self._state.interrupt()
+        self.shutdown(wait=True)
+        return False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Have `fn(*args, **kwargs)` called by a worker, and return its future.
@@ -179,6 +193,7 @@ class Executor(concurrent.futures.Executor):
 
     def _task(self, fn: Callable[..., Any]) -> BoundTask[..., Any]:
         if isinstance(fn, BoundTask):
+            self._refuse_foreign(fn.name)
             return fn
         name = allowed.importable_name(fn)
         known = self._known.get(name)
@@ -188,14 +203,36 @@ class Executor(concurrent.futures.Executor):
                     f"cannot submit {name.removeprefix('__main__.')}: it is defined in an interactive session, where "
                     "no worker can import it: put it into a module; nothing was queued"
                 )
+            self._refuse_foreign(name)
             app = self._state.app
             known = fn, BoundTask(app, name, self._settings, binder=Binder(fn, name), is_async=False)
             self._known[name] = known
         return known[1]
 
+    def _refuse_foreign(self, name: str) -> None:
+        # No other worker will ever come to a private server: what this one may not run would wait for ever.
+        if self._allow and not allowed.permits(self._allow, name):
+            raise BadCall(
+                f"cannot submit {name}: this Executor's own worker runs functions of {', '.join(self._allow)} only; "
+                "name its module in allow=, too; nothing was queued"
+            )
 
-def _check(app: App | None, url: str | None, namespace: str | None, workers: int | None, allow: object) -> None:
-    """Refuse arguments of an executor that contradict each other."""
+
+def _check(
+    app: App | None,
+    url: str | None,
+    namespace: str | None,
+    workers: int | None,
+    allow: object,
+    options: Mapping[str, object],
+) -> None:
+    """Refuse arguments of an executor that contradict each other, or are those of another kind of executor."""
+    if app is not None and not isinstance(app, App):
+        if isinstance(app, int):
+            raise ConfigError(f"Executor({app!r}): its first argument is an app; write Executor(workers={app!r})")
+        raise ConfigError(f"Executor({app!r}): expected an App; a server is given as url=, slots as workers=")
+    if "max_workers" in options:
+        raise ConfigError(f"there is no option 'max_workers': write Executor(workers={options['max_workers']!r})")
     if workers is not None:
         if isinstance(workers, bool) or not isinstance(workers, int):
             raise ConfigError(f"Executor(workers={workers!r}): expected a whole number of slots")

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,20 @@ class Outstanding:
                 return
         self._finish_later()
 
+    def interrupt(self) -> None:
+        """Ctrl-C: what an own worker runs is asked to end, as the processes of a pool hear Ctrl-C themselves.
+
+        Nothing happens where the worker is others'.
+        """
+        if self._own is None:
+            return
+        with self._changed:
+            self._shut_down = True
+            if self._finished or self._broken:
+                return
+        self._fail_all("the Executor was ended by Ctrl-C, and its own worker with it")
+        self.finish()
+
     def finish(self) -> None:
         """Wait until nothing is pending, then end what belongs to this executor."""
         with self._changed:
@@ -132,12 +147,7 @@ class Outstanding:
 
     def break_(self, why: str) -> None:
         """The own worker has ended before its time: so have all futures."""
-        with self._changed:
-            self._broken = f"the Executor's own worker is gone: {why}; what was submitted to it is lost"
-            pending = list(self._pending)
-            self._changed.notify_all()
-        for future in pending:
-            future.fail(concurrent.futures.BrokenExecutor(self._broken))
+        self._fail_all(f"the Executor's own worker is gone: {why}; what was submitted to it is lost")
         self.app.close()  # its server has gone, too: nobody is to look for it
 
     def leave_parent(self) -> None:
@@ -155,6 +165,14 @@ class Outstanding:
     def _refuse_broken(self) -> None:
         if self._broken:
             raise concurrent.futures.BrokenExecutor(self._broken) from None
+
+    def _fail_all(self, why: str) -> None:
+        with self._changed:
+            self._broken = why
+            pending = list(self._pending)
+            self._changed.notify_all()
+        for future in pending:
+            future.fail(concurrent.futures.BrokenExecutor(why))
 
     def _drop(self, future: Future[Any]) -> None:
         with self._changed:
@@ -200,7 +218,14 @@ class _Exit:
     def wait(self) -> None:
         self.begun = True
         for one in list(_all):
+            if _ended_by_ctrl_c():
+                one.interrupt()
             one.finish()
+
+
+def _ended_by_ctrl_c() -> bool:
+    # In an interactive session it tells of the last error, which may be an old one.
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
 
 
 _all: set[Outstanding] = set()

@@ -52,6 +52,7 @@ class Status:
     still_running: bool = False
     reason: str = ""
     progress: Progress | None = None  # what it told last; None: nothing, or it has ended
+    unmet: str = ""  # why none of the workers that serve its queue can run it
 
     @property
     def ended(self) -> bool:
@@ -90,7 +91,9 @@ class Status:
 
     def _unserved(self) -> str:
         queue = self.id.partition(":")[0]
-        return f"; no worker serves queue {queue!r} on this server" if self.workers == 0 else ""
+        if self.workers == 0:
+            return f"; no worker serves queue {queue!r} on this server"
+        return f"; no worker of queue {queue!r} {self.unmet}" if self.unmet else ""
 
     def _troubles(self) -> str:
         asked = ", asked to stop" if self.stopping else ""
@@ -131,7 +134,20 @@ def describe(id: str, found: Inspection, *, name: str = "") -> Status:  # noqa: 
         workers=found.workers,
         stopping=record is not None and record.stop is not None,
         progress=progress_of(found),
+        unmet=_unmet(found, header_name),
     )
+
+
+def _unmet(found: Inspection, name: str) -> str:
+    if name in found.strangers:
+        return f"knows {name}: a typing mistake, or start a worker that has it"
+    try:
+        need = "default" if found.blob is None else codec.line_of(found.blob).pool
+    except DecodeError:
+        return ""
+    if need == "default" or not found.pools or need in found.pools:
+        return ""
+    return f"has {need} slots: start one with -c {need}=8"
 
 
 def progress_of(found: Inspection) -> Progress | None:

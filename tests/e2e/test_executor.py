@@ -370,6 +370,44 @@ def test_when_the_owner_is_killed_nothing_is_left(tmp_path, short_path) -> None:
         owner.kill()
 
 
+_WAITING = {
+    "in its block": "with Executor(workers=1) as executor: begin(executor).result()",
+    "at the end of its block": "with Executor(workers=1) as executor: begin(executor)",
+    "in the script": "begin(Executor(workers=1)).result()",
+}
+
+
+@pytest.mark.parametrize("waiting", _WAITING)
+def test_ctrl_c_ends_what_runs_on_a_private_worker_as_it_ends_a_process_pool(tmp_path, waiting) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import os, signal, pathlib\nfrom qworker import Executor, current\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "def work(place):\n"
+        "    pathlib.Path(place, 'began').touch()\n"
+        "    try:\n"
+        "        current.sleep(60)\n"
+        "    finally:\n"
+        "        pathlib.Path(place, 'cleaned').touch()\n"
+        "def begin(executor):\n"
+        f"    return executor.submit(work, {str(tmp_path)!r})\n"
+        f"if __name__ == '__main__': {_WAITING[waiting].replace('with', chr(10) + '    with')}\n"
+    )
+    owner = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until((tmp_path / "began").exists, timeout=30, description="the task runs")
+        below = descendants(owner.pid)
+        owner.send_signal(signal.SIGINT)
+        _, said = owner.communicate(timeout=20)
+    finally:
+        owner.kill()
+
+    assert (owner.returncode, said.rstrip().splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
+    assert (tmp_path / "cleaned").exists()
+    assert not [pid for pid in below if alive(pid)]
+
+
 # A worker that does not come, or goes
 
 
@@ -398,11 +436,10 @@ def test_a_worker_that_cannot_start_breaks_its_executor_and_says_why() -> None:
 def test_a_private_worker_runs_only_the_modules_that_it_is_allowed() -> None:
     with Executor(workers=2, pool="thread", allow=[HERE]) as executor:
         assert len({executor.submit(plain.pid, 0.1).result(timeout=30) for _ in range(2)}) == 1
-        elsewhere = executor.submit(pow, 2, 2)
-
-        with pytest.raises(TimeoutError):
-            elsewhere.result(timeout=0.3)
-        assert elsewhere.cancel()
+        with pytest.raises(BadCall, match=r"cannot submit builtins.pow: this Executor's own worker runs functions of "):
+            executor.submit(pow, 2, 2)  # nobody would ever run it
+        with pytest.raises(BadCall, match=r"name its module in allow=, too; nothing was queued"):
+            executor.map(pow, [2], [2])
 
 
 def test_a_forked_copy_may_submit_and_leaves_the_worker_to_its_owner(tmp_path) -> None:
@@ -486,6 +523,10 @@ def test_calls_that_no_worker_holds_are_cancelled_by_shutdown(url) -> None:
         ({"workers": 1, "url": "redis://h"}, ConfigError, "so it takes no app, url or namespace"),
         ({"app": App(inline=True), "url": "redis://h"}, ConfigError, "uses the server of that app"),
         ({"allow": "math"}, ConfigError, "start others with `qworker start --allow MODULE`"),
+        ({"app": 4}, ConfigError, r"its first argument is an app; write Executor\(workers=4\)"),
+        ({"app": "redis://h"}, ConfigError, r"expected an App; a server is given as url="),
+        ({"max_workers": 4}, ConfigError, r"there is no option 'max_workers': write Executor\(workers=4\)"),
+        ({"workers": 1, "pool": "gpu"}, ConfigError, r"pool='gpu': expected one of process, thread, async"),
         ({"workers": 1, "tiemout": 3}, ConfigError, "there is no option 'tiemout': did you mean timeout"),
     ],
 )

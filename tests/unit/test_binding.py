@@ -101,3 +101,6 @@ def test_a_task_of_the_running_script_has_the_name_that_a_worker_would_import_it
     assert run("-m", "tasks", cwd=tmp_path) == "tasks.f"
     assert run("-m", "pack.jobs", cwd=tmp_path) == "pack.jobs.f"
     assert run("-c", SCRIPT, cwd=tmp_path) == "__main__.f"
+    with (tmp_path / "tasks.py").open() as piped:
+        done = subprocess.run([sys.executable, "-"], stdin=piped, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "__main__.f", "what was piped in has no file that a worker could import"

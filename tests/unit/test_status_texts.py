@@ -19,11 +19,18 @@ BLOB = codec.pack_envelope(
     client=codec.NOBODY,
     sent_ms=0,
 )
+IN_A_THREAD = codec.pack_envelope(
+    header=codec.pack_header(Header("tasks.f")),
+    body=codec.pack_body((), {}),
+    line=Line("thread"),
+    client=codec.NOBODY,
+    sent_ms=0,
+)
 NOW = 1_000_000
 
 
 def inspection(state: State | None, record: Record | None = None, **more: object) -> Inspection:
-    return Inspection("t1", state, record or Record(), blob=BLOB, now_ms=NOW, **{"workers": 1, **more})  # type: ignore[arg-type]
+    return Inspection("t1", state, record or Record(), now_ms=NOW, **{"blob": BLOB, "workers": 1, **more})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,21 @@ def inspection(state: State | None, record: Record | None = None, **more: object
         (
             inspection(State.QUEUED, before=0, workers=0),
             "queued, next in its line; no worker serves queue 'default' on this server",
+        ),
+        (
+            inspection(State.SCHEDULED, due_ms=NOW + 4_200, strangers=frozenset({"tasks.f"})),
+            (
+                "scheduled, due in 4.2 s; no worker of queue 'default' knows tasks.f: a typing mistake, or start a "
+                "worker that has it"
+            ),
+        ),
+        (
+            inspection(State.QUEUED, before=0, blob=IN_A_THREAD, pools=frozenset({"process", "async"})),
+            "queued, next in its line; no worker of queue 'default' has thread slots: start one with -c thread=8",
+        ),
+        (
+            inspection(State.QUEUED, before=0, blob=IN_A_THREAD, pools=frozenset({"thread"}), strangers=frozenset("g")),
+            "queued, next in its line",
         ),
         (inspection(State.SCHEDULED, due_ms=NOW + 4_200), "scheduled, due in 4.2 s"),
         (

@@ -101,9 +101,9 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
     if blob:
         record = read_record(text)
         state = record.state
-    serving = 0
+    serving: list[WorkerRecord] = []
     if state in (State.QUEUED, State.SCHEDULED):
-        serving = sum(queue in worker.queues for worker in (yield from workers(owner)))
+        serving = [worker for worker in (yield from workers(owner)) if queue in worker.queues]
     return Inspection(
         id=local,
         state=state,
@@ -115,7 +115,9 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
         worker=holder.decode(),
         lease_ms=int(lease_ms) if lease_ms else None,
         now_ms=int(now_ms),
-        workers=serving,
+        workers=len(serving),
+        strangers=frozenset.intersection(*(frozenset(one.unknown) for one in serving)) if serving else frozenset(),
+        pools=frozenset(kind for one in serving for kind in one.slots),
         progress=progress or None,
     )
 
