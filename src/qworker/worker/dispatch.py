@@ -23,7 +23,9 @@ from .ledger import Held, OpenClaim
 from .settler import Settler
 from .state import UNANSWERED, Phase, State
 
-PARK_MS = 1_000  # a worker that knows the name may be the next to look
+# Longer than an idle worker waits between two claims (fetcher.POLL_S): one that knows the name has seen by then when it
+# is due.
+PARK_MS = 1_500
 UNREADABLE = Header(name="?")
 STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
 GROUP_STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "its group was stopped before it started")
@@ -175,6 +177,7 @@ class Dispatcher:
                 note="no task of this name is registered here; it waits for a worker that knows it",
             )  # fmt: skip
             self.changed()
+        self._state.parked_until = time.monotonic() + PARK_MS / 1000
         self._state.ledger.end(held)
         self._settler.put_raw(held, Park(held.task.id, held.claim.id, PARK_MS))
 

@@ -25,6 +25,7 @@ from .doorbell import Doorbell
 from .state import UNANSWERED, Phase, State
 
 POLL_S = 1.0
+AFTER_YOU_S = 0.2  # a worker that does not know a task comes so much later than one that may
 MAX_BYTES = 16 << 20  # of bodies in one window
 MOST_CLAIMS = 256  # open at once: one renewal serves them all
 PATIENCE_S = 2.0  # how long suspects wait for an idle worker before a busy one makes room
@@ -198,7 +199,9 @@ class Fetcher:
         state = self._state
         ends = time.monotonic() + POLL_S
         if self._next_due_s is not None:
-            ends = min(ends, self._next_due_s)
+            # What it put aside itself is left to a worker that knows it, and is as punctual.
+            parked = self._next_due_s <= state.parked_until + AFTER_YOU_S
+            ends = min(ends, self._next_due_s + (AFTER_YOU_S if parked else 0.0))
         needs = [need for kind in rooms for need in state.needs(kind)]
         rung = asyncio.ensure_future(self._bell.rung.wait())
         wake = asyncio.ensure_future(state.wake.wait())

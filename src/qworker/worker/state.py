@@ -58,6 +58,7 @@ class State:
     mark_soon: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits to know whether a task runs
     counters: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)  # task names that nobody here knows
+    parked_until: float = 0.0  # monotonic: when the last task that nobody here knows may be taken again
     epochs: dict[str, str] = field(default_factory=dict)  # queue -> the life of its data, as its scripts tell
     alone: bool = False  # a suspect runs, and nothing may be claimed beside it
     killed: int = 0  # tasks whose code was killed by the shutdown
