@@ -19,9 +19,6 @@ import atexit
 import dataclasses
 import logging
 import os
-import random
-import selectors
-import socket
 import threading
 import time
 import weakref
@@ -35,9 +32,9 @@ from ..lifecycle import State
 from ..model import Draft, Outcome
 from ..views import Inspection
 from . import unstarted
-from .broker import Broker, Subscription
-from .connection import public_url
+from .broker import Broker
 from .following import Following
+from .listening import Listening
 from .owned import OwnedGroups
 from .registry import Awaited, Registry
 from .sending import Post, Sending
@@ -55,11 +52,10 @@ PEEK_SIZE = 64  # ids a call; each may bring an outcome of 1 MiB
 FETCH_SIZE = 4  # of outcomes that are known to be large
 LOOK_TIMEOUT_S = 1.0  # for questions that must not hold up anybody
 EXIT_WAIT_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 
 class Client:
-    """What an app's futures are awaited by. Any thread may use it; the I/O thread owns the subscription."""
+    """What an app's futures are awaited by. Any thread may use it; the I/O thread owns the ear."""
 
     def __init__(self, address: Callable[[], str], *, namespace: str = "default", timeout_s: float = 5.0) -> None:
         """Connect and subscribe. `address` gives the server's URL, and is asked again when the server is gone.
@@ -68,12 +64,11 @@ class Client:
             BrokerUnavailable: no subscription was confirmed within `timeout_s`.
         """
         self.id = ids.new_token()
-        self._address = address
         self._pid = os.getpid()
         self._closing = False
-        self._url = address()
-        self._broker = Broker(self._url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
-        self._look = Broker(self._url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
+        url = address()
+        self._broker = Broker(url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
+        self._look = Broker(url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
         self.registry = Registry()
         self._following = Following(self._look, self.registry)
         self._sending = Sending(self.id, self._broker, self.registry)
@@ -82,16 +77,7 @@ class Client:
         self._fetch: set[str] = set()
         self._round_at = 0.0
         self._missed = False  # a push was lost, or a connection on which there may have been some: ask about everything
-        self._failures = 0
-        self._again_at = 0.0
-        self._subscription: Subscription | None = self._subscribe_within(timeout_s)
-        self._waker, self._waked = socket.socketpair()
-        self._waker.setblocking(False)
-        self._waked.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._waked, selectors.EVENT_READ)
-        self._selector.register(self._subscription.fileno(), selectors.EVENT_READ)
-        self._listening = self._subscription.fileno()
+        self._ear = Listening(self._broker, self.id, address, timeout_s=timeout_s)
         self._thread = threading.Thread(target=self._work, name="qworker-io", daemon=True)
         self._thread.start()
         _clients.add(self)
@@ -111,12 +97,12 @@ class Client:
     def submit(self, drafts: Sequence[Draft], futures: Sequence[Awaited]) -> None:
         """Queue tasks; returns when all are confirmed. See `Sending.submit` for what it raises."""
         if self._sending.submit(drafts, futures):
-            self._wake()
+            self._ear.wake()
 
     def submit_soon(self, draft: Draft, future: Awaited, answer: Callable[[BaseException | None], None]) -> None:
         """Queue a task from the I/O thread, together with others that wait; `answer` is called there."""
         self._posts.append(Post(draft, future, answer))
-        self._wake()
+        self._ear.wake()
         if self._closing:
             self._refuse_posts()  # the I/O thread may have looked for the last time just before the append
 
@@ -125,7 +111,7 @@ class Client:
         if not self.registry.knows(future):
             self.registry.add((future,), own=False)
             self.registry.hurry((future.id,))
-            self._wake()
+            self._ear.wake()
 
     def keep(self, future: Awaited) -> None:
         """As `watch`, and hold the future until then."""
@@ -137,7 +123,7 @@ class Client:
         self.keep(future)
         if not self.registry.is_pushed(future):
             self._following.add(future.id)
-            self._wake()
+            self._ear.wake()
 
     def inspect(self, id: str, *, timeout_s: float | None = None) -> Inspection:  # noqa: A002 - the public word
         """Ask what a task is doing; with a timeout, for at most about so long."""
@@ -178,7 +164,7 @@ class Client:
         if self._closing:
             return
         self._closing = True
-        self._wake()
+        self._ear.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(wait_s)
         self._refuse_posts()
@@ -186,7 +172,7 @@ class Client:
             for future in self.registry.all():
                 future.wake_waiters()
         if not self._thread.is_alive():
-            self._waker.close()
+            self._ear.close_bell()
         self.groups.let_go()
         self._broker.close()
         self._look.close()
@@ -196,8 +182,7 @@ class Client:
         self._closing = True
         for future in self.registry.all():
             future.forget_parent()
-        for end in (self._waker, self._waked):
-            end.close()
+        self._ear.leave_parent()
 
     # The I/O thread
 
@@ -207,45 +192,38 @@ class Client:
                 try:
                     self._turn()
                 except BrokerError as error:
-                    self._lost(error)
+                    self._ear.lost(error)
                 except Exception:
                     # Nobody else would settle futures: whatever it was, go on, but not in a tight loop.
                     _log.exception("unexpected error in the I/O thread of a qworker client; going on")
-                    self._lost(None)
+                    self._ear.lost(None)
         finally:
-            self._hang_up()
-            self._selector.close()
-            self._waked.close()
+            self._ear.end()
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if self._subscription is None and now >= self._again_at:
-            self._reconnect()
+        if not self._ear.connected and now >= self._ear.again_at:
+            self._ear.reconnect()
+            self._missed = True
         if self._posts:
             self._send_posts()
-        if now >= self._again_at:
+        if now >= self._ear.again_at:
             self._ask(now)
         self._wait()
-        if self._subscription is not None:
-            while (message := self._subscription.next(0)) is not None:
-                self._take_push(message)
+        for message in self._ear.messages():
+            self._take_push(message)
 
     def _wait(self) -> None:
         due = self._round_at
-        if self._subscription is None:
-            due = self._again_at
+        if not self._ear.connected:
+            due = self._ear.again_at
         else:
             due = min(due, self.registry.next_hurried(), self.registry.next_deadline(), self._following.next())
-            due = max(due, self._again_at)
+            due = max(due, self._ear.again_at)
         left_s = max(0.0, due - time.monotonic())
-        if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._again_at):
+        if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._ear.again_at):
             left_s = 0.0
-        for key, _ in self._selector.select(left_s):
-            if key.fileobj is self._waked:
-                try:
-                    self._waked.recv(4096)
-                except BlockingIOError:
-                    pass
+        self._ear.wait(left_s)
 
     def _take_push(self, message: bytes) -> None:
         try:
@@ -283,7 +261,7 @@ class Client:
                 for local in locals_:
                     self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
                 raise
-        self._failures = 0
+        self._ear.answered()
 
     def _peek(self, wanted: Sequence[str], size: int) -> None:
         for queue, locals_ in ids.by_queue(wanted):
@@ -331,56 +309,6 @@ class Client:
                 return
             self.registry.drop((post.future,))
             post.answer(BrokerUnavailable("cannot submit: the app was closed meanwhile; nothing was queued"))
-
-    # The connection
-
-    def _subscribe_within(self, timeout_s: float) -> Subscription:
-        ends = time.monotonic() + timeout_s
-        pause_s = 0.01
-        while True:
-            try:
-                return self._broker.subscribe(self.id)
-            except BrokerUnavailable as error:
-                if time.monotonic() + pause_s >= ends:
-                    self._broker.close()
-                    last = str(error.__cause__ or error).rstrip(".")
-                    raise BrokerUnavailable(
-                        f"cannot reach the server at {public_url(self._url)} within {timeout_s:g} s, so nothing was "
-                        f"sent; last: {last}. Check that it runs and that the URL is right"
-                    ) from error
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.5)
-
-    def _reconnect(self) -> None:
-        self._address()  # an embedded server is started again by this
-        self._subscription = self._broker.subscribe(self.id)
-        self._listening = self._subscription.fileno()
-        self._selector.register(self._listening, selectors.EVENT_READ)
-        self._missed = True
-        _log.info("connected to the server again; asking about what is awaited")
-
-    def _lost(self, error: BrokerError | None) -> None:
-        self._failures += 1
-        pause_s = min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(self._failures, 6))
-        self._again_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)
-        if self._failures == 1 and error is not None:
-            _log.warning("the server is gone; results are late until it is back: %s", error)
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            try:
-                self._selector.unregister(self._listening)
-            except (KeyError, ValueError):
-                pass  # its socket is closed already, and so no longer registered
-            subscription.close()
-
-    def _wake(self) -> None:
-        try:
-            self._waker.send(b"w")
-        except OSError:
-            pass  # full: it is awake; or closed
 
     def _never_started(self, queue: str, state: State) -> Callable[[str], bytes]:
         return unstarted.never_started(queue, state, self._sending.now_ms())
