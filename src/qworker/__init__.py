@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         TaskNotFound,
         TaskTimedOut,
         TaskTooLarge,
+        WaitCycle,
         WaitTimeout,
     )
     from .executor import Executor
@@ -111,6 +112,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimedOut",
     "TaskTooLarge",
+    "WaitCycle",
     "WaitTimeout",
     "__version__",
     "call",

@@ -60,8 +60,8 @@ class Slot(Protocol):
     def resume(self) -> None:
         """Say that it waits no longer."""
 
-    def exhausted(self) -> bool:
-        """Say whether its worker has no place to lend for what it waits for now; reads memory."""
+    def refused(self) -> str:
+        """Say why its worker refuses its wait: `place` (it has none to lend), `cycle`; reads memory."""
 
     def shield(self, until: float) -> None:
         """Ask that no force is used before that instant (monotonic clock); 0: the shield is over."""
@@ -117,8 +117,8 @@ class Nowhere:
     def resume(self) -> None:
         pass
 
-    def exhausted(self) -> bool:
-        return False
+    def refused(self) -> str:
+        return ""
 
     def shield(self, until: float) -> None:
         pass

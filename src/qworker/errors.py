@@ -25,6 +25,7 @@ QWorkerError
 │   ├── ResultExpired                 it ended, but its value is no longer (or never was) kept
 │   └── TaskNotFound                  no task of that id is known
 ├── PoolExhausted (RuntimeError)      a task waits for tasks for which its worker has no place left
+├── WaitCycle (RuntimeError)          a task waits for itself, or for a task that waits for it
 ├── CursorLost (LookupError)          `current.iterate` does not find the item at which it is to go on
 └── WaitTimeout (TimeoutError)        the waiter's time is up; the task is left alone
 Retry (Exception)                     raised by a task that wants to be run again later
@@ -69,6 +70,7 @@ __all__ = [
     "TaskNotFound",
     "TaskTimedOut",
     "TaskTooLarge",
+    "WaitCycle",
     "WaitTimeout",
 ]
 
@@ -197,6 +199,10 @@ class TaskNotFound(TaskError):
 
 class PoolExhausted(QWorkerError, RuntimeError):
     """A task waits for tasks that its worker would have to run, and all of the places that it may lend wait, too."""
+
+
+class WaitCycle(QWorkerError, RuntimeError):
+    """A task waits for itself, or for tasks that wait for nothing but each other and it: none of them could end."""
 
 
 class CursorLost(QWorkerError, LookupError):

@@ -310,7 +310,10 @@ class Future(concurrent.futures.Future[R]):
 
     def _wait_in_task(self, run: Run, client: Channel, timeout: float | None) -> None:
         """Wait as a task does: its slot is lent meanwhile, and it can be asked to end."""
-        with lending.Wait(run, (self.id,), self._notify) as wait, self._condition:
+        with (
+            lending.Wait(run, (self.id,), self._notify, timed=timeout is not None) as wait,
+            self._condition,
+        ):
             self._condition.wait_for(
                 lambda: self.done() or client.closed or wait.disturbed(),
                 None if timeout is None else max(0.0, timeout),

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import stopping
-from .errors import BrokerError, GroupStopped, PoolExhausted, ServerFull, TaskCancelled
+from .errors import BrokerError, GroupStopped, PoolExhausted, ServerFull, TaskCancelled, WaitCycle
 from .lifecycle import State
 from .shields import interruption
 from .status import Status
@@ -71,10 +71,10 @@ class Leaving:
                 while (pending := self.advance()) is not None:
                     self._pause(pending)
                 break
-            except PoolExhausted as error:
-                # Nobody can run what it waits for: what is queued of it is cancelled, and the block says why.
+            except (PoolExhausted, WaitCycle) as error:
+                # What it waits for cannot come to its end: what is queued of it is cancelled, and the block says why.
                 self._error = self._error or error
-                self._group.halt(f"its worker has no place to run what is waited for: {error}")
+                self._group.halt(f"its worker refused to wait for it: {error}")
             except Exception:
                 raise
             except BaseException as interrupt:

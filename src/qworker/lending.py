@@ -1,7 +1,7 @@
 """What a task does while it waits for other tasks: it lends its slot, and heeds who asks it to end.
 
     Future.wait, await, wait(), as_completed() ──► Wait ──► slot.lend(ids) … slot.resume()
-                       watcher thread ── asked? exhausted? ──► wake() ──► TaskInterrupt, PoolExhausted
+                       watcher thread ── asked? refused? ──► wake() ──► TaskInterrupt, PoolExhausted, WaitCycle
 
 Used by futures, in a task only: in a plain call, a producer or an inline app nothing here runs. Nobody can be woken
 through shared memory, so one thread per process looks for all waits of it, every 20 ms while there are any.
@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from . import context
-from .errors import PoolExhausted
+from .errors import PoolExhausted, WaitCycle
 from .shields import interruption, must_end
 
 if TYPE_CHECKING:
@@ -91,17 +91,35 @@ class Wait:
 
     `wake` is called, from another thread and perhaps more than once, when it must not go on: `woken` is True then, and
     `check` says why. A wait that is not `interruptible` goes on when the task is asked to end (asyncio's own
-    cancellation ends an `await`), but not without a place for what it waits for.
+    cancellation ends an `await`), but not without a place for what it waits for. One that is `timed` comes to its end
+    even if what it waits for waits for it.
+
+    Raises:
+        WaitCycle: the task would wait for itself.
     """
 
-    __slots__ = ("_waits", "ids", "interruptible", "run", "wake", "woken")
+    __slots__ = ("_waits", "ids", "interruptible", "run", "timed", "wake", "woken")
 
-    def __init__(self, run: Run, ids: Sequence[str], wake: Callable[[], None], *, interruptible: bool = True) -> None:
+    def __init__(
+        self,
+        run: Run,
+        ids: Sequence[str],
+        wake: Callable[[], None],
+        *,
+        interruptible: bool = True,
+        timed: bool = False,
+    ) -> None:
         self.run = run
         self.ids = ids
         self.wake = wake
         self.woken = False
         self.interruptible = interruptible and not _unbroken.get()
+        self.timed = timed
+        if len(ids) == 1 and ids[0] == run.id and not timed:
+            raise WaitCycle(
+                f"task {run.id} ({run.name}) cannot wait for itself: it could never end; "
+                "return from the task, and let who submitted it wait"
+            )
         with _lock:
             waits = _by_slot.get(run.slot)
             if waits is None:
@@ -120,8 +138,11 @@ class Wait:
 
     def disturbed(self) -> bool:
         """Must it end before what it waits for has?"""
-        slot = self.run.slot
-        return (self.interruptible and must_end(slot)) or slot.exhausted()
+        return (self.interruptible and must_end(self.run.slot)) or bool(self._refused())
+
+    def _refused(self) -> str:
+        refused = self.run.slot.refused()
+        return "" if refused == "cycle" and self.timed else refused
 
     def check(self, shown: str) -> None:
         """Say why it must not go on, if it must not.
@@ -129,11 +150,18 @@ class Wait:
         Raises:
             TaskInterrupt: the task was asked to end.
             PoolExhausted: its worker has no place in which what it waits for could run.
+            WaitCycle: what it waits for waits for it.
         """
         slot = self.run.slot
         if self.interruptible and must_end(slot):
             raise interruption(slot)
-        if slot.exhausted():
+        refused = self._refused()
+        if refused == "cycle":
+            raise WaitCycle(
+                f"task {self.run.id} ({self.run.name}) cannot wait for {shown}: that waits, perhaps through others, "
+                "for this task, so none of them could ever end; wait in one direction only"
+            )
+        if refused:
             raise PoolExhausted(
                 f"task {self.run.id} ({self.run.name}) cannot wait for {shown}: its worker would have to run it, and "
                 "all of its slots and of the places that it may lend (--max-lent) are taken by tasks that wait, too; "
@@ -172,7 +200,7 @@ class TaskEvent(threading.Event):
             self._waits = 0
             del held, futures
         self._waits += 1
-        with Wait(self._run, self._ids, self.set) as wait:
+        with Wait(self._run, self._ids, self.set, timed=timeout is not None) as wait:
             ended = super().wait(timeout)
         if wait.woken:
             wait.check(f"{len(self._ids)} tasks" if len(self._ids) != 1 else f"task {self._ids[0]}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qworker import PoolExhausted, TaskFailed
+from qworker import PoolExhausted, TaskFailed, WaitCycle
 from support.daemon import Worker
 from support.waiting import wait_until
 
@@ -244,3 +244,19 @@ def status(url: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_a_task_cannot_wait_for_itself(serve, trees) -> None:
+    serve("-c", "process=1")
+
+    with pytest.raises(WaitCycle, match="cannot wait for itself"):
+        trees.waits_for_itself.submit().result(timeout=20)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_tasks_that_wait_for_each_other_do_not_hang(serve, trees, pool: str, grouped: bool) -> None:
+    worker = serve(*POOLS[pool])
+
+    assert trees.waits_for_what_waits_for_it.submit(grouped).result(timeout=20) == "WaitCycle"
+    assert worker.events("wait.cycle", tasks=2)

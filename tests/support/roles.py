@@ -169,6 +169,7 @@ class FakePool:
         self.free = 0
         self.lent: list[str] = []  # the local ids of what was lent, however it came
         self.refused: list[int] = []
+        self.cycles: list[int] = []  # refused because they wait for each other
         self.stuck = False  # every slot and place waits
 
     def put(self, orders: Sequence[Order]) -> None:
@@ -190,8 +191,8 @@ class FakePool:
     def all_wait(self, waiting: Callable[[int], bool]) -> bool:
         return self.stuck and all(map(waiting, self.started))
 
-    def refuse_place(self, number: int) -> None:
-        self.refused.append(number)
+    def refuse_wait(self, number: int, *, cycle: bool = False) -> None:
+        (self.cycles if cycle else self.refused).append(number)
 
     def ask(self, number: int, reason: str, grace_s: float | None = None) -> bool:
         self.asked.append((number, reason, grace_s))

@@ -207,3 +207,40 @@ async def test_a_waiter_that_died_is_forgotten() -> None:
 
         assert len(w.collector.waits) == 0
         assert w.collector.waits.count("process") == 0
+
+
+@scenario
+async def test_the_newest_of_those_that_wait_for_each_other_is_refused_and_next_time_another(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lender, "PATIENCE_S", 0.0)
+    async with roles(process=4) as w:
+        w.broker.script("claim_ids", window("c9"))
+        first = begin(w, "one", "two")
+        second = begin(w, "two", "three")
+        third = begin(w, "three", "one")
+        begin(w, "beside", "three", "elsewhere")
+        w.run(w.lender.run())
+
+        await await_until(lambda: w.pool.cycles, description="a refusal")
+        assert w.pool.cycles == [third]
+        assert w.told("wait.cycle")[0]["tasks"] == 3
+
+        # It had a time limit, which is its own affair, and waits again.
+        w.collector.waiting(third, ["default:one"], False)
+        await await_until(lambda: len(w.pool.cycles) > 1, description="the next refusal")
+        assert w.pool.cycles == [third, second]
+        assert first not in w.pool.cycles
+
+
+@scenario
+async def test_a_chain_with_a_free_end_is_no_cycle(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lender, "PATIENCE_S", 0.0)
+    async with roles(process=3) as w:
+        begin(w, "one", "two")
+        begin(w, "two", "one", "leaf")
+        begin(w, "three", "one", "two")
+
+        assert w.collector.waits.knot() == []
+        w.collector.waits.settled("default:leaf", ended=True)
+        assert {waiter.held.full_id for waiter in w.collector.waits.knot()} == {
+            "default:one", "default:two", "default:three",
+        }  # fmt: skip

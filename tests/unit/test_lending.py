@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qworker import PoolExhausted, TaskInterrupt, context, lending
+from qworker import PoolExhausted, TaskInterrupt, WaitCycle, context, lending
 from qworker.current_task import current
 from qworker.future import Future
 from qworker.lifecycle import How, State
@@ -24,7 +24,7 @@ class Slot(context.Nowhere):
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.why = ""
-        self.full = False
+        self.why_not = ""
 
     def asked(self) -> bool:
         return bool(self.why)
@@ -33,14 +33,14 @@ class Slot(context.Nowhere):
         return self.why
 
     def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
-        self.full = False
+        self.why_not = ""
         self.told.append((list(ids), more))
 
     def resume(self) -> None:
         self.told.append("resumed")
 
-    def exhausted(self) -> bool:
-        return self.full
+    def refused(self) -> str:
+        return self.why_not
 
 
 class Client:
@@ -113,7 +113,7 @@ def test_a_wait_ends_soon_after_the_task_is_asked_to_end(slot: Slot, wait: Any) 
 
 
 def test_a_wait_without_a_place_says_what_to_do(slot: Slot) -> None:
-    soon(lambda: setattr(slot, "full", True))
+    soon(lambda: setattr(slot, "why_not", "place"))
 
     with pytest.raises(PoolExhausted) as caught:
         future("a").result()
@@ -170,3 +170,25 @@ def test_outside_of_tasks_nothing_of_this_is_there() -> None:
     assert not one.wait(0.01)
     assert lending.run_that_lends() is None
     assert threading.active_count() == threads
+
+
+def test_a_wait_for_itself_is_refused_at_once_unless_it_has_a_limit(slot: Slot) -> None:
+    with pytest.raises(WaitCycle) as caught:
+        future("me").result()
+
+    assert str(caught.value) == (
+        "task default:me (m.f) cannot wait for itself: it could never end; "
+        "return from the task, and let who submitted it wait"
+    )
+    assert not future("me").wait(0.01)
+
+
+def test_a_wait_in_a_circle_is_refused_and_one_with_a_limit_comes_to_its_end(slot: Slot) -> None:
+    soon(lambda: setattr(slot, "why_not", "cycle"))
+    with pytest.raises(WaitCycle, match="wait in one direction only"):
+        future("a").result()
+
+    soon(lambda: setattr(slot, "why_not", "cycle"))
+    began = time.monotonic()
+    assert not future("a").wait(0.3)
+    assert time.monotonic() - began >= 0.3

@@ -146,7 +146,7 @@ def test_a_thread_that_outlives_its_attempt_tells_and_asks_nothing_for_the_next_
     before.run_here()
     before.clear()
     after = SlotCells(page, 0, 6, bytes)
-    page.refuse_place(0, 6)
+    page.refuse_wait(0, 6, cycle=False)
 
     before.progress(666, None, "not yours")
     before.shield(time.monotonic() + 60)
@@ -155,7 +155,9 @@ def test_a_thread_that_outlives_its_attempt_tells_and_asks_nothing_for_the_next_
     assert page.progress(0, 6) is None
     assert page.shielded_until(0, 6) == 0
     assert page.thread(0) == 0
-    assert after.exhausted()
+    assert after.refused() == "place"
+    page.refuse_wait(0, 6, cycle=True)
+    assert after.refused() == "cycle"
 
 
 def test_progress_that_is_no_number_leaves_what_was_told_before(page):

@@ -56,11 +56,11 @@ class Annex:
             return False
         return all(waiting(entry.order.number) for entry in running)
 
-    def refuse_place(self, number: int) -> None:
-        """Tell a running task that there is no place for what it waits for."""
+    def refuse_wait(self, number: int, *, cycle: bool = False) -> None:
+        """Tell a running task that there is no place for what it waits for, or that this waits for it (`cycle`)."""
         entry = self._pool.entries.get(number)
         if entry is None or entry.kid is None:
             return
         slot = entry.kid.slot_of(number)
         if slot is not None:
-            entry.kid.page.refuse_place(slot, number)
+            entry.kid.page.refuse_wait(slot, number, cycle=cycle)

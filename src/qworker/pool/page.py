@@ -28,7 +28,8 @@ FOREVER: Final = 2**63 - 1
 _START_UNTIL, _PULSE = 0, 1
 _HEADER: Final = 8
 _NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
-_SHIELD, _THREAD, _EXHAUSTED, _LOOK = 8, 9, 10, 11
+_SHIELD, _THREAD, _REFUSED, _LOOK = 8, 9, 10, 11
+_CYCLE: Final = 1 << 63  # beside the number in _REFUSED
 _TEXT: Final = 12
 _PER_SLOT: Final = 24
 _TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
@@ -129,9 +130,9 @@ class Page:
         """Have attempt `number` tell its stack, if it is a coroutine that can only do so itself."""
         self._cells[_HEADER + slot * _PER_SLOT + _LOOK] = number
 
-    def refuse_place(self, slot: int, number: int) -> None:
-        """Tell attempt `number` that there is no place for what it waits for."""
-        self._cells[_HEADER + slot * _PER_SLOT + _EXHAUSTED] = number
+    def refuse_wait(self, slot: int, number: int, *, cycle: bool) -> None:
+        """Tell attempt `number` that there is no place for what it waits for, or that this waits for it (`cycle`)."""
+        self._cells[_HEADER + slot * _PER_SLOT + _REFUSED] = number | (_CYCLE if cycle else 0)
 
     def progress(self, slot: int, number: int) -> tuple[float, float | None, str] | None:
         """What attempt `number` last told of its progress."""
@@ -221,16 +222,19 @@ class SlotCells:
     def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
         """Tell the worker that this attempt waits for these tasks."""
         if not self.over():
-            self._cells[self._base + _EXHAUSTED] = 0
+            self._cells[self._base + _REFUSED] = 0
         self._send(frames.pack_frame(frames.WAITING, self.number, list(ids), more))
 
     def resume(self) -> None:
         """Tell the worker that it waits no longer."""
         self._send(frames.pack_frame(frames.RESUMED, self.number))
 
-    def exhausted(self) -> bool:
-        """Has the worker no place for what this attempt waits for?"""
-        return self._cells[self._base + _EXHAUSTED] == self.number
+    def refused(self) -> str:
+        """Return why the worker refuses what this attempt waits for; empty: it does not."""
+        cell = self._cells[self._base + _REFUSED]
+        if cell & ~_CYCLE != self.number:
+            return ""
+        return "cycle" if cell & _CYCLE else "place"
 
     def shield(self, until: float) -> None:
         """Ask for no force before that instant (monotonic); 0: the shield is over."""

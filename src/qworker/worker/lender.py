@@ -8,7 +8,8 @@ A pool runs at most as many lent tasks as tasks of it wait, so what computes is 
 moment between an outcome and the waking of who waited for it. The deepest waiter is served first: a recursion goes
 down before it goes wide, and so needs about depth x slots places. `--max-lent` bounds them. There a waiter just waits
 for a place; only when every slot and every place of a pool waits, for nothing that runs or could run anywhere, is the
-newest of them refused: its wait raises PoolExhausted.
+newest of them refused: its wait raises PoolExhausted. Those that wait for each other in a circle need no places:
+the newest of them is refused, too, by WaitCycle.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..broker.aio import AsyncBroker
@@ -53,6 +55,8 @@ class Lender:
         self._seen_to: dict[str, float] = {}  # queue -> when it was last seen to
         self._barren: set[PoolKind] = set()  # nothing of what is awaited can be claimed for these, as far as is known
         self._hopeless_since: float | None = None
+        self._knot: dict[tuple[int, int], float] = {}  # (number, which of its waits) -> since when it is in a knot
+        self._untied: Counter[int] = Counter()  # number -> how often it was refused for that: with a limit it goes on
         self.idle = asyncio.Event()  # no claim is under way
         self.idle.set()
 
@@ -63,6 +67,7 @@ class Lender:
             waiting = any(map(self._waits.count, state.pools))
             if not waiting:
                 self._unknown.clear()
+                self._untied.clear()
                 self._hopeless_since = None
             try:
                 async with asyncio.timeout(pause if waiting else None):
@@ -81,6 +86,7 @@ class Lender:
         state, waits = self._state, self._waits
         if state.phase is Phase.DRAINING:
             return
+        self._untie()
         if waits.news:
             waits.news = False
             self._barren.clear()
@@ -249,8 +255,27 @@ class Lender:
                 lent=state.ledger.lent[newest.kind],
                 note="every slot and every lent place waits: its wait is refused; see --max-lent",
             )  # fmt: skip
-            state.pools[newest.kind].annex.refuse_place(newest.number)
+            state.pools[newest.kind].annex.refuse_wait(newest.number)
             self._waits.end(newest.number)
+
+    def _untie(self) -> None:
+        """Refuse the newest of those that wait for nothing but each other, once they have done so for a while.
+
+        A wait with a time limit does not heed that, so the next time it is another's turn.
+        """
+        state, now = self._state, time.monotonic()
+        tied = {(waiter.held.number, waiter.turn): waiter.held for waiter in self._waits.knot()}
+        self._knot = {wait: self._knot.get(wait, now) for wait in tied}
+        lasting = [wait for wait, since in self._knot.items() if now - since >= PATIENCE_S]
+        if lasting:
+            held = tied[min(lasting, key=lambda wait: (self._untied[wait[0]], -wait[0]))]
+            self._untied[held.number] += 1
+            state.emit(
+                "wait.cycle", level="warning", task=held.full_id, name=held.header.name, tasks=len(tied),
+                note="these tasks wait for nothing but each other: this one's wait is refused",
+            )  # fmt: skip
+            state.pools[held.kind].annex.refuse_wait(held.number, cycle=True)
+            self._waits.end(held.number)
 
     def _is_stuck(self, kind: PoolKind) -> bool:
         state = self._state

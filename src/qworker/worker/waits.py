@@ -19,11 +19,12 @@ from .state import State
 class Waiter:
     """One running task that has waited for others."""
 
-    __slots__ = ("awaited", "blocked", "held", "waiting")
+    __slots__ = ("awaited", "blocked", "held", "turn", "waiting")
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self.waiting = False
+        self.turn = 0  # which of its waits it is
         self.blocked = False  # it waits, and not just for the news that all has ended
         self.awaited: dict[str, None] = {}  # as it told last, without those that are known to have ended; in its order
 
@@ -57,6 +58,7 @@ class Waits:
                 waiter.awaited[full_id] = None
                 self._by_id.setdefault(full_id, []).append(waiter)
         waiter.waiting = True
+        waiter.turn += 1
         self._note(waiter)
         self.news = True
         self._state.lend.set()
@@ -101,6 +103,16 @@ class Waits:
         """Does this one wait?"""
         waiter = self._waiters.get(number)
         return waiter is not None and waiter.blocked
+
+    def knot(self) -> list[Waiter]:
+        """Return those that wait for nothing but each other, or themselves: none can end while the others wait."""
+        knot = {waiter.held.full_id: waiter for waiter in self._waiters.values() if waiter.blocked}
+        free = [waiter for waiter in knot.values() if any(full_id not in knot for full_id in waiter.awaited)]
+        while free:
+            full_id = free.pop().held.full_id
+            if knot.pop(full_id, None) is not None:
+                free += [other for other in self._by_id.get(full_id, ()) if other.held.full_id in knot]
+        return list(knot.values())
 
     def _note(self, waiter: Waiter) -> None:
         held = waiter.held

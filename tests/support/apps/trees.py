@@ -138,3 +138,25 @@ def group_chain(levels: int) -> int:
     with app.group() as group:
         part = group.submit(group_chain, levels - 1)
     return 1 + part.result()
+
+
+@app.task(timeout=60)
+def waits_for_itself() -> None:
+    app.future(current.id).result()
+
+
+@app.task(timeout=60)
+def waits_for(other: str) -> str:
+    return str(app.future(other).result())
+
+
+@app.task(timeout=60)
+def waits_for_what_waits_for_it(grouped: bool) -> str:
+    """Says what came of that."""
+    if grouped:
+        try:
+            with app.group() as group:
+                group.submit(waits_for, current.id)
+        except ExceptionGroup as errors:
+            return type(errors.exceptions[0]).__name__
+    return type(waits_for.submit(current.id).exception()).__name__
