@@ -45,7 +45,8 @@ def test_a_task_that_stops_wherever_it_is_asked_passes(task, args, pool) -> None
         (stoppable.hangs, [], "in hangs"),
         (stoppable.fails, [], "failed before it was asked to stop: builtins.KeyError: 'no'"),
         (stoppable.leaves, ["socket"], "left open: socket:"),
-        (stoppable.leaves, ["thread"], "left a thread: "),
+        (stoppable.leaves, ["thread"], "left a thread: left-behind ("),
+        (stoppable.steps, [3, 0.5], "passed no checkpoint for 0.5"),
         (stoppable.leaves, ["process"], "left a process: sleep 60 (pid "),
     ],
 )
@@ -55,6 +56,11 @@ def test_each_fault_is_found_and_told(task, args, text: str) -> None:
 
     assert text in str(caught.value)
     assert str(caught.value).startswith("support.apps.stoppable.")
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"assert_stops\(<built-in function len>\): expected a task"):
+        assert_stops(len, ["a"])  # type: ignore[arg-type]
 
 
 def test_the_text_names_the_line_at_which_it_was_asked() -> None:

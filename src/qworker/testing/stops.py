@@ -52,16 +52,21 @@ def assert_stops(
     `interrupt=True` are asked at moments instead. The task must be in a module that can be imported, as for any worker.
 
     Args:
-        within: how long it may take from being asked to its end, in seconds.
+        within: how long it may take from being asked to its end, and how long it may go without a checkpoint between
+            two, in seconds.
         pool: the kind of slot; None: the one that the task needs, else a process slot.
         checkpoints: at how many of its checkpoints, from the first on, it is asked.
         patience: how long it is waited for at its next checkpoint, in seconds; then it is asked where it is.
 
     Raises:
-        AssertionError: it passed no checkpoint, failed by itself, ended too late or only by force, or left threads,
-            processes, sockets or other file descriptors behind. The text says where it had been asked.
+        AssertionError: it passed no checkpoint, or none for too long, failed by itself, ended too late or only by
+            force, or left threads, processes, sockets or other file descriptors behind. The text says where it had been
+            asked.
+        TypeError: it is no task.
     """
     __tracebackhide__ = True
+    if not isinstance(task, Task):
+        raise TypeError(f"assert_stops({task!r}): expected a task, as @app.task makes one of a function")
     kind: PoolKind = pool or ("process" if task.need == "default" else task.need)
     with tempfile.TemporaryDirectory(prefix="qworker-testing-") as directory:
         trials = _Trials(task, args, kwargs or {}, within, kind, patience, Path(directory) / "checkpoint")
@@ -103,7 +108,7 @@ class _Trials:
         self._timed = task.is_async or task.settings.interrupt
         self._number = 0
         self._ended: dict[int, Ending] = {}
-        self._reached: dict[int, str] = {}
+        self._reached: dict[int, tuple[float, str]] = {}  # how long it had passed no checkpoint, and where it stands
         self._changed = asyncio.Event()
 
     async def run(self, checkpoints: int) -> str:
@@ -159,6 +164,9 @@ class _Trials:
             how = "ended only by force" if ending.kind in _FORCED else f"ended {took_s:.3f} s later"
             stack = next((f"; it was at\n{seen.stack}" for seen in reversed(ending.flight) if seen.stack), "")
             return f"was asked to stop {where} and {how}, within={self._within:g}{stack}", reached
+        unheard_s = self._reached.get(number, (0.0, ""))[0]
+        if unheard_s > self._within:
+            return f"passed no checkpoint for {unheard_s:.3f} s before it was {where}, within={self._within:g}", reached
         if checks and (left := await self._leaks(children, before)):
             return f"was asked to stop {where} and left {'; '.join(left)}", reached
         return "", reached
@@ -187,7 +195,7 @@ class _Trials:
         if not self._timed:
             await self._wait(lambda: number in self._reached or number in self._ended, self._patience)
             found = self._reached.get(number)
-            return f"at checkpoint {int(place)} ({found})" if found is not None else None
+            return f"at checkpoint {int(place)} ({found[1]})" if found is not None else None
         ends = time.monotonic() + self._patience
         while number not in self._ended and time.monotonic() < ends:
             if any(running.number == number and running.ran_s >= place for running in pool.running()):
@@ -231,7 +239,8 @@ class _Trials:
 
     def cursor(self, number: int, cursor: bytes) -> None:
         if cursor.startswith(MARK):
-            self._reached[number] = cursor.removeprefix(MARK).decode(errors="replace")
+            unheard_s, _, line = cursor.removeprefix(MARK).decode(errors="replace").partition(" ")
+            self._reached[number] = float(unheard_s), line
             self._changed.set()
 
     def started(self, numbers: list[int]) -> None:
