@@ -107,7 +107,7 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e12 else str(value)
     text = escape(str(value))
-    return f'"{text}"' if not text or " " in text or "=" in text or '"' in text else text
+    return '"' + text.replace('"', '\\"') + '"' if not text or " " in text or "=" in text or '"' in text else text
 
 
 def _plain(value: object) -> object:

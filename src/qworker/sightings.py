@@ -6,6 +6,7 @@ Outcome.flight ─┬► told()  ─► `qworker show`, notes of TaskTimedOut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from . import durations
@@ -13,6 +14,7 @@ from .model import Sighting
 
 __all__ = ["place", "told"]
 
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 _WHY = {"asked": "when it was asked to end", "forced": "shortly before it was ended by force"}
 
 
@@ -27,7 +29,10 @@ def told(flight: Sequence[Sighting]) -> list[str]:
         elif before is not None and sighting.stack == before.stack:
             lines.append("  still there")
         else:
-            lines += sighting.stack.split("\n")
+            frames = sighting.stack.split("\n")
+            if len(frames) > 1:  # the other way round than in a traceback
+                lines[0] = f"{lines[0][:-1]}, innermost call first:"
+            lines += frames
         if sighting.progress is not None and (before is None or sighting.progress != before.progress):
             lines.append(f"  progress: {_progress(*sighting.progress)}")
         if sighting.lines and (before is None or sighting.lines != before.lines):
@@ -39,11 +44,11 @@ def told(flight: Sequence[Sighting]) -> list[str]:
 
 
 def place(flight: Sequence[Sighting]) -> str:
-    """Return the innermost frame that was seen last; empty when none was."""
+    """Return the innermost frame that was seen last, as `file:line in function`; empty when none was."""
     for sighting in reversed(flight):
         for line in sighting.stack.split("\n"):
-            if line.startswith("  File "):
-                return line.strip()
+            if (frame := _FRAME.fullmatch(line)) is not None:
+                return f"{frame[1]}:{frame[2]} in {frame[3]}"
     return ""
 
 

@@ -47,6 +47,10 @@ def test_numbers_are_written_without_exponents_that_nobody_reads(value, shown):
     assert log.render_console(NOW, "info", "e", {"n": value}).endswith(f" e n={shown}\n")
 
 
+def test_quotes_in_a_quoted_value_do_not_end_it():
+    assert log.render_console(NOW, "info", "e", {"a": 'say "hi"'}).endswith(' e a="say \\"hi\\""\n')
+
+
 def test_values_with_blanks_are_quoted_and_control_characters_escaped():
     line = log.render_console(NOW, "error", "e\x1b", {"a": "two words", "b": "", "c": "\x1b[31m\n\u202e", "d": "ü"})
 

@@ -18,6 +18,8 @@ OURS = (
 
 def test_the_frames_below_the_task_are_dropped():
     assert read_dump(HEAD + TASK + OURS) == ('  File "/app/tasks.py", line 7 in work', True, 12)
+    interruptible = b'  File "/lib/qworker/pool/interrupts.py", line 48 in interruptible\n'
+    assert read_dump(HEAD + TASK + interruptible + OURS) == ('  File "/app/tasks.py", line 7 in work', True, 12)
 
 
 def test_what_the_task_itself_calls_of_qworker_stays():

@@ -19,7 +19,7 @@ def test_a_sighting_tells_stack_progress_and_last_lines():
 
     [paragraph] = told([seen])
     assert paragraph.split("\n") == [
-        "where it was when it was asked to end, after 5.0 s:",
+        "where it was when it was asked to end, after 5.0 s, innermost call first:",
         *STACK.split("\n"),
         "  progress: 3 of 10, third",
         "  the last that it printed or logged:",
@@ -56,7 +56,7 @@ def test_a_stack_that_could_not_be_taken_is_said():
 def test_the_place_is_the_innermost_frame_that_was_seen_last():
     seen = [Sighting("asked", 5.0, STACK), Sighting("forced", 9.0, "")]
 
-    assert place(seen) == 'File "/app/deep.py", line 7 in inner'
+    assert place(seen) == "/app/deep.py:7 in inner"
     assert place([]) == place(seen[1:]) == ""
 
 
@@ -77,7 +77,7 @@ def test_the_error_of_a_task_that_was_stuck_says_where(state, how, kind):
     error = error_of(an_outcome(state, how), shown="task q:1")
 
     assert isinstance(error, kind)
-    assert error.__notes__ == [f"where it was when it was asked to end, after 1.0 s:\n{STACK}"]
+    assert error.__notes__ == [f"where it was when it was asked to end, after 1.0 s, innermost call first:\n{STACK}"]
 
 
 def test_the_error_of_a_task_that_was_stopped_and_went_has_no_such_note():

@@ -55,7 +55,10 @@ _DEEPER: Final = "  ..."  # faulthandler's word for the frames beyond a hundred
 # The outermost frame of a slot's thread and of a child's main thread: with it a dump is whole.
 _OUTERMOST: Final = (" in _bootstrap", " in _run_module_as_main")
 # Below the task's code there are these modules of this package, and what they call to get to it.
-_OURS: Final = re.compile(r'  File ".*[/\\]qworker[/\\]pool[/\\](?:child|coroutines|loop|slots|threads)\.py", line ')
+_OURS: Final = re.compile(
+    r'  File ".*[/\\]qworker[/\\]pool[/\\]'
+    r'(?:(?:child|coroutines|loop|slots|threads)\.py", line |interrupts\.py", line \d+ in interruptible)'
+)
 _SLOT: Final = re.compile(r" in slot_(\d+)$")  # threads.py calls it so
 
 
