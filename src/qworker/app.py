@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
@@ -24,7 +25,7 @@ from .errors import BadCall, ConfigError
 from .future import Future
 from .model import Draft
 from .options import Options, TaskOptions
-from .task import BoundTask, Call, CoroutineTask, Task
+from .task import BoundTask, Call, CoroutineTask, Task, call_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -115,6 +116,12 @@ class App:
     def task(self, fn: Any = None, /, *, name: str | None = None, **options: Any) -> Any:  # type: ignore[misc]
         """Make a function a task: `@app.task`, or `@app.task(timeout=30, retries=3)`.
 
+        Calling it runs it here, as before; `submit`, `submit_many`, `map` and `options` are those of `Task`.
+
+        Args:
+            name: its name, in place of `module.function`.
+            options: how it is run; see `TaskOptions`. What is not given is the app's.
+
         Raises:
             ConfigError: the name is taken, or an option cannot be used.
         """
@@ -141,6 +148,11 @@ class App:
             if known is not None:
                 return known
             return BoundTask(self, check_name(target), self.settings, binder=None, is_async=False)
+        if not callable(target):
+            raise BadCall(
+                f"cannot submit {reprlib.repr(target)}: expected a task, a function, or the name of a task; what it is "
+                "called with follows it: submit(task, 1, 2), not submit(task(1, 2)); nothing was queued"
+            )
         for task in self.tasks.values():
             if task.fn is target:
                 return task
@@ -166,7 +178,7 @@ class App:
 
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Future[R]]:
         """Queue calls of any tasks (`task.call(…)`), some hundred per round trip; see `Task.submit_many`."""
-        return self.send([one.draft() for one in calls])
+        return self.send([call_of(one).draft() for one in calls])
 
     def group(
         self,
@@ -183,7 +195,8 @@ class App:
         block by an exception stops them, too. Groups opened inside of it, and by its tasks, are parts of the tree.
 
         Args:
-            timeout: bounds the queue time, runs and retries of all tasks of the tree together, in seconds.
+            timeout: bounds the queue time, runs and retries of all tasks of the tree together, in seconds. What has not
+                ended by then is stopped as `TaskExpired`, which is among the errors of the block.
             max_failures: how many tasks may fail without being an error of the block.
             on_owner_loss: what becomes of it when this process dies: its tasks are stopped after about half a minute
                 ("cancel"), or go on ("detach").

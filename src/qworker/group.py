@@ -19,10 +19,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from . import context, durations, ids
-from .errors import BadOption, BrokerError, GroupStopped, Refused, SubmitUnknown
+from .errors import BadOption, BrokerError, ConfigError, GroupStopped, Refused, SubmitUnknown
 from .group_exit import Leaving
 from .lifecycle import State
 from .place import Place, here
+from .task import call_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,7 +70,12 @@ class Group:
         self.name = name
         self.max_failures = max_failures
         self.app = app
-        self._timeout_s = None if timeout is None else durations.seconds(timeout)
+        if not isinstance(name, str):
+            raise BadOption(f"name={name!r}: expected text")
+        try:
+            self._timeout_s = None if timeout is None else durations.seconds(timeout)
+        except ConfigError as error:
+            raise BadOption(f"timeout: {error}") from None
         if self._timeout_s == 0:
             raise BadOption(f"timeout={timeout!r}: no group can end in no time; None means no limit")
         self._on_owner_loss = on_owner_loss
@@ -117,7 +123,7 @@ class Group:
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Future[R]]:
         """Queue calls of any tasks (`task.call(…)`) in the group, some hundred per round trip; see `submit`."""
         place = self._open_place()
-        return self._send([one.draft(place=place) for one in calls])
+        return self._send([call_of(one).draft(place=place) for one in calls])
 
     @overload
     async def asubmit(self, target: BoundTask[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...

@@ -58,6 +58,11 @@ def split_id(full: str) -> tuple[str, str]:
         ConfigError: it is not a task id.
     """
     queue, colon, local = full.partition(":")
+    if not colon and full.startswith("g-") and _LOCAL.fullmatch(full) is not None:
+        raise ConfigError(
+            f"{_quoted(full)} is the id of a group, and one of a task is expected; groups are taken by qworker show, "
+            "qworker stop --group and App.stop(group=…)"
+        )
     if not colon or _NAME.fullmatch(queue) is None or _LOCAL.fullmatch(local) is None:
         raise ConfigError(f"{_quoted(full)} is not a task id: expected queue:local, such as default:01JC2M6Q")
     return queue, local

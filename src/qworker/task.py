@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import reprlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from . import codec, ids, mapping
 from .binding import Binder
-from .errors import BadCall, BadOption
+from .errors import BadCall, BadOption, NotEncodable, TaskTooLarge
 from .model import Draft, PoolNeed
 from .options import Duration, Options, SubmitOptions
 from .place import Place, Submits, bounded, here
@@ -72,6 +73,19 @@ def call(*args: Any, **kwargs: Any) -> Call[Any]:
     return Call(args, kwargs)
 
 
+def call_of(one: Any) -> Call[Any]:
+    """Return what `submit_many` was given, if it is a call.
+
+    Raises:
+        BadCall: it is anything else.
+    """
+    if isinstance(one, Call):
+        return one
+    raise BadCall(
+        f"cannot submit {reprlib.repr(one)}: submit_many takes calls, as task.call(1, 2) makes them; nothing was queued"
+    )
+
+
 class BoundTask(Generic[P, R]):
     """A task by name, with options: what can be submitted. `name` is the task's, `settings` its options."""
 
@@ -110,7 +124,7 @@ class BoundTask(Generic[P, R]):
         All calls are checked and encoded before the first is sent. When it fails half-way, the error's `accepted`
         holds the futures of those that are queued.
         """
-        drafts = [one.draft(self) for one in calls]
+        drafts = [call_of(one).draft(self) for one in calls]
         if self.settings.id is not None and len(drafts) > 1:
             raise BadOption(f"id={self.settings.id!r} is the id of one task, but submit_many was given {len(drafts)}")
         return self._sender.send(drafts)
@@ -238,6 +252,10 @@ class BoundTask(Generic[P, R]):
             self._binder.check(args, kwargs)
         settings = self.settings
         delay_ms, deadline_ms = settings.moments()
+        try:
+            body = codec.pack_body(args, kwargs)
+        except (NotEncodable, TaskTooLarge) as error:
+            raise type(error)(f"cannot submit {self.name}: {error}; nothing was queued") from None
         header, core = self._header, b""
         groups: tuple[str, ...] = ()
         place = self._place_of(place)
@@ -251,7 +269,7 @@ class BoundTask(Generic[P, R]):
             name=self.name,
             line=self._line,
             header=header,
-            body=codec.pack_body(args, kwargs),
+            body=body,
             delay_ms=delay_ms,
             deadline_ms=deadline_ms,
             core=core,

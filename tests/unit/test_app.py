@@ -248,6 +248,18 @@ def test_a_call_of_another_task_is_refused(app: App) -> None:
         g.submit_many([f.call(1)])
 
 
+def test_what_is_no_task_and_what_is_no_call_are_refused_with_what_to_write(app: App) -> None:
+    add = app.task(lambda x, y: x + y, name="add")
+
+    with pytest.raises(BadCall, match=r"cannot submit 3: .* submit\(task, 1, 2\), not submit\(task\(1, 2\)\)"):
+        app.submit(add(1, 2))
+    for many in (app.submit_many, add.submit_many):
+        with pytest.raises(BadCall, match=r"cannot submit \(1, 2\): submit_many takes calls, as task\.call\(1, 2\)"):
+            many([(1, 2)])
+    with pytest.raises(NotEncodable, match=r"cannot submit add: cannot encode args\[1\]: .*; nothing was queued"):
+        add.submit(1, object())
+
+
 def test_a_call_without_a_task_says_what_to_do(app: App) -> None:
     with pytest.raises(TypeError, match=r"call\(…\) does not say of which task; use task\.call"):
         app.submit_many([call(1)])

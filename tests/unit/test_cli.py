@@ -219,6 +219,11 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["submit", "bad name"], "qworker submit: 'bad name' is not the name of a task: expected module.function"),
         (["show"], "qworker show: Missing argument 'ID'. See: qworker show --help"),
         (["show", "--nonsense", "q:1"], "qworker show: No such option: --nonsense. See: qworker show --help"),
+        (
+            ["watch", "g-01JC2M6Q"],
+            ("qworker watch: 'g-01JC2M6Q' is the id of a group, and one of a task is expected; groups are taken by "
+            "qworker show, qworker stop --group and App.stop(group=…)"),
+        ),
         (["show", "nope"], "qworker show: 'nope' is not a task id: expected queue:local, such as default:01JC2M6Q"),
         (["submit", "a.b", "--retries", "many"], "qworker submit: Invalid value for '--retries': "),
         (["submit", "a.b", "--kwargs", "[1]"], "qworker submit: --kwargs [1]: expected one JSON object, such as"),

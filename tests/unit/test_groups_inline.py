@@ -98,6 +98,8 @@ def test_tasks_know_their_groups_and_hand_them_down(app: App) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"timeout": "soon"}, "timeout: 'soon' is not a duration: write it as 30"),
+        ({"name": 3}, "name=3: expected text"),
         ({"max_failures": -1}, "max_failures=-1: expected a whole number of at least 0"),
         ({"max_failures": True}, "max_failures=True: expected a whole number"),
         ({"on_owner_loss": "run"}, "on_owner_loss='run': expected one of cancel, detach"),
