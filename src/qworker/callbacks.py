@@ -9,6 +9,7 @@ tasks themselves are left in Redis.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 import threading
@@ -51,7 +52,11 @@ class _Thread:
 
     def _work(self) -> None:
         while (future := self._queue.get()) is not None and not self._ended:
-            future.run_callbacks()
+            try:
+                future.run_callbacks()
+            except BaseException:
+                # A SystemExit, or what tells a task to end: the rest of this future's go with it, but not all others'.
+                logging.getLogger("qworker.client").exception("a done-callback of %r ended by this; going on", future)
             del future  # do not keep the last one alive while waiting for the next
 
 

@@ -22,6 +22,7 @@ from qworker import (
     TaskCrashed,
     TaskExpired,
     TaskFailed,
+    TaskInterrupt,
     TaskNotFound,
     TaskTimedOut,
     WaitTimeout,
@@ -362,6 +363,24 @@ def test_a_callback_on_an_ended_task_is_called_at_once(future: Future[Any], chan
 
     assert seen == [future]
     assert channel.kept == []
+
+
+def test_a_callback_that_is_told_to_end_takes_no_other_with_it(
+    future: Future[Any], channel: FakeChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = threading.Event()
+
+    def ends(_future: Any) -> None:
+        raise TaskInterrupt("stop")  # as `current.check()` and waits in callbacks of a task do
+
+    future.add_done_callback(ends)
+    other = Future[Any]("default:other", link=channel)
+    other.add_done_callback(lambda _future: heard.set())
+    future.settle(succeeded(1))
+    other.settle(succeeded(1))
+
+    assert heard.wait(5)
+    assert "TaskInterrupt" in caplog.text
 
 
 def test_an_ended_future_is_not_kept_alive_by_the_callbacks_thread(channel: FakeChannel) -> None:
