@@ -58,8 +58,10 @@ class Future(concurrent.futures.Future[R]):
         self._decoded: tuple[Any, Exception | None] | None = None
         self._wakers: list[Callable[[], None]] = []
         self._reports: Reports | None = None
+        self.run: Run | None = None  # the task that made it: its waits are that task's, on threads that know of none
         if context.in_child():
             self._waiters: list[Any] = _Waiters(self, watch=False)
+            self.run = lending.run_that_lends()
 
     # What the standard library's future has, meaning the same.
 
@@ -129,7 +131,7 @@ class Future(concurrent.futures.Future[R]):
         if not self.done():
             client = self.client()
             client.watch(self)
-            run = lending.run_that_lends()
+            run = lending.run_that_lends() or self.run
             if run is not None:
                 self._wait_in_task(run, client, timeout)
             else:
@@ -259,7 +261,7 @@ class Future(concurrent.futures.Future[R]):
         """After a fork, in the child: another thread may have held the lock, and callbacks belong to the parent."""
         self._condition = threading.Condition()
         self._done_callbacks: list[Any] = []
-        self._reports = None
+        self._reports = self.run = None
         self._wakers = []
         self.watch_when_awaited()
 
@@ -341,7 +343,7 @@ class Future(concurrent.futures.Future[R]):
                 if waits:
                     self._wakers.append(wake)
             if waits:
-                run = lending.run_that_lends()
+                run = lending.run_that_lends() or self.run
                 try:
                     if run is None:
                         await waiter
@@ -386,7 +388,7 @@ class _Waiters(list[Any]):
             return
         if self._watch:
             future.client().watch(future)
-        run = lending.run_that_lends()
+        run = lending.run_that_lends() or future.run
         if run is not None:
             # Nobody has waited or set it yet: the futures are locked while the waiter is handed to them.
             if not isinstance(waiter.event, lending.TaskEvent):

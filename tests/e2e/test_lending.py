@@ -58,11 +58,18 @@ def test_a_recursion_ends_on_one_worker_with_two_slots(serve, trees, pool: str, 
     assert getattr(trees, way).submit(3).result(timeout=30) == 8
 
 
-@pytest.mark.parametrize("way", ["by_await", "by_result", "by_await_in_process"])
+@pytest.mark.parametrize("way", ["by_await", "by_result", "by_await_in_process", "by_executor"])
 def test_a_recursion_of_coroutines_ends_on_one_worker_with_two_slots(serve, coroutines, way: str) -> None:
     serve("-c", "async=2,process=2", "--pool", "async", target=COROUTINES)
 
     assert getattr(coroutines, way).submit(4).result(timeout=30) == 16
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_a_task_submitted_may_be_awaited_in_threads_of_its_own(serve, trees, pool: str) -> None:
+    serve(*POOLS[pool])
+
+    assert trees.by_threads.submit(3).result(timeout=30) == 8
 
 
 def test_seven_levels_in_two_threads_take_few_children_more(serve, trees) -> None:

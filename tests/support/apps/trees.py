@@ -160,3 +160,13 @@ def waits_for_what_waits_for_it(grouped: bool) -> str:
         except ExceptionGroup as errors:
             return type(errors.exceptions[0]).__name__
     return type(waits_for.submit(current.id).exception()).__name__
+
+
+@app.task
+def by_threads(levels: int) -> int:
+    """Waits in threads of its own, which know of no task where slots are threads."""
+    if levels == 0:
+        return 1
+    parts = [by_threads.submit(levels - 1) for _ in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        return sum(threads.map(lambda part: part.result(), parts))

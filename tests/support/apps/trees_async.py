@@ -54,3 +54,13 @@ async def gather_many(count: int) -> int:
 @app.task
 async def leaf(n: int) -> int:
     return n
+
+
+@app.task
+async def by_executor(levels: int) -> int:
+    """Waits in threads of the loop's executor, which know of no task."""
+    if levels == 0:
+        return 1
+    parts = [await by_executor.asubmit(levels - 1) for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    return sum(await asyncio.gather(*[loop.run_in_executor(None, part.result) for part in parts]))
