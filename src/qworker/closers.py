@@ -67,7 +67,7 @@ def closer_of(thing: Any) -> Closer:
         if _can(thing, name):
             return Closer(partial(_close, thing, name))
     raise TypeError(
-        f"current.guard() does not know how to close a {type(thing).__qualname__}: it has no close(); "
+        f"current.guard() does not know how to close something of type {type(thing).__qualname__}: it has no close(); "
         "give it a function that ends what the task waits for"
     )
 

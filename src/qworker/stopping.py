@@ -132,7 +132,7 @@ def stop_all(
         return [stop(future, max(0.0, ends - time.monotonic()), grace) for future in futures]
     if tasks:
         raise TypeError("stop() was given tasks and a group: give it one or the other")
-    if not app.groups().stop(group, grace_ms=grace_ms, reason="stopped from outside"):
+    if not app.groups().stop(group, grace_ms=grace_ms, reason="from outside"):
         raise TaskNotFound(f"group {group} is not known on this server: it never was, or it ended long ago", id=group)
     return []
 

@@ -161,7 +161,7 @@ def test_a_group_that_somebody_stops_cancels_the_body_and_says_so(start, tree, e
                 await asyncio.sleep(60)
         [error] = caught.value.exceptions
         assert isinstance(error, GroupStopped)
-        assert str(error) == f"group {g.id} was stopped: stopped from outside"
+        assert str(error) == f"group {g.id} was stopped: from outside"
 
     asyncio.run(main())
 

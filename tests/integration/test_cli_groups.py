@@ -46,6 +46,21 @@ def test_show_draws_the_tree_of_a_group_and_json_tells_the_same(run, app, url):
     assert "stopped (stopped by its owner), took" in out.splitlines()[0]
 
 
+def test_the_tree_tells_what_failed_tasks_raised(run, app, url):
+    worker = FakeWorker(url)
+    with app.group(max_failures=1) as g:
+        future = g.submit("tasks.save")
+        worker.fail(worker.claim_one(), ValueError("no disk\nand more of that"))
+        future.wait(10)
+        _, out, _ = run("show", g.id)
+        _, text, _ = run("show", g.id, "--json")
+    worker.close()
+
+    assert out.splitlines()[1].startswith(f"└── {future.id}  failed on box-2")
+    assert out.splitlines()[1].endswith(": ValueError: no disk")
+    assert json.loads(text)["tasks"][0]["error"] == "ValueError: no disk"
+
+
 def test_a_large_group_is_counted_and_shown_in_part(run, app, monkeypatch):
     monkeypatch.setattr("qworker.cli.groups.MOST_TASKS", 2)
     with app.group() as g:

@@ -172,7 +172,9 @@ def test_in_a_plain_call_it_does_nothing_and_starts_no_thread():
 
 
 def test_what_cannot_be_closed_is_refused(slot):
-    with pytest.raises(TypeError, match=r"does not know how to close a int: it has no close\(\); give it a function"):
+    with pytest.raises(
+        TypeError, match=r"does not know how to close something of type int: it has no close\(\); give it a"
+    ):
         current.guard(5)
 
 

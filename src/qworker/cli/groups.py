@@ -14,6 +14,7 @@ import typer
 
 from .. import codec, durations, ids
 from ..errors import ConfigError, DecodeError, TaskNotFound
+from ..lifecycle import State
 from ..log import escape
 from ..status import Status, describe, describe_outcome
 from ..views import GroupView
@@ -30,6 +31,7 @@ __all__ = ["facts_of", "is_group", "show_group", "stop_group", "tree_of"]
 MOST_TASKS = 200  # of one group that are shown one by one; those that have not ended first
 MOST_GROUPS = 200
 _AT_ONCE = 256
+_ERROR_MAX = 200  # characters
 
 
 def is_group(given: str) -> bool:
@@ -104,7 +106,7 @@ def _group_facts(broker: Broker, group: str, met: set[str]) -> dict[str, Any]:
 
 def _task_facts(broker: Broker, tasks: list[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the states of all of these tasks, counted, and what is known of some of them."""
-    ended: dict[str, Status | None] = {}
+    ended: dict[str, tuple[Status | None, str]] = {}
     alive: list[str] = []
     for queue, locals_ in ids.by_queue(tasks):
         for start in range(0, len(locals_), _AT_ONCE):
@@ -113,31 +115,40 @@ def _task_facts(broker: Broker, tasks: list[str]) -> tuple[list[dict[str, Any]],
                 if found.alive:
                     alive.append(full)
                 else:
-                    ended[full] = None if found.outcome is None else _read_outcome(found.outcome)
-    counts = Counter("no longer known" if status is None else str(status.state) for status in ended.values())
+                    ended[full] = (None, "") if found.outcome is None else _read_outcome(found.outcome)
+    counts = Counter("no longer known" if status is None else str(status.state) for status, _ in ended.values())
     counts["not ended"] = len(alive)
     shown = set(alive[:MOST_TASKS])
     shown.update(list(ended)[: MOST_TASKS - len(shown)])
     facts = []
     for full in tasks:
         if full in shown:
-            status = ended[full] if full in ended else describe(full, broker.inspect(*ids.split_id(full)))
-            facts.append(_status_facts(full, status))
+            status, error = ended[full] if full in ended else (describe(full, broker.inspect(*ids.split_id(full))), "")
+            facts.append(_status_facts(full, status, error))
     return facts, {state: count for state, count in counts.items() if count}
 
 
-def _read_outcome(packed: bytes) -> Status | None:
+def _read_outcome(packed: bytes) -> tuple[Status | None, str]:
+    """Return how a task ended, and in a line what it raised if that is why: in a tree this is what one looks for."""
     try:
-        return describe_outcome(codec.unpack_outcome(packed))
+        outcome = codec.unpack_outcome(packed)
+        status = describe_outcome(outcome)
+        if outcome.state is not State.FAILED or outcome.error is None:
+            return status, ""
+        error = codec.unpack_error(outcome.error)
     except DecodeError:
-        return None
+        return None, ""
+    line = error.text.partition("\n")[0][:_ERROR_MAX]
+    kind = error.kind.removeprefix("builtins.")
+    return status, f"{kind}: {line}" if line else kind
 
 
-def _status_facts(full: str, status: Status | None) -> dict[str, Any]:
+def _status_facts(full: str, status: Status | None, error: str) -> dict[str, Any]:
     if status is None:
         return {"id": full, "state": None, "says": "no longer known: it ended longer ago than its result_ttl"}
     facts = {"id": full, "state": status.state, "says": str(status), "name": status.name, "worker": status.worker,
-             "ran_s": status.ran_for, "how": status.how, "still_running": status.still_running or None}  # fmt: skip
+             "ran_s": status.ran_for, "how": status.how, "still_running": status.still_running or None,
+             "error": error}  # fmt: skip
     return {name: value for name, value in facts.items() if name == "state" or value not in (None, "")}
 
 
@@ -177,7 +188,8 @@ def tree_of(facts: dict[str, Any]) -> Tree:
 
 def _label(facts: dict[str, Any]) -> str:
     name = f" {facts['name']}" if facts.get("name") else ""
-    return f"{facts['id']}{name}  {facts['says']}"
+    error = f": {facts['error']}" if facts.get("error") else ""
+    return f"{facts['id']}{name}  {facts['says']}{error}"
 
 
 def _grow(facts: dict[str, Any], tree: Tree, text: Callable[[str], Any]) -> None:
