@@ -114,6 +114,9 @@ class Group:
     def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queue a task in the group: `g.submit(task, …)`, `g.submit(task.options(…), …)`, by function or by name.
 
+        One with an id of its own that has ended is the same task, and does not run again: if an earlier group, as of a
+        failed attempt of the same parent, cancelled it, it stays cancelled.
+
         Raises:
             GroupStopped: the group was stopped, its block was left, or its time is up; nothing was queued.
             Refused, SubmitUnknown, BrokerUnavailable: as `Task.submit`.
