@@ -156,12 +156,14 @@ class Guardian:
         self._catch_signals()
         fcntl.flock(self.guardian_fd, fcntl.LOCK_EX)  # at worst a user looks at it in this moment
         problem = self._start_server()
+        # Before anybody is told: who knows of the socket may delete it, and it would never be missed.
+        own_socket = inode(self.socket_path)
         self._answer(problem or READY)
         if problem:
             self._stop_server()
             return 1
         sweep(Path(self.socket_path).parent)
-        reason, clean = self._watch()
+        reason, clean = self._watch(own_socket)
         say(f"stopping the server: {reason}")
         self._stop_server(clean=clean)
         return 0
@@ -228,10 +230,9 @@ class Guardian:
             os.write(self.answer_fd, text.encode()[:4096])
         os.close(self.answer_fd)
 
-    def _watch(self) -> tuple[str, bool]:
+    def _watch(self, own_socket: tuple[int, int] | None) -> tuple[str, bool]:
         """Return, as soon as there is a reason to stop the server, that reason and whether to stop it cleanly."""
         assert self.server is not None
-        own_socket = inode(self.socket_path)
         idle_since: float | None = None
         seen_ns = 0
         while True:
@@ -247,7 +248,7 @@ class Guardian:
                 return "its state directory was deleted", False
             if inode(str(self.state / USERS_LOCK)) != (users.st_dev, users.st_ino):
                 return "its project was moved", True
-            if inode(self.socket_path) != own_socket:
+            if own_socket is None or inode(self.socket_path) != own_socket:
                 return "its socket was deleted", True
             if not try_lock(self.users_fd):
                 idle_since = None

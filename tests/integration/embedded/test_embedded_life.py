@@ -13,7 +13,7 @@ import pytest
 
 from qworker.broker import embedded, guardian
 from qworker.errors import BrokerUnavailable
-from support.embedded_users import SHORT_S, client, facts, gone
+from support.embedded_users import SHORT_S, client, facts, gone, run_here
 from support.processes import is_running
 from support.waiting import wait_until
 
@@ -244,3 +244,18 @@ def test_a_deleted_socket_ends_the_server_because_nobody_could_find_it(user, pro
 
     assert second.found["started"]
     assert not is_running(before.server)
+
+
+def test_a_socket_that_is_deleted_before_the_guardian_has_looked_is_missed_all_the_same(user, project, runtime):
+    """Who is told READY may delete it at once: a guardian that looks only then would take no socket for its own."""
+    code = """
+state = embedded.prepare(project)
+os.chdir(state)
+path = str(Path(os.environ["XDG_RUNTIME_DIR"]) / "s.sock")
+lock, (_, answer) = os.open("server.lock", os.O_RDWR | os.O_CREAT), os.pipe()
+guardian.sweep = lambda _: os.unlink(path)  # what comes between its word and its first look
+guardian.say = print
+binary = embedded.find_binary()
+guardian.Guardian(state, binary=binary, socket_path=path, lock_fd=lock, answer_fd=answer, grace_s=60).run()
+"""
+    assert run_here(code, project, runtime) == "stopping the server: its socket was deleted\n"
