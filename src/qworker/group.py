@@ -50,7 +50,8 @@ class Group:
 
     The block ends when every task of the tree has ended (what the group's tasks submit belongs to the tree, unless it
     is submitted with `detached=True`), or is listed in `survivors`. `id` names the group for `App.stop(group=…)`,
-    `qworker stop --group` and `qworker show`.
+    `qworker stop --group` and `qworker show`. Yours are `submit`, `asubmit`, `submit_many`, `stop`, `astop`,
+    `remaining`, `futures`, `receipts`, `survivors`, `stopped` and `why`; the other methods are qworker's own.
     """
 
     def __init__(
