@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from . import callbacks, codec, context, lending, stopping, verdict
+from . import callbacks, codec, context, lending, stopping, unserved, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
 from .links import waker
@@ -276,7 +276,7 @@ class Future(concurrent.futures.Future[R]):
         if then not in (None, "stop"):
             raise ValueError(f"then={then!r}: expected None or 'stop'")
         began = time.monotonic()
-        if self.wait(timeout):
+        if unserved.wait(self, timeout):
             return
         late = self._find_late(began)
         if late is not None:

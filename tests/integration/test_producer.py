@@ -24,6 +24,7 @@ from qworker import (
     TaskTimedOut,
     WaitTimeout,
     call,
+    unserved,
 )
 from qworker.lifecycle import How, State
 from qworker.task import Task
@@ -170,6 +171,28 @@ def test_namespaces_do_not_see_each_other(url: str, worker: FakeWorker) -> None:
 
 
 # What it is doing meanwhile
+
+
+def test_a_patient_waiter_is_told_once_that_nobody_serves_the_task(
+    add: Any, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unserved, "AFTER_S", 0.05)
+    monkeypatch.setattr(unserved, "_said", set())
+    first, second = add.submit(1, 2), add.submit(3, 4)
+
+    for future in (first, second):
+        with pytest.raises(WaitTimeout):
+            future.result(timeout=0.1)
+
+    said = [record.getMessage() for record in caplog.records if record.name == "qworker"]
+    assert said == [
+        (
+            f"{first.shown} has been waited for 50 ms: queued, next in its line; "
+            "no worker serves queue 'default' on this server"
+        )
+    ]
+    with worker.serving(lambda x, y: x + y):
+        assert [first.result(timeout=10), second.result()] == [3, 7], "and the wait goes on"
 
 
 def test_an_impatient_waiter_is_told_what_the_task_is_doing(add: Any, worker: FakeWorker) -> None:
