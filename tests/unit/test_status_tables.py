@@ -71,6 +71,14 @@ def test_a_queue_that_nobody_serves_is_said_with_what_to_do():
     assert "no worker serves it" not in shown(snapshot())
 
 
+def test_slots_that_tasks_need_and_no_worker_has_are_said():
+    waiting = replace(QUEUE, lines={"thread:high": 1, "async:normal": 0, "default:normal": 2, "process:low": 3})
+    text = shown(snapshot(queue=waiting, worker=replace(WORKER, queues=("mail",), slots={"process": 2})))
+
+    assert "mail: tasks wait for thread slots, and no worker of it has any: -c thread=8" in text
+    assert text.count("tasks wait for") == 1
+
+
 def test_suspects_are_said():
     assert "mail: 2 suspect(s) wait to run alone in a worker" in shown(snapshot(queue=replace(QUEUE, suspects=2)))
 

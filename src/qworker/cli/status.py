@@ -262,6 +262,10 @@ def _remarks(seen: Snapshot) -> Iterator[str]:
         waiting = queue.ready + queue.scheduled + queue.suspects
         if waiting and queue.queue not in served:
             yield f"{queue.queue}: {waiting:,} wait, and no worker serves it: qworker start MODULE:APP -q {queue.queue}"
+        slots = {kind for worker in seen.workers if queue.queue in worker.queues for kind in worker.slots}
+        needs = {line.partition(":")[0] for line, count in queue.lines.items() if count} - {"default"}
+        for kind in sorted(needs - slots) if slots else ():
+            yield f"{queue.queue}: tasks wait for {kind} slots, and no worker of it has any: -c {kind}=8"
         if queue.suspects:
             yield f"{queue.queue}: {queue.suspects} suspect(s) wait to run alone in a worker"
     lingering = sum(len(worker.survivors) for worker in seen.workers)
