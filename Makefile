@@ -43,10 +43,10 @@ format: $(STAMP) ## Bring the code into the one format
 	$(BIN)/ruff format .
 
 test: $(STAMP) ## The quick suite: all but what is marked slow (no Redis needs to run)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(STAMP) ## Every test, with branch coverage
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-branch --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-branch --cov-report=term $(ARGS)
 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)

@@ -149,6 +149,7 @@ def test_a_task_that_kills_its_child_each_time_ends_as_crashed_after_three_start
     assert [future.result(timeout=10) for future in innocent] == list(range(50))
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_worker_ends_as_crashed_and_no_innocent_does(
     start, tasks, tmp_path, execution_log, url
 ) -> None:

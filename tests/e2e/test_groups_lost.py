@@ -16,6 +16,7 @@ import redis
 from e2e.conftest import TREE, executions
 from qworker import App, BrokerUnavailable
 from qworker.broker import Broker
+from support.daemon import TESTS
 from support.waiting import wait_until
 
 OWNER = """
@@ -40,7 +41,8 @@ def own(url, tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], li
     owners: list[subprocess.Popen[str]] = []
 
     def start(on_loss: str, seconds: float, how: str = "kill") -> tuple[subprocess.Popen[str], list[str]]:
-        env = {**os.environ, "QWORKER_URL": url}
+        python_path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "QWORKER_URL": url, "PYTHONPATH": python_path}
         owner = subprocess.Popen(
             [sys.executable, "-c", OWNER, on_loss, str(seconds), how],
             env=env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -250,6 +250,7 @@ futures[0].add_done_callback(lambda _: print("never"))
 ended = f.submit(1)
 threading.Thread(target=futures[1].result, daemon=True).start()
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # a busy machine is slow, too
     await f.asubmit(2)
 asyncio.run(main())
 print(time.monotonic(), flush=True)
