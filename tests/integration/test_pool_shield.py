@@ -97,7 +97,7 @@ def test_recycling_waits_for_the_shield_of_a_sibling(tmp_path):
     async def check():
         async with a_pool("thread", 3, target=TARGET, max_survivors=1, recycle_timeout_s=0.1) as pool:
             path = tmp_path / "notes"
-            sibling = await started(pool, "shielded", path, 10.0, 1.0, grace_s=0.1)
+            sibling = await started(pool, "shielded", path, 10.0, 2.5, grace_s=0.1)
             deaf = await started(pool, "shields_for_ever", tmp_path / "deaf", grace_s=0.05)
             stuck = await started(pool, "shields_for_ever", tmp_path / "stuck", grace_s=60)
             pool.pool.ask(stuck, "stop", 0)
