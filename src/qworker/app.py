@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ca
 
 from . import ids, stopping
 from .address import Address
-from .binding import Binder, check_name, name_of, place_of, same_source
+from .binding import Binder, check_name, name_of, place_of, refuse_homeless, same_source
 from .errors import BadCall, ConfigError
 from .future import Future
 from .model import Draft
@@ -242,7 +242,7 @@ class App:
         if self.inline:
             return [self._runner().run(draft) for draft in drafts]
         for draft in drafts:
-            _refuse_homeless(draft.name)
+            refuse_homeless(draft.name)
         futures = [Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self) for draft in drafts]
         if futures:
             self.client().submit(drafts, futures)
@@ -252,7 +252,7 @@ class App:
         """Send one checked task without blocking the event loop."""
         if self.inline:
             return self._runner().run(draft)
-        _refuse_homeless(draft.name)
+        refuse_homeless(draft.name)
         import asyncio  # a child that runs no coroutine never loads it
 
         client = self.client() if self.connected else await asyncio.to_thread(self.client)
@@ -372,15 +372,6 @@ class App:
     def load_client() -> None:
         """Import what a client needs, and connect to nothing: for the process that children are forked from."""
         from .broker import client  # noqa: F401
-
-
-def _refuse_homeless(name: str) -> None:
-    # `name_of` names what a script defines after its file: only what has no file is still named so.
-    if name.startswith("__main__."):
-        raise BadCall(
-            f"{name.removeprefix('__main__.')} is defined in an interactive session, where no worker can import it: "
-            "put it into a module; nothing was queued"
-        )
 
 
 _apps: weakref.WeakSet[App] = weakref.WeakSet()

@@ -110,6 +110,19 @@ def main_module() -> str:
     return Path(file).stem if file and not piped_in else "__main__"
 
 
+def refuse_homeless(name: str) -> None:
+    """Refuse the name of what is defined where no worker can import it.
+
+    Raises:
+        BadCall: `main_module` found no file for it.
+    """
+    if name.startswith("__main__."):
+        raise BadCall(
+            f"{name.removeprefix('__main__.')} is defined in an interactive session, where no worker can import it: "
+            "put it into a module; nothing was queued"
+        )
+
+
 def same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     """Whether both are the same lines of the same file: a module that was imported again."""
     return one is other or (place_of(one) == place_of(other) and getattr(one, "__code__", None) is not None)

@@ -5,7 +5,7 @@
     shutdown, the end of the with block, the interpreter's exit ─► wait for what was submitted ─► end the private worker
 
 What it promises is what the standard library documents of `Executor` in Python 3.11 to 3.14; the standard library's own
-tests run against it (tests/stdlib).
+tests run against it (`make test-stdlib`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from . import allowed
 from .app import App
-from .binding import Binder
+from .binding import Binder, refuse_homeless
 from .config import EVERYTHING
 from .errors import BadCall, ConfigError
 from .future import Future
@@ -198,11 +198,7 @@ class Executor(concurrent.futures.Executor):
         name = allowed.importable_name(fn)
         known = self._known.get(name)
         if known is None or known[0] is not fn:
-            if name.startswith("__main__."):
-                raise BadCall(
-                    f"cannot submit {name.removeprefix('__main__.')}: it is defined in an interactive session, where "
-                    "no worker can import it: put it into a module; nothing was queued"
-                )
+            refuse_homeless(name)
             self._refuse_foreign(name)
             app = self._state.app
             known = fn, BoundTask(app, name, self._settings, binder=Binder(fn, name), is_async=False)

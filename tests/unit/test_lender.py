@@ -37,6 +37,12 @@ async def lent(w: World, *expected: str) -> None:
     await await_until(lambda: w.pool.lent == list(expected), description=f"{expected} to be lent, not {w.pool.lent}")
 
 
+async def a_round(w: World) -> None:
+    """Have the lender look once more; it has when it lets go of the word."""
+    w.state.lend.set()
+    await await_until(lambda: not w.state.lend.is_set(), description="a round of the lender")
+
+
 @scenario
 async def test_what_waits_in_the_pools_own_line_is_taken_out_of_it() -> None:
     async with roles(process=1) as w:
