@@ -2,7 +2,8 @@
 
 fetcher ──Window──► Dispatcher.accept() ──Order──► pool.put()
                          ├── bury, park ──► settler
-                         └── suspects, at_most_once ── renew(started) ──► pool.put()
+                         ├── groups not read yet ── read ───────────┐
+                         └── suspects, at_most_once ── renew(started) ─┴──► pool.put()
 """
 
 from __future__ import annotations
