@@ -405,8 +405,7 @@ def test_a_closer_that_hangs_does_not_stop_the_loop_of_the_task_that_ends(tmp_pa
     async def check():
         async with loops(2) as pool:
             number = pool.put("guards_in_a_thread", str(tmp_path / "closing"))
-            await pool.running(number)
-            await asyncio.sleep(0.1)  # the guard is set
+            await await_until(lambda: (tmp_path / "closing.guarded").exists(), description="the guard")
 
             pool.pool.ask(number, "stop")
 

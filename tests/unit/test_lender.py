@@ -135,7 +135,7 @@ async def test_a_name_that_nobody_here_knows_is_put_aside_once() -> None:
         await w.broker.called("settle")
 
         w.collector.waiting(w.pool.number_of("whole"), [], True)
-        await asyncio.sleep(0.05)
+        await a_round(w)
 
         assert len(w.broker.calls["claim_ids"]) == 1
 
@@ -198,7 +198,7 @@ async def test_no_claim_is_sent_while_the_worker_drains() -> None:
         begin(w, "one", "a")
         w.state.phase = Phase.DRAINING
         w.run(w.lender.run())
-        await asyncio.sleep(0.02)
+        await a_round(w)
 
         assert not w.broker.calls["claim_ids"]
 

@@ -218,6 +218,7 @@ async def guards_in_a_thread(path: str) -> None:
         time.sleep(1.5)
 
     await asyncio.to_thread(current.guard, hang)
+    Path(f"{path}.guarded").touch()
     try:
         await asyncio.sleep(3600)
     finally:
