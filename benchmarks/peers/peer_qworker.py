@@ -1,0 +1,60 @@
+"""qworker itself, by the same rules as every other contestant: its defaults, but for the log level."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import base
+import work
+
+from qworker import App, call
+
+app = App(base.URL, namespace="bench")
+ttl = {} if base.RESULTS else {"result_ttl": 0}
+WRAPPED = {
+    function.__name__: app.task(**ttl)(
+        work.ASYNC_TASKS.get(function.__name__, function) if base.MODE == "async" else function
+    )
+    for function in work.TASKS
+}
+
+
+class QWorker(base.Peer):
+    name = "qworker"
+    distributions = ("qworker-redis", "redis", "hiredis", "msgpack", "uvloop")
+    modes = ("process", "thread", "async")
+    settings = "defaults; uvloop installed; --log-level warning, as every contestant's log is quiet"
+    pace = 20_000
+
+    def close(self) -> None:
+        app.close()
+
+    def submit(self, task: str, body: str) -> Any:
+        return WRAPPED[task].submit(body)
+
+    def submit_many(self, task: str, bodies: list[str]) -> list[Any]:
+        return WRAPPED[task].submit_many([call(body) for body in bodies])
+
+    async def asubmit(self, task: str, body: str) -> Any:
+        return await WRAPPED[task].asubmit(body)
+
+    def result(self, handle: Any) -> str:
+        return handle.result(60)
+
+    def cancel(self, handle: Any) -> None:
+        handle.stop(wait=0)
+
+    def command(self) -> list[str]:
+        slots = f"{base.MODE}={base.SLOTS}"
+        pool = [] if base.MODE == "async" else ["--pool", base.MODE]
+        here = os.path.dirname(os.path.abspath(__file__))
+        return [
+            sys.executable, "-m", "qworker", "start", f"{here}/peer_qworker.py:app", "-c", slots, *pool,
+            "--log-level", "warning",
+        ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    base.run(QWorker())
