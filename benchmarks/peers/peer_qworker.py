@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -48,11 +47,9 @@ class QWorker(base.Peer):
 
     def command(self) -> list[str]:
         slots = f"{base.MODE}={base.SLOTS}"
-        pool = [] if base.MODE == "async" else ["--pool", base.MODE]
-        here = os.path.dirname(os.path.abspath(__file__))
         return [
-            sys.executable, "-m", "qworker", "start", f"{here}/peer_qworker.py:app", "-c", slots, *pool,
-            "--log-level", "warning",
+            sys.executable, "-m", "qworker", "start", "peer_qworker:app", "-c", slots,
+            "--pool", base.MODE, "--log-level", "warning",
         ]  # fmt: skip
 
 

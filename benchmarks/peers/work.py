@@ -35,7 +35,8 @@ def make_counter(path: str) -> None:
 def counted(path: str) -> int:
     """Return how many tasks have run, in all processes together."""
     with open(path, "rb") as stream:
-        return sum(struct.unpack(f"={CELLS - 1}q", stream.read(CELLS * 8)[8:]))
+        (used,) = struct.unpack("=q", stream.read(8))
+        return sum(struct.unpack(f"={used}q", stream.read(used * 8)))
 
 
 def tick() -> None:

@@ -1,0 +1,126 @@
+"""The one command of the benchmarks: `python -m benchmarks setup | list | run | report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from . import environments, running
+from .processes import become_subreaper
+from .results_file import ResultsFile
+from .scenarios import SCENARIOS
+from .server import Server
+
+ROOT = environments.HERE.parent
+RESULTS = ROOT / "docs" / "bench" / "results.json"
+
+
+def main() -> int:
+    """Read the command line and do what it says."""
+    given = parser().parse_args()
+    signal.signal(signal.SIGTERM, _end)
+    become_subreaper()
+    try:
+        return int(given.verb(given))
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is in the file", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=(__package__ or "") + ": see its README.md")
+    verbs = top.add_subparsers(required=True, metavar="setup | list | run | report")
+
+    one = verbs.add_parser("setup", help="make the environments of the contestants")
+    one.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all, and that of the plots)")
+    one.set_defaults(verb=setup)
+
+    one = verbs.add_parser("list", help="show the contestants and the scenarios")
+    one.set_defaults(verb=show)
+
+    one = verbs.add_parser("run", help="measure, and add the figures to the file")
+    one.add_argument("--scenarios", type=_names, help="a,b,… (default: all; `important`: those of the short run)")
+    one.add_argument("--contestants", type=_names, help="x,y,… (default: all)")
+    one.add_argument("--rounds", type=int, default=3)
+    one.add_argument("--quick", action="store_true", help="few tasks: shows that all works, the figures mean nothing")
+    one.add_argument("--out", type=Path, default=RESULTS, help="the file of results (default: docs/bench/results.json)")
+    one.add_argument("--json", action="store_true", help="print this run's cells as one JSON object at the end")
+    one.set_defaults(verb=run)
+    return top
+
+
+def setup(given: argparse.Namespace) -> int:
+    """Make environments; return 1 when one of them could not be made."""
+    failed = 0
+    for name in given.names or [*environments.names(), environments.PLOTS]:
+        try:
+            print(f"{name}: {environments.make(name)}", flush=True)
+        except environments.MissingError as error:
+            failed = 1
+            print(f"{name}: failed: {error}", flush=True)
+    return failed
+
+
+def show(_: argparse.Namespace) -> int:
+    """Print who takes part, and what is measured."""
+    with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder:
+        server = Server(Path(folder))
+        file = ResultsFile(Path(folder) / "unused.json")
+        try:
+            ready = running.meet(environments.names(), file, server, print)
+        finally:
+            server.stop()
+    for name in ready:
+        facts = file.data["contestants"][name]
+        versions = " ".join(f"{what}-{version}" for what, version in facts["versions"].items())
+        print(f"{name:<12} Python {facts['python']:<7} {', '.join(facts['modes']):<24} {versions}")
+    print()
+    for scenario in SCENARIOS.values():
+        print(f"{scenario.name:<18} {'*' if scenario.important else ' '} {scenario.title}")
+    print("\n* part of the short run (`make bench`)")
+    return 0
+
+
+def run(given: argparse.Namespace) -> int:
+    """Measure what was asked for."""
+    if given.scenarios == ["important"]:
+        given.scenarios = [name for name, one in SCENARIOS.items() if one.important]
+    scenarios = [SCENARIOS[name] for name in _known(given.scenarios, list(SCENARIOS), "scenario")]
+    contestants = _known(given.contestants, environments.names(), "contestant")
+    file = ResultsFile(given.out)
+    run_id = running.run(
+        file, scenarios, contestants, rounds=given.rounds, quick=given.quick,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if given.json:
+        cells = {
+            scenario: {name: cell for name, cell in row.items() if cell["run"] == run_id}
+            for scenario, row in file.data["cells"].items()
+        }
+        print(json.dumps({"run": run_id, **file.data["runs"][run_id], "cells": cells}))
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _known(asked: list[str] | None, known: list[str], what: str) -> list[str]:
+    unknown = [name for name in asked or () if name not in known]
+    if unknown:
+        raise SystemExit(f"no {what} {', '.join(unknown)}; there are: {', '.join(known)}")
+    return asked or known
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # through the `finally`s that stop what was started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The JSON file of results: what was measured, when, in which run, on what machine.
+
+    {"runs":        {run: {"started", "machine", "server", "rounds", "quick", "noise": [{"loop_ms", "ping_us"}, …]}},
+     "contestants": {name: {"versions", "python", "modes", "settings", …, or "failed"}},
+     "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "failed", "not_offered"}}},
+     "limits":      {"run", "at", "values": {name: [value, …]}}}
+
+A run adds to the file that is there, cell by cell, and saves after each measurement, so that one which is interrupted
+keeps what it has. A cell is of one run: measuring it again replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+Cell = dict[str, Any]
+
+
+class ResultsFile:
+    """The file and what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict[str, Any] = {"runs": {}, "contestants": {}, "cells": {}, "limits": {}}
+        if path.exists():
+            self.data |= json.loads(path.read_text())
+
+    def start_run(self, facts: dict[str, Any]) -> str:
+        """Begin a run and return its id."""
+        run = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        self.data["runs"][run] = {"started": now(), "noise": [], **facts}
+        return run
+
+    def cell(self, scenario: str, contestant: str, run: str) -> Cell:
+        """Return the cell of this run, a fresh one when what is there is of another."""
+        row = self.data["cells"].setdefault(scenario, {})
+        if row.get(contestant, {}).get("run") != run:
+            row[contestant] = {"run": run, "at": now(), "rounds": []}
+        return row[contestant]
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; forget runs of which nothing is left."""
+        used = {cell["run"] for row in self.data["cells"].values() for cell in row.values()}
+        used.add(self.data["limits"].get("run"))
+        used.add(max(self.data["runs"], default=None))
+        self.data["runs"] = {run: facts for run, facts in self.data["runs"].items() if run in used}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
+        draft.replace(self.path)
+
+
+def now() -> str:
+    """Return the time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

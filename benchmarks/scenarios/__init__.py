@@ -1,0 +1,15 @@
+"""All scenarios, one file per family."""
+
+from __future__ import annotations
+
+from . import drain, results, submit
+from .base import Figure, Scenario
+
+FAMILIES: dict[str, tuple[Scenario, ...]] = {
+    "Submitting": submit.SCENARIOS,
+    "Draining a full queue": drain.SCENARIOS,
+    "Results": results.SCENARIOS,
+}
+SCENARIOS: dict[str, Scenario] = {one.name: one for family in FAMILIES.values() for one in family}
+
+__all__ = ["FAMILIES", "SCENARIOS", "Figure", "Scenario"]

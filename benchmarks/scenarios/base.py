@@ -1,0 +1,40 @@
+"""What a scenario is: one shape of load, measured the same way for every contestant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..adapter import NotOfferedError
+from ..stage import Stage
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that a scenario gives."""
+
+    name: str
+    unit: str
+    best: Literal["most", "least"] = "most"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A name, what it says in the report, and how it is measured."""
+
+    name: str
+    title: str
+    figures: tuple[Figure, ...]
+    measure: Callable[[Stage], dict[str, float]]
+    important: bool = False  # part of the short run
+    rounds: int | None = None  # at most so many: for what takes long, or hardly varies
+
+
+RATE = (Figure("rate", "tasks/s"),)
+
+
+def needs_a_queue(stage: Stage) -> None:
+    """Raise NotOfferedError for a local pool: nothing of it can wait for a worker."""
+    if stage.facts["local"]:
+        raise NotOfferedError("a local pool: there is no queue")

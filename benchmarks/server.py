@@ -1,0 +1,74 @@
+"""The one private Redis server of a run, over TCP on loopback; emptied before each measurement."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from .processes import Process
+
+SETTINGS = ("--save", "", "--appendonly", "no", "--maxclients", "10000")
+READY_WITHIN_S = 10.0
+
+
+class Server:
+    """A redis-server with nothing written to disk."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("redis-server")
+        if binary is None:
+            raise SystemExit("no redis-server on PATH: install your system's package redis-server")
+        self.port = _free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), *SETTINGS]
+        self.process = Process(command, env=dict(os.environ), cwd=folder, log=folder / "redis.log")
+        self.client = redis.Redis.from_url(self.url)
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        ends = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                self.client.ping()
+            except redis.ConnectionError:
+                if self.process.ended or time.monotonic() > ends:
+                    raise SystemExit(f"redis-server does not answer{self.process.said()}") from None
+                time.sleep(0.01)
+            else:
+                return
+
+    def empty(self) -> None:
+        """Drop all data, and what was counted."""
+        self.client.flushall()
+        self.client.script_flush()
+        self.client.config_resetstat()
+
+    def used_memory(self) -> int:
+        """Return the bytes that the server holds."""
+        return int(self.client.info("memory")["used_memory"])
+
+    def calls(self) -> dict[str, int]:
+        """Return how often each command was called so far, those of this client included."""
+        stats: dict[str, Any] = self.client.info("commandstats")
+        return {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
+
+    def version(self) -> str:
+        """Return the server's version."""
+        return str(self.client.info("server")["redis_version"])
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self.client.close()
+        self.process.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,172 @@
+"""What a scenario measures with: one contestant, an empty server, an empty counter. All that it starts ends with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import environments
+from .adapter import Adapter, FailedError, NotOfferedError
+from .peers import work
+from .processes import Process
+from .server import Server
+
+LOOK_EVERY_S = 0.005
+STALLED_AFTER_S = 30.0
+SMALL = "0123456789abcdef"  # the body of tasks whose size does not matter
+RUN_LASTS_S = 2.5  # what a run of no-op tasks should take at a contestant's usual pace
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kind of worker, with how many slots, and whether it stores results."""
+
+    mode: str = "process"
+    slots: int = 2
+    results: bool = True
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the counter showed: the first look with any task executed, and the one with all."""
+
+    first: int
+    first_at: float
+    count: int
+    ended_at: float
+
+    @property
+    def rate(self) -> float:
+        """Tasks per second from the first look that showed any to the last."""
+        return (self.count - self.first) / (self.ended_at - self.first_at)
+
+
+class Stage:
+    """One measurement's place. A context manager."""
+
+    def __init__(self, contestant: str, facts: dict[str, Any], server: Server, *, quick: bool = False) -> None:
+        self.contestant = contestant
+        self.facts = facts
+        self.server = server
+        self.quick = quick
+        self._stack = ExitStack()
+        self._made = 0
+
+    def __enter__(self) -> Stage:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qworker-bench-")))
+        self.counter, self.times = self.folder / "counter", self.folder / "times"
+        self.server.empty()
+        work.make_counter(str(self.counter))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stack.close()
+
+    def meet(self) -> dict[str, Any]:
+        """Ask the contestant who it is and what it offers."""
+        return self._start_adapter(self.contestant, Shape()).facts
+
+    def adapter(self, shape: Shape | None = None) -> Adapter:
+        """Start the contestant's adapter.
+
+        Raises:
+            NotOfferedError: the contestant has no workers of that shape.
+        """
+        shape = shape or Shape(mode=self.facts["modes"][0])
+        if shape.mode not in self.facts["modes"]:
+            raise NotOfferedError(f"no {shape.mode} slots")
+        return self._start_adapter(self.contestant, shape)
+
+    def bare_pool(self, slots: int) -> Adapter:
+        """Start the standard library's ProcessPoolExecutor in the contestant's own interpreter, to compare with."""
+        return self._start_adapter("processpool", Shape(slots=slots))
+
+    def _start_adapter(self, whose: str, shape: Shape) -> Adapter:
+        python = environments.python_of(self.contestant)
+        command = [str(python), str(environments.adapter_of(whose))]
+        env = self._environment(shape, python)
+        adapter = Adapter(command, env=env, cwd=environments.PEERS, log=self._log("adapter"))
+        self._stack.callback(adapter.stop)
+        return adapter
+
+    def worker(self, adapter: Adapter) -> Process:
+        """Start the contestant's worker for the adapter's shape."""
+        command = adapter.order("worker")["command"]
+        worker = Process(command, env=adapter.env, cwd=environments.PEERS, log=self._log("worker"))
+        self._stack.callback(worker.stop)
+        return worker
+
+    def warm_worker(self, adapter: Adapter) -> Process | None:
+        """Start a worker and let it run some tasks, so that all its processes are there. Local pools have none."""
+        worker = None if adapter.facts["local"] else self.worker(adapter)
+        adapter.order("run_all", task="noop", count=200, body=SMALL, within_s=60.0, worker=worker)
+        return worker
+
+    def run_filled(self, adapter: Adapter, task: str, bodies: list[str]) -> Watched:
+        """Queue tasks, start the worker, and watch it run them all. A local pool starts with the first task."""
+        same = len(set(bodies)) == 1
+        verb = "fill" if same else "fill_bodies"
+        arguments: dict[str, Any] = {"count": len(bodies), "body": bodies[0]} if same else {"bodies": bodies}
+        if adapter.facts["local"]:
+            adapter.begin(verb, task=task, **arguments)
+            watched = self.watch(len(bodies), adapter.process)
+            adapter.answer()
+            return watched
+        adapter.order(verb, task=task, **arguments)
+        return self.watch(len(bodies), self.worker(adapter))
+
+    def watch(self, count: int, worker: Process) -> Watched:
+        """Look at the counter until so many tasks were executed."""
+        first: tuple[int, float] | None = None
+        before, moved_at = 0, time.perf_counter()
+        while True:
+            ended = worker.ended  # asked before the count, so that what ran before its end is in the count
+            done, now = work.counted(str(self.counter)), time.perf_counter()
+            if done > before:
+                before, moved_at = done, now
+            if first is None and done:
+                first = (done, now)
+            if first and done >= count:
+                break
+            if ended or now - moved_at > STALLED_AFTER_S:
+                what = "ended" if ended else f"executed nothing more for {STALLED_AFTER_S:g} s"
+                raise FailedError(f"the worker {what} after {done} of {count} tasks{worker.said()}")
+            time.sleep(LOOK_EVERY_S)
+        if first[0] >= count > 1:
+            raise FailedError(f"{count} tasks are too few to time: all were done between two looks")
+        return Watched(*first, count, now)
+
+    def paced(self, seconds: float = RUN_LASTS_S) -> int:
+        """Return about as many no-op tasks as the contestant runs in so many seconds."""
+        return self.scaled(round(self.facts["pace"] * seconds))
+
+    def scaled(self, count: int, least: int = 20) -> int:
+        """Return a count, or much less of it in a quick run, which only shows that all works."""
+        return max(least, count // 20) if self.quick else count
+
+    def _environment(self, shape: Shape, python: Path) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "QWORKER_"))}
+        ours = [str(environments.HERE.parent / "src")] if python == Path(sys.executable) else []
+        path = [str(environments.PEERS), *ours]
+        return {
+            **kept,
+            "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": os.pathsep.join(path),
+            "BENCH_URL": self.server.url,
+            "BENCH_MODE": shape.mode,
+            "BENCH_SLOTS": str(shape.slots),
+            "BENCH_RESULTS": "1" if shape.results else "0",
+            "BENCH_COUNTER": str(self.counter),
+            "BENCH_TIMES": str(self.times),
+        }
+
+    def _log(self, name: str) -> Path:
+        self._made += 1
+        return self.folder / f"{self._made}-{name}.log"
