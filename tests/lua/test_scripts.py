@@ -10,7 +10,7 @@ import pytest
 from qworker.broker import keys, scripts
 from qworker.broker.keys import Keyspace
 from qworker.lifecycle import ARROWS, CODES, KEPT_FOR_RETRY, OUTCOMES, TRANSITIONS
-from qworker.model import POOL_NEEDS
+from qworker.model import POOL_NEEDS, Line
 
 FOLDER = resources.files("qworker.broker").joinpath("lua")
 NAMES = scripts.names()
@@ -109,7 +109,7 @@ def test_all_keys_of_a_queue_share_one_hash_tag() -> None:
     for name in NAMES:
         script = scripts.load(name)
         if name not in ("beat", "enlist") and not name.startswith("group_"):
-            assert all(key.startswith(b"qw:{ns.mail}:") for key in (*mail.of(script.keys), mail.result("a")))
+            assert all(key.startswith(b"qw:{ns.mail}:") for key in (*mail.of(script.keys, Line()), mail.result("a")))
 
 
 def test_the_name_that_a_header_gives_to_a_key_is_the_key() -> None:
@@ -119,3 +119,18 @@ def test_the_name_that_a_header_gives_to_a_key_is_the_key() -> None:
     assert found[1] == b"qw:{ns.mail}:ready:default:high"
     assert found[12] == b"qw:{ns.mail}:ready:async:low"
     assert found[13:] == tuple(f"qw:{{ns.mail}}:bell:{pool}".encode() for pool in POOL_NEEDS)
+
+
+def test_a_script_of_one_line_gets_the_list_and_the_bell_of_that_line() -> None:
+    found = Keyspace("ns").queue("mail").of(("line", "bell"), Line("thread", "high"))
+
+    assert found == (b"qw:{ns.mail}:ready:thread:high", b"qw:{ns.mail}:bell:thread")
+
+
+def test_a_script_is_sent_with_what_it_uses_of_the_library_and_no_more() -> None:
+    text = scripts.load("submit").text.decode()
+
+    for used in ("clock", "fetch", "many", "ring", "fresh", "text_of", "int"):
+        assert f"local function {used}(" in text
+    for unused in ("rescue", "parse", "finish", "ring_all"):
+        assert f"local function {unused}(" not in text

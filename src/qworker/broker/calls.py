@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..ids import new_token
-from ..model import StopOrder
+from ..model import Line, StopOrder
 from .keys import Keyspace, QueueKeys
 from .records import read_stop
 from .scripts import Arg, Script, load
@@ -23,8 +23,7 @@ from .scripts import Arg, Script, load
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """One round trip: a script with its keys and arguments, or (without a script) a whole plain command."""
 
     verb: str  # for messages: "submit 3 tasks to queue 'mail'"
@@ -70,12 +69,24 @@ def command(verb: str, *parts: Arg, parse: Callable[[Any], T]) -> Call[T]:
 
 
 def script_call(
-    owner: Owner, queue: str, name: str, *, results: Sequence[str] = (), rest: Sequence[Arg] = (), **args: Arg
+    owner: Owner,
+    queue: str,
+    name: str,
+    *,
+    line: Line | None = None,
+    results: Sequence[str] = (),
+    rest: Sequence[Arg] = (),
+    **args: Arg,
 ) -> tuple[Script, Sequence[Arg], list[Arg]]:
-    """A script with its keys and arguments in place: the named ones, then `rest`; `results` are ids of tasks."""
+    """A script with its keys and arguments in place: the named ones, then `rest`.
+
+    `results` are ids of tasks; `line` that of the keys `line` and `bell`, and the argument of that name.
+    """
     script = load(name)
     keys = owner.queue(queue)
-    fixed = keys.of(script.keys)
+    fixed = keys.of(script.keys, line)
+    if line is not None:
+        args["line"] = line.code
     if "now_ms" in script.args:
         args["now_ms"] = owner.now_ms
     return script, (fixed + keys.results(results) if results else fixed), script.arguments(rest, **args)

@@ -44,7 +44,7 @@ class QueueKeys:
             f"{self.prefix}ready:{pool}:{priority}".encode() for pool in POOL_NEEDS for priority in PRIORITIES
         )
         self.bells = tuple(f"{self.prefix}bell:{pool}".encode() for pool in POOL_NEEDS)
-        self._scripts: dict[tuple[str, ...], tuple[bytes, ...]] = {}
+        self._scripts: dict[tuple[tuple[str, ...], Line | None], tuple[bytes, ...]] = {}
 
     def line(self, line: Line) -> bytes:
         """The ready list of a line."""
@@ -63,9 +63,12 @@ class QueueKeys:
         prefix = f"{self.prefix}result:"
         return tuple([(prefix + local).encode() for local in locals_])
 
-    def of(self, names: tuple[str, ...]) -> tuple[bytes, ...]:
-        """The keys that a script's header names, in its order; `lines` and `bells` stand for all lists of a kind."""
-        found = self._scripts.get(names)
+    def of(self, names: tuple[str, ...], line: Line | None = None) -> tuple[bytes, ...]:
+        """The keys that a script's header names, in its order.
+
+        `lines` and `bells` stand for all lists of a kind, `line` and `bell` for those of the given line.
+        """
+        found = self._scripts.get((names, line))
         if found is None:
             keys: list[bytes] = []
             for name in names:
@@ -73,9 +76,11 @@ class QueueKeys:
                     keys.extend(self.lines)
                 elif name == "bells":
                     keys.extend(self.bells)
+                elif line is not None and name in ("line", "bell"):
+                    keys.append(self.line(line) if name == "line" else self.bell(line.pool))
                 else:
                     keys.append(self._plain[name])
-            found = self._scripts[names] = tuple(keys)
+            found = self._scripts[names, line] = tuple(keys)
         return found
 
 

@@ -36,14 +36,16 @@ def submit(
         BrokerUnavailable: the server could not be reached. Nothing is queued.
         ServerUnfit: the queue's data has another schema.
     """
-    unique: dict[str, SubmitItem] = {}
-    for item in items:
-        if unique.setdefault(item.id, item).blob[:8] != item.blob[:8]:
-            raise _conflict(queue, item.id)
+    unique = {item.id: item for item in items}
+    if len(unique) != len(items):  # the same task twice in one call: its first one decides
+        unique = {}
+        for item in items:
+            if unique.setdefault(item.id, item).blob[:8] != item.blob[:8]:
+                raise _conflict(queue, item.id)
     timed = any(item.delay_ms or item.deadline_ms for item in items)
     rest: list[Arg] = []
     for item in unique.values():
-        rest += (item.id, item.blob, item.delay_ms, item.deadline_ms) if timed else (item.id, item.blob)
+        rest += item if timed else item[:2]  # its fields are the script's arguments
     check = given or resend
     script, keys, args = script_call(
         owner,
@@ -52,14 +54,14 @@ def submit(
         results=tuple(unique) if check else (),
         rest=rest,
         epoch=owner.token,
-        line=line.code,
+        line=line,
         step=4 if timed else 2,
     )
 
     def parse(reply: Any) -> Submitted:
         owner.saw(queue, reply[1].decode())
         codes = tuple([_SUBMIT_CODES[code] for code in reply[2]])
-        if len(unique) != len(items):  # the same task twice in one call: its first one decides
+        if len(unique) != len(items):
             by_id = dict(zip(unique, codes, strict=True))
             codes = tuple([by_id[item.id] for item in items])
         return Submitted(int(reply[0]), codes)

@@ -1,8 +1,8 @@
 """Load the Lua scripts, read their headers, and turn each into a call by name.
 
     lua/claim.lua ── header ──► Script(keys, args, …) ── keys and arguments by name ──► EVALSHA sha …
-    lua/lib.lua ───────────────► put in front of each script, after locals K and A made from its header
-    lua/lib_group.lua ─────────► behind it, for those of task groups
+    lua/lib.lua ───────────────► what a script uses of it is put in front, after locals K and A made from its header
+    lua/lib_group.lua ─────────► likewise behind it, for those of task groups
 
 A header line `KEYS: bodies, tasks, lines` becomes `K.bodies`, `K.tasks`, `K.lines.a` … in the script; `ARGV: now_ms,
 claim, rooms...` becomes `A.now_ms`, `A.claim`, and `REST`, the index in ARGV at which the variadic `rooms` begin
@@ -22,6 +22,11 @@ from ..model import POOL_NEEDS
 from .keys import LINE_CODES
 
 Arg = bytes | str | int
+
+# Parts of a library begin at column 0 after an empty line, and name what they define there.
+_PART = re.compile(r"\n\n(?=--|local )")
+_DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_WORD = re.compile(r"\w+")
 
 _HEADER = re.compile(r"^-- (transition|KEYS|ARGV|reply|refuses|cost): *(.*)$")
 _FIELDS = ("transition", "KEYS", "ARGV", "reply", "refuses", "cost")
@@ -114,6 +119,21 @@ def _library(name: str) -> str:
     return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
+def _used(library: str, source: str) -> str:
+    """Return what a script uses of a library, and what that uses of it in turn.
+
+    The server makes every function of a script's text anew at each call: the whole library cost 3 µs of it.
+    """
+    words = set(_WORD.findall(source))
+    kept: list[str] = []
+    for part in reversed(_PART.split(library)):  # in Lua a part can use only those above it
+        defined = {name for names in _DEFINED.findall(part) for name in names.split(", ")}
+        if defined & words:
+            kept.append(part)
+            words.update(_WORD.findall(part))
+    return "\n\n".join(reversed(kept)) + "\n"
+
+
 @cache
 def load(name: str) -> Script:
     """Return a script by the name of its file; read once per process."""
@@ -124,7 +144,7 @@ def load(name: str) -> Script:
     rest = args[-1].removesuffix("...") if args and args[-1].endswith("...") else ""
     fixed_keys, fixed_args = keys[: len(keys) - results], args[: len(args) - bool(rest)]
     library = _library("lib") + (_library("lib_group") if name.startswith("group_") else "")
-    text = (_locals(fixed_keys, fixed_args) + library + source).encode()
+    text = (_locals(fixed_keys, fixed_args) + _used(library, source) + source).encode()
     return Script(
         name=name,
         text=text,

@@ -205,7 +205,7 @@ for pool in pairs(left) do
   local first = 97 + pool * 3
   for n = first, first + 2 do
     if call('LLEN', K.lines[string.char(n)]) > 0 then
-      ring(pool)
+      ring(K.bells[pool])
       break
     end
   end

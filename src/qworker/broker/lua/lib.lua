@@ -96,13 +96,12 @@ local function pool_of(line)
 end
 
 -- Ring for one worker. One token is enough: who wakes claims, and rings again if it leaves work.
-local function ring(pool)
-  local bell = K.bells[pool]
+local function ring(bell)
   if call('LLEN', bell) == 0 then call('LPUSH', bell, '1') end
 end
 
 local function ring_all(pools)
-  for pool in pairs(pools) do ring(pool) end
+  for pool in pairs(pools) do ring(K.bells[pool]) end
 end
 
 -- Put ids back to the front of a list, the first of them foremost.

@@ -5,7 +5,7 @@
 -- `items` are `step` arguments each: id, blob (2), or id, blob, delay_ms, deadline_ms (4).
 --
 -- transition: submit
--- KEYS: bodies, tasks, later, stats, meta, lines, bells, results...
+-- KEYS: bodies, tasks, later, stats, meta, line, bell, results...
 -- ARGV: now_ms, epoch, line, step, items...
 -- reply: now_ms, epoch, one letter per item: o (queued), s (the same is there), e (the same has ended)
 -- refuses: CONFLICT
@@ -13,7 +13,7 @@
 
 local now = clock()
 
-local step, line = tonumber(A.step), A.line
+local step = tonumber(A.step)
 local ids, count = {}, 0
 for i = REST, #ARGV, step do
   count = count + 1
@@ -56,7 +56,7 @@ else
       local delay = step == 4 and tonumber(ARGV[at + 2]) or 0
       local deadline = step == 4 and tonumber(ARGV[at + 3]) or 0
       if delay > 0 or deadline > 0 then
-        local r = fresh(line)
+        local r = fresh(A.line)
         if deadline > 0 then r.deadline = int(now + deadline) end
         if delay > 0 then
           r.state, delayed = 's', true
@@ -74,10 +74,10 @@ else
 end
 
 if queued > 0 then
-  many('RPUSH', K.lines[line], ready)
+  many('RPUSH', K.line, ready)
   call('HINCRBY', K.stats, 'submitted', queued)
   -- For delayed tasks, too: one may be due before the moment until which idle workers sleep.
-  if #ready > 0 or delayed then ring(pool_of(line)) end
+  if #ready > 0 or delayed then ring(K.bell) end
 end
 if not epoch then
   epoch = A.epoch
