@@ -241,8 +241,8 @@ class App:
         """Send checked tasks; `Task` and `BoundTask` do."""
         if self.inline:
             return [self._runner().run(draft) for draft in drafts]
-        for draft in drafts:
-            refuse_homeless(draft.name)
+        for name in {draft.name for draft in drafts}:
+            refuse_homeless(name)
         futures = [Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self) for draft in drafts]
         if futures:
             self.client().submit(drafts, futures)

@@ -11,9 +11,10 @@ on its way, so the functions are short and flat; the layout is in `docs/architec
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import DecodeError, TaskTooLarge
 from .faults import RemoteTraceback, describe_error, pack_error, rebuild_error, unpack_error
@@ -30,6 +31,9 @@ from .values import (
     unpack_plain,
     unpack_value,
 )
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 __all__ = [
     "MAX_BODY",
@@ -177,15 +181,16 @@ def _is_extra(extra: dict[Any, Any]) -> bool:
 # ── blobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pack_envelope(*, header: bytes, body: bytes, line: Line, client: str, sent_ms: int, core: bytes = b"") -> bytes:
+def pack_envelope(header: bytes, body: bytes, line: Line, client: str, sent_ms: int, core: bytes = b"") -> bytes:
     """Return a task as it is stored. `client` is 12 characters: whose inbox is told of its end, or NOBODY.
 
     `core`: the header without the task's place in a tree of tasks. A parent that is run again submits the same tasks
     from another group: so that place is no part of what the digest stands for.
     """
-    content = header + body
-    digest = _digest(core + body if core else content)
-    return digest + _HEAD.pack(_LINE_CODES[line], client.encode("ascii"), sent_ms, len(header)) + content
+    hasher = _hasher(core or header).copy()
+    hasher.update(body)
+    head = _HEAD.pack(_LINE_CODES[line], client.encode("ascii"), sent_ms, len(header))
+    return b"".join((hasher.digest(), head, header, body))
 
 
 def read_envelope(blob: bytes) -> Envelope:
@@ -242,12 +247,10 @@ _LINES: dict[bytes, Line] = {
 _LINE_CODES: dict[Line, bytes] = {line: code for code, line in _LINES.items()}
 
 
-def _digest(content: bytes) -> bytes:
-    # hashlib brings in OpenSSL, 4 MiB that a child never needs: imported by the first submit, which rebinds the name.
+@lru_cache(256)
+def _hasher(header: bytes) -> blake2b:
+    """What hashes header and body, with the header done: that is the same for all tasks of a kind."""
+    # hashlib brings in OpenSSL, 4 MiB that a child never needs: imported by the first submit.
     from hashlib import blake2b
 
-    def digest(content: bytes) -> bytes:
-        return blake2b(content, digest_size=8, usedforsecurity=False).digest()
-
-    globals()["_digest"] = digest
-    return digest(content)
+    return blake2b(header, digest_size=8, usedforsecurity=False)

@@ -48,17 +48,19 @@ class Future(concurrent.futures.Future[R]):
     timeout or by cancelling what awaits it, leaves the task alone.
     """
 
+    # Of a future that nothing has happened to yet; thousands are made at once.
+    _outcome: Outcome | None = None
+    _missing: Exception | None = None
+    _decoded: tuple[Any, Exception | None] | None = None
+    _wakers: tuple[Callable[[], None], ...] = ()
+    _reports: Reports | None = None
+    run: Run | None = None  # the task that made it: its waits are that task's, on threads that know of none
+
     def __init__(self, id: str, *, name: str = "", link: Link | None = None) -> None:  # noqa: A002
         super().__init__()
         self.id = id
         self.name = name
         self._link = link
-        self._outcome: Outcome | None = None
-        self._missing: Exception | None = None
-        self._decoded: tuple[Any, Exception | None] | None = None
-        self._wakers: list[Callable[[], None]] = []
-        self._reports: Reports | None = None
-        self.run: Run | None = None  # the task that made it: its waits are that task's, on threads that know of none
         if context.in_child():
             self._waiters: list[Any] = _Waiters(self, watch=False)
             self.run = lending.run_that_lends()
@@ -253,6 +255,20 @@ class Future(concurrent.futures.Future[R]):
             self._condition.notify_all()
         self._wake()
 
+    def add_waker(self, wake: Callable[[], None], client: Channel | None = None) -> bool:
+        """Have `wake` called, on whatever thread, when it is done, or the client closed. False: that is so already."""
+        with self._condition:
+            # Settling takes the same lock before it wakes, so either it sees this waker or we see that it is done.
+            waits = not self.done() and not (client is not None and client.closed)
+            if waits:
+                self._wakers += (wake,)
+        return waits
+
+    def remove_waker(self, wake: Callable[[], None]) -> None:
+        """Call it no more."""
+        with self._condition:
+            self._wakers = tuple([one for one in self._wakers if one is not wake])
+
     def watch_when_awaited(self) -> None:
         """Nobody watches this one yet: see to it as soon as `concurrent.futures.wait` or `as_completed` takes it."""
         self._waiters = _Waiters(self, watch=True)
@@ -262,7 +278,7 @@ class Future(concurrent.futures.Future[R]):
         self._condition = threading.Condition()
         self._done_callbacks: list[Any] = []
         self._reports = self.run = None
-        self._wakers = []
+        self._wakers = ()
         self.watch_when_awaited()
 
     # Inside.
@@ -337,12 +353,7 @@ class Future(concurrent.futures.Future[R]):
             client.watch(self)
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             wake = waker(waiter)
-            with self._condition:
-                # Settling takes the same lock before it wakes, so either it sees this waker or we see that it is done.
-                waits = not self.done() and not client.closed
-                if waits:
-                    self._wakers.append(wake)
-            if waits:
+            if self.add_waker(wake, client):
                 run = lending.run_that_lends() or self.run
                 try:
                     if run is None:
@@ -353,9 +364,7 @@ class Future(concurrent.futures.Future[R]):
                         if not self.done():
                             wait.check(self.shown)
                 finally:
-                    with self._condition:
-                        if wake in self._wakers:
-                            self._wakers.remove(wake)
+                    self.remove_waker(wake)
             self._refuse_closed(client)
         return self.result()
 
@@ -365,7 +374,7 @@ class Future(concurrent.futures.Future[R]):
 
     def _wake(self) -> None:
         with self._condition:
-            wakers, self._wakers = self._wakers, []
+            wakers, self._wakers = self._wakers, ()
         for wake in wakers:
             wake()
 

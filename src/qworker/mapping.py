@@ -16,7 +16,6 @@ import concurrent.futures
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from . import durations
@@ -114,7 +113,7 @@ class Flight:
         except Refused as refused:
             return refused
         if self._limit_ms is not None:
-            draft = replace(draft, deadline_ms=min(draft.deadline_ms or self._limit_ms, self._limit_ms))
+            draft = draft._replace(deadline_ms=min(draft.deadline_ms or self._limit_ms, self._limit_ms))
         return draft
 
     def launch(self, batch: Sequence[Draft | Exception]) -> list[Draft]:

@@ -26,8 +26,7 @@ POOL_NEEDS: tuple[PoolNeed, ...] = ("default", "process", "thread", "async")
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One ready list of a queue: the pool that its tasks need, and their priority."""
 
     pool: PoolNeed = "default"
@@ -94,8 +93,7 @@ class Envelope:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A task on its way to the server: checked and encoded, and nothing is sent yet."""
 
     queue: str
@@ -109,6 +107,11 @@ class Draft:
     deadline_ms: int = 0
     core: bytes = b""  # the header without its place in a tree of tasks, if that differs: what the digest is made of
     groups: tuple[str, ...] = ()  # the groups that it is to join, the outermost first
+
+    @property
+    def kind(self) -> tuple[str, Line, bool, tuple[str, ...]]:
+        """What tasks must have in common to travel in one call."""
+        return self.queue, self.line, self.given, self.groups
 
 
 @dataclass(frozen=True, slots=True)

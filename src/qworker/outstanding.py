@@ -84,11 +84,7 @@ class Outstanding:
             if broken:
                 future.fail(concurrent.futures.BrokenExecutor(broken))
             # Not a done-callback: those cost a change of threads, and a slow one of the user's would hold up ours.
-            with future._condition:
-                waits = not future.done()
-                if waits:
-                    future._wakers.append(functools.partial(self._drop, future))
-            if not waits:
+            if not future.add_waker(functools.partial(self._drop, future)):
                 self._drop(future)
 
     def shut_down(self, *, wait: bool, cancel: bool) -> None:

@@ -14,8 +14,8 @@ import functools
 import inspect
 import reprlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from . import codec, ids, mapping
 from .binding import Binder
@@ -42,8 +42,7 @@ class Sender(mapping.Submitter, Submits, Protocol):
     async def asend(self, draft: Draft) -> Future[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(NamedTuple, Generic[R_co]):
     """Arguments that wait to be submitted with others; made by `call` and `task.call`."""
 
     args: tuple[Any, ...]

@@ -76,11 +76,11 @@ def test_dropping_one_handle_leaves_the_other(registry: Registry) -> None:
 
 def test_a_task_whose_submit_is_under_way_is_not_asked_about_nor_given_up(registry: Registry) -> None:
     future = Fake("q:1")
-    registry.add((future,), own=True)
+    entries = registry.add((future,), own=True)
 
     assert registry.next_round() == []
     assert registry.take_sent("q:1") == []
-    registry.confirm(("q:1",))
+    registry.confirm(entries)
     assert registry.next_round() == ["q:1"]
     assert registry.take_sent("q:1") == [(future, True)]
     assert len(registry) == 0
@@ -170,8 +170,8 @@ def test_many_threads_may_add_and_take_at_once(registry: Registry) -> None:
     def work(name: int) -> None:
         for n in range(500):
             future = Fake(f"q:{name}-{n}")
-            registry.add((future,), own=True)
-            registry.confirm((future.id,))
+            entries = registry.add((future,), own=True)
+            registry.confirm(entries)
             if n % 2:
                 assert registry.take(future.id) == [(future, True)]
 

@@ -7,9 +7,11 @@ May be called from any thread, and after a fork. The verbs are in verbs.py; here
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, TypeVar
 
+import hiredis
 import redis
 
 from ..errors import BrokerUnavailable
@@ -44,6 +46,8 @@ class Broker(Verbs):
         self.name = f"qw:{role}:{instance or new_token()}"
         self._own = client is None
         self.client = client if client is not None else connect(url, name=self.name, timeout_s=attempt_s(timeout_s))
+        self._idle: list[Any] = []  # connections of the pool that are kept out of it between calls
+        self._pid = os.getpid()
 
     def perform(self, asked: Call[T] | Flow[T]) -> T:
         """Do what a verb asks for: one call, or several."""
@@ -55,28 +59,56 @@ class Broker(Verbs):
         while True:
             sent = False
             try:
-                connection: Any = self.client.connection_pool.get_connection()
+                connection = self._take()
                 try:
                     if tries.load and call.script is not None:
                         connection.send_command("SCRIPT", "LOAD", call.script.text)
                         connection.read_response()
                     sent = True
-                    connection.send_command(*wire(tries.call))
+                    # Packed in C: redis-py looks at each argument first, 5 µs for those of a submit.
+                    connection.send_packed_command((hiredis.pack_command(wire(tries.call)),), check_health=False)
                     reply = connection.read_response()
                 except BaseException as exc:
-                    if not in_step(exc):
-                        connection.disconnect()
+                    if in_step(exc):
+                        self._idle.append(connection)
+                    else:
+                        self._drop(connection)
                     raise
-                finally:
-                    self.client.connection_pool.release(connection)
+                self._idle.append(connection)
             except FAULTS as exc:
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
-                    self.client.connection_pool.disconnect(inuse_connections=False)
+                    self._drop_idle()
                 if pause_s:
                     time.sleep(pause_s)
             else:
                 return tries.call.parse(reply)
+
+    def _take(self) -> Any:
+        """Return a connection that nobody uses. The pool's own books cost 12 µs of CPU a call: ours are one list."""
+        if self._pid != os.getpid():
+            self._idle, self._pid = [], os.getpid()  # in a forked child: they are the parent's
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break  # another thread was quicker
+            try:
+                if not connection.can_read():
+                    return connection
+            except FAULTS:
+                pass  # the server has closed it
+            self._drop(connection)
+        return self.client.connection_pool.get_connection()
+
+    def _drop(self, connection: Any) -> None:
+        connection.disconnect()
+        self.client.connection_pool.release(connection)
+
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            self._drop(connection)
 
     def drive(self, flow: Flow[T]) -> T:
         """Run a verb of several calls."""
@@ -109,6 +141,7 @@ class Broker(Verbs):
     def close(self) -> None:
         """Close all connections that this broker made."""
         if self._own:
+            self._idle.clear()
             self.client.close()
             self.client.connection_pool.disconnect()
 

@@ -57,16 +57,21 @@ def ensure_open(owner: Owner, queue: str, *, full_ok: bool = False) -> Flow[None
 
 def _opened(
     build: Callable[Concatenate[Owner, str, P], Call[T]], *, full_ok: bool
-) -> Callable[Concatenate[Owner, str, P], Flow[T]]:
-    """A verb that opens its queue first."""
+) -> Callable[Concatenate[Owner, str, P], Call[T] | Flow[T]]:
+    """A verb that opens its queue first, if it is not known to be open."""
 
     @functools.wraps(build)
-    def flow(owner: Owner, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
-        yield from ensure_open(owner, queue, full_ok=full_ok)
-        answer: T = yield build(owner, queue, *args, **kwargs)
-        return answer
+    def verb(owner: Owner, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Call[T] | Flow[T]:
+        call = build(owner, queue, *args, **kwargs)
+        return call if queue in owner.opened else _after_opening(owner, queue, call, full_ok=full_ok)
 
-    return flow
+    return verb
+
+
+def _after_opening(owner: Owner, queue: str, call: Call[T], *, full_ok: bool) -> Flow[T]:
+    yield from ensure_open(owner, queue, full_ok=full_ok)
+    answer: T = yield call
+    return answer
 
 
 submit = _opened(producer_calls.submit, full_ok=False)

@@ -75,8 +75,8 @@ class Registry:
             self._sweep()
             return len(self._entries)
 
-    def add(self, futures: Iterable[Awaited], *, own: bool) -> None:
-        """Await these. For own ones `confirm` or `drop` must follow."""
+    def add(self, futures: Iterable[Awaited], *, own: bool) -> list[_Entry]:
+        """Await these. For own ones `confirm`, of what this returns, or `drop` must follow."""
         put_aside = self._dead.append
         fresh = [_entry(future, put_aside, own) for future in futures]
         with self._lock:
@@ -89,13 +89,12 @@ class Registry:
             # Afterwards: what is swept before it is entered would stay for ever.
             if len(self._dead) > _SWEEP_AT:
                 self._sweep()
+        return fresh
 
-    def confirm(self, ids: Iterable[str]) -> None:
+    def confirm(self, entries: Iterable[_Entry]) -> None:
         """They are queued: from now on a peek that finds nothing means that they are gone."""
-        with self._lock:
-            for id in ids:  # noqa: A001 - the public word
-                for entry in self._entries.get(id, ()):
-                    entry.sent = True
+        for entry in entries:
+            entry.sent = True
 
     def drop(self, futures: Sequence[Awaited]) -> None:
         """Await them no longer: they were not queued."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from .. import codec
 from ..errors import BrokerError, Refused, SubmitUnknown
@@ -96,24 +95,18 @@ class Sending:
             # Listed before they are queued: who stops or leaves the group knows of all that may come to run.
             self._broker.join_group(first.groups, [future.id for future in futures])
         sent_ms, client = self.now_ms(), self._client
+        line, pack = first.line, codec.pack_envelope
         items = [
             SubmitItem(
                 draft.local,
-                codec.pack_envelope(
-                    header=draft.header,
-                    body=draft.body,
-                    line=draft.line,
-                    client=client,
-                    sent_ms=sent_ms,
-                    core=draft.core,
-                ),
+                pack(draft.header, draft.body, line, client, sent_ms, draft.core),
                 draft.delay_ms,
                 draft.deadline_ms,
             )
             for draft in drafts
         ]
         # Registered before the write: the outcome may be pushed before the submit's answer is here.
-        self._registry.add(futures, own=True)
+        entries = self._registry.add(futures, own=True)
         try:
             submitted = self._broker.submit(first.queue, first.line, items, given=first.given)
         except BaseException:
@@ -121,7 +114,7 @@ class Sending:
             raise
         now = time.monotonic()
         self._server_offset_s = submitted.now_ms / 1000 - now
-        self._registry.confirm([future.id for future in futures])
+        self._registry.confirm(entries)
         if not first.given:
             if any(draft.deadline_ms for draft in drafts):
                 self._set_deadlines(drafts, futures, now)
@@ -141,19 +134,16 @@ class Sending:
 
 def _chunks(drafts: Sequence[Draft]) -> list[list[int]]:
     """Split drafts into what one round trip each may carry, as places in the sequence."""
-
-    def kind(place: int) -> tuple[str, str, bool, tuple[str, ...]]:
-        draft = drafts[place]
-        return draft.queue, draft.line.code, draft.given, draft.groups
-
-    places: Sequence[int] = range(len(drafts))
-    if len({(draft.queue, draft.line, draft.given, draft.groups) for draft in drafts}) > 1:
-        places = sorted(places, key=kind)  # stable: within a line they keep their order
+    if len(drafts) == 1:
+        return [[0]]
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for place, draft in enumerate(drafts):
+        kinds.setdefault(draft.kind, []).append(place)
     chunks: list[list[int]] = []
-    for _, group in groupby(places, key=kind):
+    for places in kinds.values():
         chunk: list[int] = []
         size = 0
-        for place in group:
+        for place in places:
             length = len(drafts[place].body)
             if chunk and (len(chunk) == CHUNK_ITEMS or size + length > CHUNK_BYTES):
                 chunks.append(chunk)

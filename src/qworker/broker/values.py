@@ -21,8 +21,7 @@ StopCode = Literal["cancelled", "requested", "held", "ended", "unknown"]
 ExpireCode = Literal["expired", "waiting", "held", "ended", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitItem:
+class SubmitItem(NamedTuple):
     """One task to queue: its blob, and what remains until it is due and until its deadline (0: none)."""
 
     id: str
@@ -31,8 +30,7 @@ class SubmitItem:
     deadline_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """The answer to a submit: one code per item, in order. `now_ms` is the server's time."""
 
     now_ms: int
