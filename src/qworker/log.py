@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, Protocol, TextIO
 
-__all__ = ["Emit", "Format", "Level", "Writer", "close", "event", "setup"]
+__all__ = ["Block", "Emit", "Format", "Level", "Writer", "close", "event", "setup"]
 
 Format = Literal["console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -30,6 +30,12 @@ _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "erro
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _MOST_WAITING = 10_000  # lines
 _OWN = frozenset({"time", "level", "event"})
+
+
+class Block(str):
+    """A field of several lines: on a console they stand below their event, in JSON it is a string like any other."""
+
+    __slots__ = ()
 
 
 class Emit(Protocol):
@@ -78,8 +84,8 @@ def escape(text: str) -> str:
 
 def render_console(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
     """Return an event as a line for people: local time, level, event, then `field=value`."""
-    shown = " ".join(f"{key}={_value(value)}" for key, value in fields.items() if value is not None)
-    return f"{_local(now)} {level:<7} {escape(name)} {shown}".rstrip() + "\n"
+    shown = " ".join(f"{key}={_value(value)}" for key, value in fields.items() if _is_short(value))
+    return f"{_local(now)} {level:<7} {escape(name)} {shown}".rstrip() + "\n" + _blocks(fields)
 
 
 def render_json(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
@@ -92,11 +98,19 @@ def render_json(now: float, level: str, name: str, fields: Mapping[str, object])
 
 
 def _render_coloured(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
-    shown = " ".join(f"{_DIM}{key}={_RESET}{_value(value)}" for key, value in fields.items() if value is not None)
+    shown = " ".join(f"{_DIM}{key}={_RESET}{_value(value)}" for key, value in fields.items() if _is_short(value))
     colour = _COLOURS.get(level, "")
-    return (
-        f"{_DIM}{_local(now)}{_RESET} {colour}{level:<7}{_RESET} {_BOLD}{escape(name)}{_RESET} {shown}".rstrip() + "\n"
-    )
+    head = f"{_DIM}{_local(now)}{_RESET} {colour}{level:<7}{_RESET} {_BOLD}{escape(name)}{_RESET} {shown}"
+    return head.rstrip() + "\n" + _blocks(fields)
+
+
+def _is_short(value: object) -> bool:
+    return value is not None and not isinstance(value, Block)
+
+
+def _blocks(fields: Mapping[str, object]) -> str:
+    blocks = (value for value in fields.values() if isinstance(value, Block))
+    return "".join(f"    {escape(line)}".rstrip() + "\n" for block in blocks for line in block.split("\n") if line)
 
 
 def _local(now: float) -> str:

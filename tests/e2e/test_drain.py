@@ -103,15 +103,27 @@ def test_a_drained_thread_that_will_not_stop_ends_with_its_child_before_its_task
     assert future.status().state == "queued"
 
 
-def test_usr2_dumps_the_stacks_of_the_slots(start, tasks, execution_log) -> None:
-    worker = start("-c", "1")
-    future = tasks.stuck_in_c.options(timeout=5, grace=0).submit()
-    wait_until(lambda: executions(execution_log), description="its start")
+def test_usr2_logs_the_stacks_of_every_child_each_as_one_event_with_what_runs_in_it(
+    start, tasks, execution_log
+) -> None:
+    worker = start("-c", "process=3,thread=2")
+    stuck = [tasks.stuck_in_c.options(timeout=60, grace=0).submit() for _ in range(2)]
+    threads = [tasks.in_thread.submit(30) for _ in range(2)]
+    wait_until(lambda: len(executions(execution_log)) == 4, description="four starts")
 
     worker.process.send_signal(signal.SIGUSR2)
 
-    # The whole log: the stacks of the thread child's sixteen slots may follow.
-    wait_until(
-        lambda: "in stuck_in_c" in worker.log_path.read_text(), description="the stack of the stuck task in the log"
-    )
-    assert future.stop(wait=5, grace=0).still_running is False
+    def dumps() -> list[dict[str, object]]:
+        return worker.events("child.stacks")
+
+    children = {event["child"] for event in worker.events("child.started")}
+    wait_until(lambda: {dump["child"] for dump in dumps()} == children, description="the stacks of every child")
+    shown = {frozenset(str(dump["running"]).split(", ")): str(dump["stacks"]) for dump in dumps()}
+    for future in stuck:
+        [stacks] = [stacks for running, stacks in shown.items() if any(future.id in task for task in running)]
+        assert " in stuck_in_c\n" in stacks
+    [stacks] = [stacks for running, stacks in shown.items() if len(running) == 2]
+    assert stacks.count(" in in_thread\n") == 2
+    assert all(stacks.endswith(" in _run_module_as_main\n") for stacks in shown.values()), "each is whole"
+    assert [future.stop(wait=5, grace=0).still_running for future in stuck] == [False, False]
+    assert all(future.id in str(list(shown)) for future in threads)

@@ -58,6 +58,25 @@ def test_values_with_blanks_are_quoted_and_control_characters_escaped():
     assert line.count("\n") == 1
 
 
+BLOCK = log.Block('Thread 1:\n  File "a.py", line 2 in f\x1b\n\n')
+
+
+def test_a_block_stands_below_its_event_on_a_console():
+    line = log.render_console(NOW, "info", "child.stacks", {"child": 7, "stacks": BLOCK, "pool": "thread"})
+
+    assert line.split("info", 1)[1] == (
+        '    child.stacks child=7 pool=thread\n    Thread 1:\n      File "a.py", line 2 in f\\x1b\n'
+    )
+    assert log._render_coloured(NOW, "info", "e", {"stacks": BLOCK}).endswith("e\x1b[0m\n" + line.split("\n", 1)[1])
+
+
+def test_a_block_does_not_break_the_one_line_of_json():
+    line = log.render_json(NOW, "info", "child.stacks", {"stacks": BLOCK})
+
+    assert line.count("\n") == 1
+    assert json.loads(line)["stacks"] == BLOCK
+
+
 def test_a_json_line_is_one_object_with_the_time_in_utc():
     line = log.render_json(
         NOW, "warning", "task.ended", {"task": "q:1", "ran_s": 0.5, "n": float("nan"), "time": "x", "o": {1}}

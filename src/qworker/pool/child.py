@@ -31,7 +31,7 @@ from .page import Page
 from .slots import ProcessLoop, Runner
 from .threads import ThreadLoop
 
-Ends = tuple[int, int, int, int]  # its descriptors: stream, token pipe, page, stack pipe
+Ends = tuple[int, int, int, int, int]  # its descriptors: stream, token pipe, page, stack pipe, dump pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Plan:
 
 def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: Ends) -> NoReturn:
     """Become a child; the process is a fresh copy of the fork server, or a fresh interpreter (`apps` None)."""
-    stream_fd, token_fd, page_fd, stack_fd = fds
+    stream_fd, token_fd, page_fd, stack_fd, dump_fd = fds
     try:
         os.setsid()
         linux.become_subreaper()
         linux.volunteer_for_oom()
         _heed_no_signals()
-        # Written by the signal handler itself, so it works while C code holds the GIL. Needs a real descriptor.
-        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+        # Written by the signal handler itself, so it works while C code holds the GIL (see dumps.py).
+        faulthandler.register(signal.SIGUSR2, file=dump_fd, all_threads=True)
         # The flight recorder's: each thread walks its own frames only, which is safe at any moment (see recorder.py).
         faulthandler.register(linux.STACK_SIGNAL, file=stack_fd, all_threads=False)
         setproctitle.setproctitle(f"qworker: {plan.title}")
@@ -122,13 +122,14 @@ def _heed_no_signals() -> None:
 
 def main() -> NoReturn:
     """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd allow targets…`."""
-    parent, stream_fd, token_fd, page_fd, stack_fd, slots, cells, threads, loop = map(int, sys.argv[1:10])
-    title, cwd, allow, *targets = sys.argv[10:]
+    parent, stream_fd, token_fd, page_fd, stack_fd, dump_fd, slots, cells, threads, loop = map(int, sys.argv[1:11])
+    title, cwd, allow, *targets = sys.argv[11:]
     linux.die_with_parent(parent)
-    for fd in (stream_fd, token_fd, page_fd, stack_fd):
+    fds = (stream_fd, token_fd, page_fd, stack_fd, dump_fd)
+    for fd in fds:
         os.set_inheritable(fd, False)
     plan = Plan(slots, cells, bool(threads), title, bool(loop))
-    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), (stream_fd, token_fd, page_fd, stack_fd))
+    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), fds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The fork server: a clean, single-threaded process that imported the app once and makes children of itself.
 
-    worker ── [IMPORT, …] [CHILD, id, plan] + 3 descriptors ──► fork server ── fork ──► child
+    worker ── [IMPORT, …] [CHILD, id, plan] + 5 descriptors ──► fork server ── fork ──► child
     worker ◄─ [FACTS, …]  [BORN, id, pid] + pidfd  [EXIT, id, status] ── fork server
 
 It is the subreaper of all it makes, and each child is the subreaper of what its tasks start. So what a *living*
@@ -78,7 +78,7 @@ class ForkServer:
                 if fd != self._control.fileno():
                     self._bury(fd)
                 else:
-                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 4, socket.MSG_CMSG_CLOEXEC)
+                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 5, socket.MSG_CMSG_CLOEXEC)
                     if not data:
                         self._end()
                     self._heed(msgpack.unpackb(data), fds)
@@ -92,7 +92,7 @@ class ForkServer:
             self._warm()
         else:
             _, id_, *plan = message
-            self._make(id_, child.Plan(*plan), (fds[0], fds[1], fds[2], fds[3]))
+            self._make(id_, child.Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)

@@ -22,6 +22,7 @@ from typing import Any, Final
 from ..model import Order, Reason
 from . import frames, tokens
 from .child import Plan
+from .dumps import Dump
 from .host import Host
 from .ladder import NEVER
 from .page import Page
@@ -99,6 +100,7 @@ class Kid:
         self.slots_used = set(range(plan.slots))  # slots whose threads take orders
         self.silent_since: float | None = None  # when its pulse was first seen to be old
         self.stacks = Stacks(self.page)
+        self.dump = Dump()
         self._stream, self._theirs = socket.socketpair()
         self._stream.setblocking(False)
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -111,8 +113,9 @@ class Kid:
 
     def start(self, host: Host, parent: Any) -> None:
         """Have the process made, and listen to it. `parent` hears of its birth and end (process.Parent)."""
-        ends = (self._theirs.detach(), os.dup(self._token_read), os.dup(self.page.fd), self.stacks.detach())
-        self.process = self.stacks.process = host.launch(self.plan, ends, parent)
+        shared = (os.dup(self._token_read), os.dup(self.page.fd))
+        ends = (self._theirs.detach(), *shared, self.stacks.detach(), self.dump.detach())
+        self.process = self.stacks.process = self.dump.process = host.launch(self.plan, ends, parent)
 
     def listen(self, on_readable: Any) -> None:
         """Call `on_readable(kid)` whenever the stream has something."""
@@ -288,6 +291,7 @@ class Kid:
         os.close(self._token_read)
         os.close(self._token_write)
         self.stacks.close()
+        self.dump.close()
         self.page.close()
 
     def _post(self, data: bytes, numbers: Sequence[int] = ()) -> None:

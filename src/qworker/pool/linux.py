@@ -65,14 +65,26 @@ def signal_thread(pidfd: int, pid: int, thread: int, number: int) -> bool:
     `thread` is its native id. False: nothing was sent. Only the thread itself can walk its own Python frames safely,
     which is why the whole process is not good enough.
     """
-    if _tgkill is None or not _is_caught(pid, number):
+    if not _has(pid, number, b"SigCgt:"):
         return False
     try:
+        if _tgkill is None:
+            if thread == pid:  # the kernel prefers the first thread by itself
+                signal.pidfd_send_signal(pidfd, number)
+            return thread == pid
         # Until a process is reaped its pid names nobody else; nothing can be reaped and born anew before the next line.
         signal.pidfd_send_signal(pidfd, 0)
     except (ProcessLookupError, PermissionError):
         return False
     return bool(_tgkill(pid, thread, number) == 0)
+
+
+def is_handling(pid: int, number: int) -> bool:
+    """Is the signal on its way to the first thread of a process, or its handler running there?
+
+    The kernel blocks a signal while its handler runs. Code that blocks it itself looks the same.
+    """
+    return _has(pid, number, b"SigPnd:", b"ShdPnd:", b"SigBlk:")
 
 
 def thread_count() -> int:
@@ -107,12 +119,15 @@ def environment_of(pid: int) -> bytes:
         return b""
 
 
-def _is_caught(pid: int, number: int) -> bool:
-    """Has the process a handler for the signal? User code may have reset it, or have replaced the whole program."""
+def _has(pid: int, number: int, *masks: bytes) -> bool:
+    """Is the signal in one of these masks of a process's first thread? All threads share SigCgt: what has a handler.
+
+    User code may have reset a handler, or have replaced the whole program.
+    """
     try:
         for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-            if line.startswith(b"SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+            if line.startswith(masks) and int(line.split()[1], 16) >> (number - 1) & 1:
+                return True
     except (OSError, ValueError):
         pass
     return False

@@ -235,12 +235,6 @@ class Nursery:
         if self._empty is not None and not self._empty.done() and not self.kids:
             self._empty.set_result(None)
 
-    def dump_stacks(self) -> None:
-        """Have each child that is ready write the stacks of its slots to stderr."""
-        for kid in self.kids:
-            if kid.ready and kid.process is not None:
-                kid.process.dump()
-
     def close(self) -> None:
         """No child is opened or replaced any more."""
         self._closing = True

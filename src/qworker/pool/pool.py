@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ..config import children_for
 from ..errors import ConfigError
+from ..log import Block
 from ..model import Ending, EndingKind, Order, PoolKind, Progress, Reason, Survivor
 from .annex import Annex
 from .facts import Events, RunningTask
@@ -200,8 +202,16 @@ class Pool:
         return self.left.listed(self._clock())
 
     def dump_stacks(self) -> None:
-        """Have each child that serves write the stacks of its slots to stderr."""
-        self.nursery.dump_stacks()
+        """Have each child write the stacks of all its threads: one event for each, with what runs in it."""
+        running: dict[Kid, list[str]] = {kid: [] for kid in self.nursery.kids}
+        for kid, entry, slot, _ in self.marks():
+            running[kid].append(f"{entry.order.id} ({entry.order.name}) in slot {slot}")
+        for left in self.survivors():
+            for kid in running:
+                if kid.pid == left.child:
+                    running[kid].append(f"{left.id} ({left.name}) in slot {left.slot}, a survivor")
+        for kid, tasks in running.items():
+            kid.dump.ask(partial(self._dumped, kid, ", ".join(tasks) or "nothing"))
 
     async def close(self, *, kill_after_s: float) -> None:
         """Let what runs finish for `kill_after_s`, then kill. Everything unstarted comes back first.
@@ -335,6 +345,13 @@ class Pool:
     def event(self, name: str, level: str, **fields: Any) -> None:
         """Something for the log."""
         self.events.event(name, level, pool=self.kind, **fields)
+
+    def _dumped(self, kid: Kid, running: str, stacks: str) -> None:
+        if stacks:
+            self.event("child.stacks", "info", child=kid.pid, running=running, stacks=Block(stacks))
+        elif kid in self.nursery.kids:  # else its end is told
+            note = "it has written nothing: it may just be starting, or a task may have taken SIGUSR2"
+            self.event("child.stacks", "warning", child=kid.pid, running=running, note=note)
 
     def tell_started(self, numbers: list[int]) -> None:
         """A scan has seen these run."""

@@ -52,9 +52,13 @@ class Process:
         """KILL it, if it is born. Call `Host.kill`, which also remembers it for one that is not."""
         self._signal(signal.SIGKILL)
 
-    def dump(self) -> None:
-        """Have it write the stack of each of its threads to stderr, whatever it is doing."""
-        self._signal(signal.SIGUSR2)
+    def dump(self) -> bool:
+        """Have its first thread write the stacks of all, whatever it is doing. False: nothing was sent."""
+        return self.signal_thread(self.pid, signal.SIGUSR2)
+
+    def is_dumping(self) -> bool:
+        """Is a dump still to be written, or being written?"""
+        return linux.is_handling(self.pid, signal.SIGUSR2)
 
     def interrupt(self) -> None:
         """With one slot: have it raise TaskInterrupt in what it runs, if the page says that it was asked to end."""

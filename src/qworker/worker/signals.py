@@ -1,7 +1,7 @@
 """What signals mean to a worker.
 
 TERM, INT: drain; a second one asks what runs to stop; a third kills. TSTP: claim nothing more; CONT: claim again.
-USR2: dump the stack of every slot. Works as PID 1, where the kernel ignores signals without a handler.
+USR2: log the stacks of every child. Works as PID 1, where the kernel ignores signals without a handler.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _tidy_up_for_ever() -> None:
 
 @app.task
 def dive(depth: int) -> None:
-    """Hangs below so many frames."""
+    """Hangs below so many frames, and says when."""
     _dive(depth)
 
 
@@ -249,6 +249,7 @@ def _dive(depth: int) -> None:
     if depth > 1:
         _dive(depth - 1)
     else:
+        print("at the bottom")
         time.sleep(3600)
 
 
@@ -257,6 +258,7 @@ def shrug_off_signals() -> None:
     """As some daemonizing code does: every signal gets its default action back."""
     for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
+    print("shrugged")
     time.sleep(3600)
 
 
