@@ -243,3 +243,20 @@ def test_when_the_worker_is_killed_nothing_of_it_stays(tmp_path):
         worker.kill()
 
     wait_until(lambda: not any(is_running(pid) for pid in pids), description="all of its processes are gone")
+
+
+def test_an_order_given_to_a_child_whose_death_is_not_known_yet_runs_in_the_next_one():
+    """It was never sent, so nobody took its token: it must not be told as if somebody had."""
+
+    async def check():
+        async with a_pool("process", 1) as pool:
+            child = value_of(await pool.run("who"))["pid"]
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: not is_running(child), description="its death")  # the event loop stands still meanwhile
+
+            order = pool.put("echo", 5)
+
+            assert pool.pool.entries[order].kid.pid == child
+            assert value_of(await pool.ending(order)) == 5
+
+    asyncio.run(check())

@@ -318,7 +318,7 @@ class Kid:
                 self._loop.add_writer(self._stream, self._flush)
             return
         except OSError:
-            self._unsent.clear()  # it died, and its end is on the way: its orders are sorted out then
+            pass  # it died, and its end is on the way: then what could not be sent is taken back
         self._stop_writing()
 
     def _stop_writing(self) -> None:
