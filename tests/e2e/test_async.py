@@ -57,7 +57,7 @@ def test_an_async_worker_runs_plain_functions_in_threads(start, tasks) -> None:
     worker = start("-c", "async=2x3,process=1", "--pool", "async", target=TARGET)
 
     assert tasks.plain.submit().result(timeout=10).startswith("qworker-slot")
-    assert len(worker.events("child.started")) == 3, "two loops and a process"
+    assert len(worker.wait_events("child.started", 3)) == 3, "two loops and a process"
 
 
 def test_a_stop_cancels_the_coroutine_and_says_so(start, tasks, tmp_path) -> None:

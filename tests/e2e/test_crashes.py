@@ -101,7 +101,7 @@ def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, 
         lambda: first.events("outcome.refused") or first.events("claim.lost"), timeout=10,
         description="the refusal of the late outcome",
     )  # fmt: skip
-    assert first.events("worker.stood_still")
+    first.wait_event("worker.stood_still")
     second.wait_event("task.ended", task=future.id)
     assert len(second.events("task.ended", task=future.id)) == 1
     assert not first.events("task.ended", task=future.id)

@@ -106,19 +106,17 @@ def test_a_drained_thread_that_will_not_stop_ends_with_its_child_before_its_task
 def test_usr2_logs_the_stacks_of_every_child_each_as_one_event_with_what_runs_in_it(
     start, tasks, execution_log
 ) -> None:
-    worker = start("-c", "process=3,thread=2")
+    worker = start("-c", "process=3,thread=2,async=2x1")
     stuck = [tasks.stuck_in_c.options(timeout=60, grace=0).submit() for _ in range(2)]
     threads = [tasks.in_thread.submit(30) for _ in range(2)]
     wait_until(lambda: len(executions(execution_log)) == 4, description="four starts")
 
     worker.process.send_signal(signal.SIGUSR2)
 
-    def dumps() -> list[dict[str, object]]:
-        return worker.events("child.stacks")
-
-    children = {event["child"] for event in worker.events("child.started")}
-    wait_until(lambda: {dump["child"] for dump in dumps()} == children, description="the stacks of every child")
-    shown = {frozenset(str(dump["running"]).split(", ")): str(dump["stacks"]) for dump in dumps()}
+    children = 3 + 1 + 2  # of the pools for processes, threads and coroutines
+    dumps = worker.wait_events("child.stacks", children)
+    assert len({dump["child"] for dump in dumps}) == len(dumps) == children
+    shown = {frozenset(dump["running"].split(", ")): dump["stacks"] for dump in dumps}
     for future in stuck:
         [stacks] = [stacks for running, stacks in shown.items() if any(future.id in task for task in running)]
         assert " in stuck_in_c\n" in stacks

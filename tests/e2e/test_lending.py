@@ -163,7 +163,7 @@ def test_the_death_of_a_lent_child_is_one_loss_of_its_task(serve, trees, tmp_pat
     survivor = trees.wait_for_mortal.submit(str(marker)).result(timeout=30)
 
     assert survivor != int(marker.read_text())
-    assert len(worker.events("task.lost_child")) == 1
+    assert len(worker.wait_events("task.lost_child", 1)) == 1
     assert not worker.events("claim.lost")
 
 
@@ -266,4 +266,4 @@ def test_tasks_that_wait_for_each_other_do_not_hang(serve, trees, pool: str, gro
     worker = serve(*POOLS[pool])
 
     assert trees.waits_for_what_waits_for_it.submit(grouped).result(timeout=20) == "WaitCycle"
-    assert worker.events("wait.cycle", tasks=2)
+    worker.wait_event("wait.cycle", tasks=2)

@@ -53,7 +53,7 @@ def test_when_a_child_with_four_tasks_is_killed_all_run_again_apart_and_succeed(
     assert {run.attempt for run in again} == {2}, "each was there, so each has one loss"
     assert len({run.pid for run in again}) == 4, "a suspect has a child to itself"
     assert child not in {run.pid for run in again}
-    assert len(worker.events("task.lost_child")) == 4
+    assert len(worker.wait_events("task.lost_child", 4)) == 4
 
 
 def test_a_thread_task_that_kills_its_child_each_time_ends_as_crashed_and_its_neighbours_do_not(

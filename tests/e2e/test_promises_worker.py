@@ -206,7 +206,7 @@ def test_fork_servers_killed_in_the_middle_of_forking_lose_and_charge_nobody(ser
     assert [future.result(timeout=20) for future in futures] == list(range(90))
     assert {run.attempt for run in runs(execution_log)} == {1}
     assert len(runs(execution_log)) <= 90 + 3 * 3
-    assert len(worker.events("forkserver.died")) == 3
+    assert len(worker.wait_events("forkserver.died", 3)) == 3
 
 
 # Deadlines

@@ -88,6 +88,6 @@ def test_holding_the_gil_for_20_s_costs_no_default_lease(start, tasks, execution
     assert served > 20
     with pytest.raises(TaskTimedOut):
         stuck.result()
-    assert worker.events("child.wedged")
+    worker.wait_event("child.wedged")
     assert not worker.events("claim.lost") + worker.events("lease.uncertain")
     assert len(executions(execution_log)) == 1

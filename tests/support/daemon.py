@@ -47,16 +47,22 @@ class Worker:
 
     def wait_event(self, name: str, /, *, timeout: float = 15.0, **fields: Any) -> dict[str, Any]:
         """Wait for an event and return the first."""
+        return self.wait_events(name, 1, timeout=timeout, **fields)[0]
+
+    def wait_events(self, name: str, count: int, /, *, timeout: float = 15.0, **fields: Any) -> list[dict[str, Any]]:
+        """Wait for so many events and return all. A worker writes its log behind its work: a result may come first."""
 
         def look() -> list[dict[str, Any]]:
             found = self.events(name, **fields)
-            if not found and self.process.poll() is not None and not self.events(name, **fields):
-                raise AssertionError(
-                    f"the worker ended ({self.process.returncode}) without {name} {fields}:\n{self.log()}"
-                )
-            return found
+            if len(found) < count and self.process.poll() is not None:
+                found = self.events(name, **fields)  # it wrote the rest before it ended
+                if len(found) < count:
+                    raise AssertionError(
+                        f"the worker ended ({self.process.returncode}) without {name} {fields}:\n{self.log()}"
+                    )
+            return found if len(found) >= count else []
 
-        return wait_until(look, timeout=timeout, description=f"event {name} {fields} of the worker")[0]
+        return wait_until(look, timeout=timeout, description=f"{count} of event {name} {fields} of the worker")
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")[-6000:]

@@ -203,15 +203,8 @@ class Pool:
 
     def dump_stacks(self) -> None:
         """Have each child write the stacks of all its threads: one event for each, with what runs in it."""
-        running: dict[Kid, list[str]] = {kid: [] for kid in self.nursery.kids}
-        for kid, entry, slot, _ in self.marks():
-            running[kid].append(f"{entry.order.id} ({entry.order.name}) in slot {slot}")
-        for left in self.survivors():
-            for kid in running:
-                if kid.pid == left.child:
-                    running[kid].append(f"{left.id} ({left.name}) in slot {left.slot}, a survivor")
-        for kid, tasks in running.items():
-            kid.dump.ask(partial(self._dumped, kid, ", ".join(tasks) or "nothing"))
+        for kid in self.nursery.kids:
+            kid.dump.ask(partial(self._dumped, kid, self._within(kid)))
 
     async def close(self, *, kill_after_s: float) -> None:
         """Let what runs finish for `kill_after_s`, then kill. Everything unstarted comes back first.
@@ -346,7 +339,19 @@ class Pool:
         """Something for the log."""
         self.events.event(name, level, pool=self.kind, **fields)
 
-    def _dumped(self, kid: Kid, running: str, stacks: str) -> None:
+    def _within(self, kid: Kid) -> list[str]:
+        """Say what runs in a child."""
+        tasks = [
+            f"{entry.order.id} ({entry.order.name}) in slot {slot}"
+            for one, entry, slot, _ in self.marks()
+            if one is kid
+        ]
+        left = [left for left in self.survivors() if left.child == kid.pid]
+        return tasks + [f"{one.id} ({one.name}) in slot {one.slot}, a survivor" for one in left]
+
+    def _dumped(self, kid: Kid, before: list[str], stacks: str) -> None:
+        # What began while it wrote may be in it, as may what ended.
+        running = ", ".join(dict.fromkeys([*before, *self._within(kid)])) or "nothing"
         if stacks:
             self.event("child.stacks", "info", child=kid.pid, running=running, stacks=Block(stacks))
         elif kid in self.nursery.kids:  # else its end is told
