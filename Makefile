@@ -11,7 +11,7 @@ ARGS   ?=
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all test-stdlib bench bench-stop clean
+.PHONY: help setup demo check format test test-all test-stdlib bench bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor; how punc
 
 bench-stop: $(STAMP) ## How soon 1,000 cancels and 300 timeouts reach the code, in each kind of slot, under load (2 minutes)
 	$(BIN)/python benchmarks/stop.py $(ARGS)
+
+bench-guard: $(STAMP) ## Fail when Redis commands, instructions or system calls per task grew past a bound (1 minute)
+	$(BIN)/python -m benchmarks guard $(ARGS)
 
 clean: ## Remove .venv and what the tools left
 	rm -rf $(VENV) .venv-stdlib .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build

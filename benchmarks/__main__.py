@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from . import environments, running
+from . import environments, guard, running
 from .processes import become_subreaper
 from .results_file import ResultsFile
 from .scenarios import SCENARIOS
@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, default=RESULTS, help="the file of results (default: docs/bench/results.json)")
     one.add_argument("--json", action="store_true", help="print this run's cells as one JSON object at the end")
     one.set_defaults(verb=run)
+
+    guard.add_to(verbs)
     return top
 
 
