@@ -10,14 +10,16 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from . import environments, guard, running
+from . import environments, guard, report, running
 from .processes import become_subreaper
 from .results_file import ResultsFile
 from .scenarios import SCENARIOS
 from .server import Server
 
 ROOT = environments.HERE.parent
+LIMITS = "limits"  # named like a scenario, but nobody's: what the machine allows
 RESULTS = ROOT / "docs" / "bench" / "results.json"
+PAGE = ROOT / "docs" / "bench.md"
 
 
 def main() -> int:
@@ -53,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print this run's cells as one JSON object at the end")
     one.set_defaults(verb=run)
 
+    one = verbs.add_parser("report", help="write docs/bench.md and docs/bench/*.png from the file of results")
+    one.add_argument("--results", type=Path, default=RESULTS, help="the file (default: docs/bench/results.json)")
+    one.add_argument("--page", type=Path, default=PAGE, help="what to write (default: docs/bench.md)")
+    one.set_defaults(verb=write_report)
+
     guard.add_to(verbs)
     return top
 
@@ -85,27 +92,39 @@ def show(_: argparse.Namespace) -> int:
     print()
     for scenario in SCENARIOS.values():
         print(f"{scenario.name:<18} {'*' if scenario.important else ' '} {scenario.title}")
+    print(f"{LIMITS:<18} * What the machine, Redis and Python allow at most")
     print("\n* part of the short run (`make bench`)")
     return 0
 
 
 def run(given: argparse.Namespace) -> int:
     """Measure what was asked for."""
-    if given.scenarios == ["important"]:
-        given.scenarios = [name for name, one in SCENARIOS.items() if one.important]
-    scenarios = [SCENARIOS[name] for name in _known(given.scenarios, list(SCENARIOS), "scenario")]
+    asked = given.scenarios
+    if asked == ["important"]:
+        asked = [LIMITS, *(name for name, one in SCENARIOS.items() if one.important)]
+    names = _known(asked, [LIMITS, *SCENARIOS], "scenario")
+    scenarios = [SCENARIOS[name] for name in names if name != LIMITS]
     contestants = _known(given.contestants, environments.names(), "contestant")
+    plan = running.Plan(given.rounds, given.quick, limits=LIMITS in names)
     file = ResultsFile(given.out)
-    run_id = running.run(
-        file, scenarios, contestants, rounds=given.rounds, quick=given.quick,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    run_id = running.run(file, scenarios, contestants, plan, lambda line: print(line, file=sys.stderr, flush=True))
+    for line in report.noise_lines(file.data["runs"][run_id]["noise"]):
+        print(line, file=sys.stderr)
     if given.json:
         cells = {
             scenario: {name: cell for name, cell in row.items() if cell["run"] == run_id}
             for scenario, row in file.data["cells"].items()
         }
         print(json.dumps({"run": run_id, **file.data["runs"][run_id], "cells": cells}))
+    return 0
+
+
+def write_report(given: argparse.Namespace) -> int:
+    """Write the page and draw the plots."""
+    if not given.results.exists():
+        raise SystemExit(f"no {given.results}: run `python -m benchmarks run` first")
+    for line in report.write(given.results, given.page):
+        print(line)
     return 0
 
 

@@ -3,6 +3,7 @@
     {"runs":        {run: {"started", "machine", "server", "rounds", "quick", "noise": [{"loop_ms", "ping_us"}, …]}},
      "contestants": {name: {"versions", "python", "modes", "settings", …, or "failed"}},
      "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "failed", "not_offered"}}},
+     "scenarios":   {scenario: {"title", "figures": [{"name", "unit", "best"}, …]}},
      "limits":      {"run", "at", "values": {name: [value, …]}}}
 
 A run adds to the file that is there, cell by cell, and saves after each measurement, so that one which is interrupted
@@ -12,9 +13,14 @@ keeps what it has. A cell is of one run: measuring it again replaces it.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from .scenarios import Scenario
+
+KEYS = ("runs", "contestants", "scenarios", "cells", "limits")
 
 Cell = dict[str, Any]
 
@@ -24,7 +30,7 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.data: dict[str, Any] = {"runs": {}, "contestants": {}, "cells": {}, "limits": {}}
+        self.data: dict[str, Any] = {key: {} for key in KEYS}
         if path.exists():
             self.data |= json.loads(path.read_text())
 
@@ -40,6 +46,17 @@ class ResultsFile:
         if row.get(contestant, {}).get("run") != run:
             row[contestant] = {"run": run, "at": now(), "rounds": []}
         return row[contestant]
+
+    def describe(self, scenario: Scenario) -> None:
+        """Keep what the report says of a scenario, so that it can be made from the file alone."""
+        self.data["scenarios"][scenario.name] = {
+            "title": scenario.title,
+            "figures": [asdict(figure) for figure in scenario.figures],
+        }
+
+    def note_noise(self, run: str, look: dict[str, float]) -> None:
+        """Keep a look at the machine's noise."""
+        self.data["runs"][run]["noise"].append({name: round(value, 2) for name, value in look.items()})
 
     def save(self) -> None:
         """Write the file, whole or not at all; forget runs of which nothing is left."""

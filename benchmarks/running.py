@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import environments, machine, noise
+from . import environments, limits, machine, noise
 from .adapter import FailedError, NotOfferedError
 from .alternation import turns
-from .figures import number
+from .figures import number, range_of
 from .processes import sweep
 from .results_file import Cell, ResultsFile, now
 from .scenarios import Scenario
@@ -19,35 +20,60 @@ from .stage import Stage
 
 GIVE_UP_AFTER = 2  # failures of a contestant in one scenario; after that its turns are skipped
 
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes, besides what is measured."""
+
+    rounds: int = 3
+    quick: bool = False
+    limits: bool = True
+
+
 Say = Callable[[str], None]
 
 
 def run(
-    file: ResultsFile, scenarios: Sequence[Scenario], contestants: Sequence[str], *, rounds: int, quick: bool, say: Say
-) -> str:
+    file: ResultsFile, scenarios: Sequence[Scenario], contestants: Sequence[str], plan: Plan, say: Say
+) -> str:  # fmt: skip
     """Measure, save as it goes, and return the run's id."""
     with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder:
         server = Server(Path(folder))
         try:
             settings = {"redis": server.version(), "settings": " ".join(word or '""' for word in SETTINGS)}
-            started = {"machine": machine.facts(), "server": settings, "rounds": rounds, "quick": quick}
-            run_id = file.start_run(started)
+            run_id = file.start_run({"machine": machine.facts(), "server": settings, **asdict(plan)})
             ready = meet(contestants, file, server, say)
+            if plan.limits:
+                measure_limits(file, run_id, server, plan, say)
             for scenario in scenarios:
+                file.describe(scenario)
                 say(f"{scenario.name}: {scenario.title}")
-                least = min(rounds, scenario.rounds or rounds)
-                for turn, contestant in turns(ready, least):
+                rounds = min(plan.rounds, scenario.rounds or plan.rounds)
+                for number_of_round, contestant in turns(ready, rounds):
                     cell = file.cell(scenario.name, contestant, run_id)
                     if "not_offered" in cell or cell.get("failures", 0) >= GIVE_UP_AFTER:
                         continue
-                    file.data["runs"][run_id]["noise"].append(noise.look(server))
-                    stage = Stage(contestant, file.data["contestants"][contestant], server, quick=quick)
+                    file.note_noise(run_id, noise.look(server))
+                    stage = Stage(contestant, file.data["contestants"][contestant], server, quick=plan.quick)
                     said = measure(scenario, stage, cell)
                     file.save()
-                    say(f"  {turn + 1}/{least} {contestant:<12} {said}")
+                    say(f"  {number_of_round + 1}/{rounds} {contestant:<12} {said}")
         finally:
             server.stop()
     return run_id
+
+
+def measure_limits(file: ResultsFile, run_id: str, server: Server, plan: Plan, say: Say) -> None:
+    """Measure what the machine allows at most, once a round."""
+    say("limits: what the machine, Redis and Python allow at most")
+    values: dict[str, list[float]] = {}
+    for _ in range(plan.rounds):
+        for name, rate in limits.measure(server, quick=plan.quick):
+            values.setdefault(name, []).append(rate)
+    for name, rates in values.items():
+        say(f"  {name:<50} {range_of(rates)} per second")
+    file.data["limits"] = {"run": run_id, "at": now(), "values": values}
+    file.save()
 
 
 def meet(contestants: Sequence[str], file: ResultsFile, server: Server, say: Say) -> list[str]:

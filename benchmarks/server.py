@@ -29,6 +29,7 @@ class Server:
         command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), *SETTINGS]
         self.process = Process(command, env=dict(os.environ), cwd=folder, log=folder / "redis.log")
         self.client = redis.Redis.from_url(self.url)
+        self._looks = 0
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -50,13 +51,20 @@ class Server:
         self.client.config_resetstat()
 
     def used_memory(self) -> int:
-        """Return the bytes that the server holds."""
-        return int(self.client.info("memory")["used_memory"])
+        """Return the bytes that the server holds, without the buffers of its connections."""
+        memory: dict[str, Any] = self.client.info("memory")
+        return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
-    def calls(self) -> dict[str, int]:
-        """Return how often each command was called so far, those of this client included."""
+    def traffic(self) -> tuple[int, int]:
+        """Return how many commands the server has run (those in scripts, too) and how many messages it has read.
+
+        What this method itself adds from one call to the next is not counted.
+        """
+        self._looks += 1
         stats: dict[str, Any] = self.client.info("commandstats")
-        return {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
+        commands = sum(row["calls"] for row in stats.values())
+        messages = int(self.client.info("stats")["total_reads_processed"])
+        return commands - 2 * self._looks, messages - 2 * self._looks
 
     def version(self) -> str:
         """Return the server's version."""

@@ -56,18 +56,25 @@ class Stage:
         self.facts = facts
         self.server = server
         self.quick = quick
-        self._stack = ExitStack()
-        self._made = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="qworker-bench-")
+        self.folder = Path(self._folder.name)
+        self.counter, self.times = self.folder / "counter", self.folder / "times"
+        self._started = ExitStack()
+        self._logs = 0
 
     def __enter__(self) -> Stage:
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qworker-bench-")))
-        self.counter, self.times = self.folder / "counter", self.folder / "times"
-        self.server.empty()
-        work.make_counter(str(self.counter))
+        self.clear()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._stack.close()
+        self._started.close()
+        self._folder.cleanup()
+
+    def clear(self) -> None:
+        """End all that was started, and begin again with an empty server and an empty counter."""
+        self._started.close()
+        self.server.empty()
+        work.make_counter(str(self.counter))
 
     def meet(self) -> dict[str, Any]:
         """Ask the contestant who it is and what it offers."""
@@ -93,14 +100,17 @@ class Stage:
         command = [str(python), str(environments.adapter_of(whose))]
         env = self._environment(shape, python)
         adapter = Adapter(command, env=env, cwd=environments.PEERS, log=self._log("adapter"))
-        self._stack.callback(adapter.stop)
+        self._started.callback(adapter.stop)
         return adapter
 
     def worker(self, adapter: Adapter) -> Process:
         """Start the contestant's worker for the adapter's shape."""
-        command = adapter.order("worker")["command"]
+        return self.start_worker(adapter, adapter.order("worker")["command"])
+
+    def start_worker(self, adapter: Adapter, command: list[str]) -> Process:
+        """Start it by a command that was asked for before: for what times the start."""
         worker = Process(command, env=adapter.env, cwd=environments.PEERS, log=self._log("worker"))
-        self._stack.callback(worker.stop)
+        self._started.callback(worker.stop)
         return worker
 
     def warm_worker(self, adapter: Adapter) -> Process | None:
@@ -168,5 +178,5 @@ class Stage:
         }
 
     def _log(self, name: str) -> Path:
-        self._made += 1
-        return self.folder / f"{self._made}-{name}.log"
+        self._logs += 1
+        return self.folder / f"{self._logs}-{name}.log"

@@ -188,6 +188,15 @@ def _round_trips(peer: Peer, task: str, count: int, body: str, warm: int = 20) -
     return {"seconds": times[warm:]}
 
 
+def _steady(peer: Peer, task: str, body: str, per_second: int, seconds: float) -> dict[str, Any]:
+    """Submit at an even pace and fetch nothing: the load beside what another adapter measures."""
+    started = time.perf_counter()
+    for number in range(round(per_second * seconds)):
+        time.sleep(max(0.0, started + number / per_second - time.perf_counter()))
+        peer.submit(task, body)
+    return {"seconds": time.perf_counter() - started}
+
+
 class _Clock:
     """Wall and CPU time of what is done within, in this process."""
 
@@ -215,4 +224,5 @@ _VERBS = {
     "fill_bodies": _fill_bodies,
     "run_all": _run_all,
     "round_trips": _round_trips,
+    "steady": _steady,
 }

@@ -102,11 +102,17 @@ async def nap_async(body: str) -> str:
 
 def burn(body: str) -> str:
     """Add up so many numbers: CPU work of a length that is measured beforehand, the same loop for all."""
-    total = 0
-    for number in range(int(body)):
-        total += number
+    add_up(int(body))
     tick()
     return body
+
+
+def add_up(numbers: int) -> int:
+    """Keep the processor busy."""
+    total = 0
+    for number in range(numbers):
+        total += number
+    return total
 
 
 def timed(body: str) -> str:

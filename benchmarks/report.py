@@ -1,0 +1,198 @@
+"""The page docs/bench.md, made from the file of results, and the plots beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import environments, noise
+from .comparison import OURS, Beside, beside, ranked
+from .figures import number, range_of
+from .scenarios import FAMILIES
+from .table import NOTHING, columns, table, written
+
+Data = dict[str, Any]
+
+
+def write(results: Path, page: Path) -> Iterator[str]:
+    """Write the page and the plots; yield what was written."""
+    data: Data = json.loads(results.read_text())
+    pictures = page.with_suffix("")
+    pictures.mkdir(parents=True, exist_ok=True)
+    try:
+        draw(results, pictures)
+        yield f"drew {pictures}/*.png"
+    except environments.MissingError as error:
+        yield f"no plots: {error}"
+    page.write_text("\n".join(lines(data, pictures)) + "\n")
+    yield f"wrote {page}"
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Draw the plots, in the environment that has matplotlib."""
+    python = environments.python_of(environments.PLOTS)
+    families = {slug(title): [one.name for one in family] for title, family in FAMILIES.items()}
+    command = [str(python), str(environments.HERE / "plots.py"), str(results), str(folder), json.dumps(families)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise environments.MissingError(f"the plots could not be drawn: {done.stderr[-500:]}")
+
+
+def slug(title: str) -> str:
+    """Return the name of a family's picture."""
+    return title.lower().replace(" ", "-")
+
+
+def lines(data: Data, pictures: Path) -> Iterator[str]:
+    """Yield the lines of the page."""
+    marks = marks_of(data)
+    yield from head(data, marks)
+    yield from summary(data)
+    for title, family in FAMILIES.items():
+        names = [one.name for one in family if one.name in data["cells"]]
+        if names:
+            yield from section(data, title, names, marks)
+            picture = pictures / f"{slug(title)}.png"
+            if picture.exists():
+                yield from ("", f"![{title}]({pictures.name}/{picture.name})")
+    yield from limits(data, marks)
+    yield from contestants(data)
+    yield from failures(data)
+
+
+def marks_of(data: Data) -> dict[str, str]:
+    """Return what marks the cells of each run: nothing for the run of most cells, a letter for each other."""
+    used = Counter(cell["run"] for row in data["cells"].values() for cell in row.values())
+    if data["limits"]:
+        used[data["limits"]["run"]] += 0
+    order = [run for run, _ in used.most_common()]
+    return {run: f" [{chr(ord('a') + place)}]" if place else "" for place, run in enumerate(order)}
+
+
+def head(data: Data, marks: dict[str, str]) -> Iterator[str]:
+    """Yield what was measured on what, and how steady that was."""
+    yield "# Benchmarks"
+    yield ""
+    yield (
+        "Made by `python -m benchmarks report` from [bench/results.json](bench/results.json); benchmarks/README.md "
+        "says how each figure is measured. Medians, least and most in brackets. Compare within one run; differences "
+        f"under about 15 % are ties. {NOTHING} means that a contestant offers no such thing."
+    )
+    for run, mark in marks.items():
+        facts = data["runs"][run]
+        machine, server = facts["machine"], facts["server"]
+        yield ""
+        if mark:
+            yield f"**Figures marked{mark} are of another run**, and are compared with nobody's: "
+        yield (
+            f"{facts['started']}: {facts['rounds']} rounds on {machine['cpus']} cores "
+            f"({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}, "
+            f"commit {machine['commit']}, load before {machine['load_before']}. Redis {server['redis']} over TCP "
+            f"on loopback, `{server['settings']}`."
+        )
+        if facts["quick"]:
+            yield "**A quick run: its figures show that all works, and mean nothing.**"
+        yield from noise_lines(facts["noise"])
+
+
+def noise_lines(looks: list[dict[str, float]]) -> Iterator[str]:
+    """Yield how much the same small work varied between the runs."""
+    names = {"loop_ms": ("a fixed loop", "ms"), "ping_us": ("a PING round trip", "µs")}
+    for name, found in noise.spread(looks).items():
+        what, unit = names[name]
+        yield (
+            f"Noise: {what} took {number(found['median'])} {unit} "
+            f"({number(found['min'])}-{number(found['max'])}) in {len(looks)} looks."
+        )
+
+
+def summary(data: Data) -> Iterator[str]:
+    """Yield one line per scenario: ours beside the best queue and the best local pool of the same run."""
+    local = {name for name, facts in data["contestants"].items() if facts.get("local")}
+    queues = set(data["contestants"]) - local
+    rows = []
+    for name, scenario in described(data):
+        figure, row = scenario["figures"][0], data["cells"][name]
+        found = beside(row, figure, queues), beside(row, figure, local)
+        if any(found):
+            first = next(one for one in found if one)
+            title = f"{scenario['title']}: {figure['name']}, {figure['unit']}"
+            rows.append([title, number(first.ours), *(text for one in found for text in _beside(one))])
+    if rows:
+        yield from ("", "## qworker beside the best of the others", "")
+        yield "A ratio over 1 means that qworker is better, whichever way that is."
+        yield ""
+        yield from table(["", OURS, "best queue", "ratio", "best local pool", "ratio"], rows)
+
+
+def _beside(found: Beside | None) -> tuple[str, str]:
+    return (f"{found.name} {number(found.theirs)}", number(found.times)) if found else (NOTHING, NOTHING)
+
+
+def described(data: Data) -> Iterator[tuple[str, Any]]:
+    """Yield the scenarios that were measured, in the order of the families."""
+    for family in FAMILIES.values():
+        for one in family:
+            if one.name in data["cells"]:
+                yield one.name, data["scenarios"][one.name]
+
+
+def section(data: Data, title: str, names: list[str], marks: dict[str, str]) -> Iterator[str]:
+    """Yield the table of a family: a line per contestant, the best at the first scenario on top."""
+    first = data["scenarios"][names[0]]["figures"][0]
+    everyone = {contestant: {} for name in names for contestant in data["cells"][name]}
+    order = ranked({**everyone, **data["cells"][names[0]]}, first)
+    cells = [(name, *column) for name in names for column in columns(data["scenarios"][name])]
+    rows = []
+    for contestant in order:
+        row = [f"**{contestant}**" if contestant == OURS else contestant]
+        for name, _, figures in cells:
+            cell = data["cells"][name].get(contestant)
+            row.append(written(cell, figures, marks[cell["run"]] if cell else ""))
+        if any(text not in ("", NOTHING) for text in row[1:]):
+            rows.append(row)
+    yield from ("", f"## {title}", "")
+    yield from table(["", *(text for _, text, _ in cells)], rows)
+
+
+def limits(data: Data, marks: dict[str, str]) -> Iterator[str]:
+    """Yield what the machine allows at most."""
+    if not data["limits"]:
+        return
+    mark = marks[data["limits"]["run"]]
+    yield from ("", "## What the machine allows at most", "")
+    rows = [[name, range_of(rates) + mark] for name, rates in data["limits"]["values"].items()]
+    yield from table(["", "per second"], rows)
+
+
+def contestants(data: Data) -> Iterator[str]:
+    """Yield who took part, in which version and at which settings."""
+    yield from ("", "## Contestants", "")
+    for name, facts in sorted(data["contestants"].items()):
+        if "failed" in facts:
+            yield f"- **{name}** took no part: {one_line(facts['failed'])}"
+        else:
+            versions = ", ".join(f"{what} {version}" for what, version in facts["versions"].items())
+            yield f"- **{name}** (Python {facts['python']}{versions and '; ' + versions}): {facts['settings']}"
+
+
+def failures(data: Data) -> Iterator[str]:
+    """Yield what failed, with the reason."""
+    failed = [
+        f"- {contestant}, {name}, {cell['failures']} x: {one_line(cell['failed'])}"
+        for name, row in data["cells"].items()
+        for contestant, cell in row.items()
+        if "failed" in cell
+    ]
+    if failed:
+        yield from ("", "## What failed", "", *failed)
+
+
+def one_line(reason: str, most: int = 400) -> str:
+    """Shorten a reason to its start and its end, in one line that Markdown leaves alone."""
+    text = " / ".join(line.strip() for line in reason.splitlines() if line.strip()).replace("`", "'")
+    return f"`{text if len(text) <= most else text[: most // 2] + ' … ' + text[-most // 2 :]}`"

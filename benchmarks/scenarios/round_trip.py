@@ -1,0 +1,84 @@
+"""From the call of submit to the result in hand, one task at a time, alone and beside a steady load."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+
+from ..adapter import Adapter, FailedError, NotOfferedError
+from ..figures import percentile
+from ..peers import work
+from ..processes import Process
+from ..stage import SMALL, Shape, Stage
+from .base import Figure, Scenario
+
+MEASURED_FOR_S = 2.0
+LEAST, MOST = 100, 2_000  # round trips; from a hundred on, a 95th percentile says something
+LOAD_PER_S = 300
+LOAD_WITHIN_S = 30.0
+
+FIGURES = tuple(Figure(name, "ms", "least") for name in ("p50", "p95", "p99"))
+LOADED = (*FIGURES, Figure("load", "tasks/s in all"))
+
+
+def alone(stage: Stage, shape: Shape) -> dict[str, float]:
+    """Nothing else is queued."""
+    adapter = stage.adapter(shape)
+    return _figures(_measure(stage, adapter, stage.warm_worker(adapter)))
+
+
+def loaded(stage: Stage, shape: Shape) -> dict[str, float]:
+    """Another producer submits no-op tasks all the while, at a pace that every contestant can keep up with."""
+    if stage.facts["local"]:
+        raise NotOfferedError("a local pool: no second producer")
+    adapter = stage.adapter(shape)
+    worker = stage.warm_worker(adapter)
+    filler = stage.adapter(shape)
+    before = work.counted(str(stage.counter))
+    filler.begin("steady", task="noop", body=SMALL, per_second=LOAD_PER_S, seconds=600)
+    _wait_for_load(stage, filler, before)
+    before, started = work.counted(str(stage.counter)), time.perf_counter()
+    seconds = _measure(stage, adapter, worker)
+    ran, took_s = work.counted(str(stage.counter)) - before, time.perf_counter() - started
+    if filler.process.ended:
+        raise FailedError(f"the producer of the load ended{filler.process.said()}")
+    filler.process.kill()
+    return {**_figures(seconds), "load": ran / took_s}
+
+
+def _measure(stage: Stage, adapter: Adapter, worker: Process | None) -> list[float]:
+    """Return what each round trip took: as many as fit into the time, by a first few."""
+    order = partial(adapter.order, "round_trips", task="noop", body=SMALL, worker=worker)
+    first: list[float] = order(count=10)["seconds"]
+    count = min(MOST, max(LEAST, round(MEASURED_FOR_S / statistics.median(first))))
+    seconds: list[float] = order(count=stage.scaled(count))["seconds"]
+    return seconds
+
+
+def _figures(seconds: list[float]) -> dict[str, float]:
+    return {figure.name: percentile(seconds, float(figure.name[1:])) * 1e3 for figure in FIGURES}
+
+
+def _wait_for_load(stage: Stage, filler: Adapter, before: int) -> None:
+    ends = time.monotonic() + LOAD_WITHIN_S
+    while work.counted(str(stage.counter)) == before:
+        if filler.process.ended or time.monotonic() > ends:
+            raise FailedError(f"nothing of the load was executed{filler.process.said()}")
+        time.sleep(0.01)
+
+
+SCENARIOS = (
+    Scenario(
+        "round-trip", "Round trip, 2 processes, idle", FIGURES, partial(alone, shape=Shape("process", 2)),
+        important=True,
+    ),
+    Scenario("round-trip-threads", "Round trip, 10 threads, idle", FIGURES, partial(alone, shape=Shape("thread", 10))),
+    Scenario(
+        "round-trip-async", "Round trip, 100 coroutines, idle", FIGURES, partial(alone, shape=Shape("async", 100))
+    ),
+    Scenario(
+        "round-trip-loaded", f"Round trip, 2 processes, beside {LOAD_PER_S} no-ops per second", LOADED,
+        partial(loaded, shape=Shape("process", 2)),
+    ),
+)  # fmt: skip

@@ -1,0 +1,43 @@
+"""Tables in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from .comparison import values
+from .figures import number, range_of
+
+NOTHING = "\N{EN DASH}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; the first column is text, the others are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def columns(scenario: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return the heads of a scenario's columns and the figures in each: those of one unit share one."""
+    by_unit: dict[str, list[str]] = {}
+    for figure in scenario["figures"]:
+        by_unit.setdefault(figure["unit"], []).append(figure["name"])
+    return [
+        (
+            f"{scenario['title']}: {' / '.join(names)}, {unit}" if len(names) > 1 else f"{scenario['title']}: {unit}",
+            names,
+        )
+        for unit, names in by_unit.items()
+    ]
+
+
+def written(cell: dict[str, Any] | None, figures: Sequence[str], mark: str = "") -> str:
+    """Write a cell: the median and the range of one figure, or the medians of several; or why there is none."""
+    if cell is None:
+        return ""
+    found = [values(cell, figure) for figure in figures]
+    if all(found):
+        text = range_of(found[0]) if len(found) == 1 else " / ".join(number(statistics.median(one)) for one in found)
+        return text + (", failed once" if cell.get("failures") else "") + mark
+    return ("failed" if "failed" in cell else NOTHING) + mark
