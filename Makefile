@@ -9,9 +9,13 @@ ARGS   ?=
 # How many test processes at once. Most tests wait for servers and processes, so two pay even on few cores; more would
 # disturb those that measure.
 JOBS   ?= 2
+# The peers of `make bench`: the three fastest at draining, and the fastest at a round trip.
+FASTEST ?= ardiq tarsk mayu huey
+COMMA  := ,
+SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all test-stdlib bench bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all test-stdlib bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +55,19 @@ test-all: $(STAMP) ## Every test, with branch coverage
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
 
-bench: $(STAMP) ## Tasks per second next to a bare ProcessPoolExecutor; how punctual 100 kills are
-	$(BIN)/python benchmarks/drain.py $(ARGS)
-	$(BIN)/python benchmarks/kill.py
+bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matters most, into build/ (10 minutes)
+	-$(BIN)/python -m benchmarks setup pebble $(FASTEST) plots
+	$(BIN)/python -m benchmarks run --scenarios important --out build/bench/results.json \
+	  --contestants qworker,threadpool,processpool,pebble,$(subst $(SPACE),$(COMMA),$(FASTEST)) $(ARGS)
+	$(BIN)/python -m benchmarks report --results build/bench/results.json --page build/bench.md
+
+bench-peers: $(STAMP) ## Every scenario and every peer, into docs/bench.md and docs/bench/ (hours)
+	-$(BIN)/python -m benchmarks setup
+	$(BIN)/python -m benchmarks run $(ARGS)
+	$(BIN)/python -m benchmarks report
+
+bench-kill: $(STAMP) ## How punctual 100 kills are, and how soon the slot of a killed task works again
+	$(BIN)/python benchmarks/kill.py $(ARGS)
 
 bench-stop: $(STAMP) ## How soon 1,000 cancels and 300 timeouts reach the code, in each kind of slot, under load (2 minutes)
 	$(BIN)/python benchmarks/stop.py $(ARGS)

@@ -7,7 +7,6 @@ interpreter that runs the harness. A first line `# python >= 3.12` says which in
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -48,14 +47,16 @@ def python_of(name: str) -> Path:
     """Return the interpreter of a contestant.
 
     Raises:
-        MissingError: its environment was not made yet.
+        MissingError: its environment was not made yet, could not be made, or is older than what it requires.
     """
-    if not requirements_of(name).exists():
+    wanted = requirements_of(name)
+    if not wanted.exists():
         return Path(sys.executable)
-    python = home() / name / "bin" / "python"
-    if not python.exists():
-        raise MissingError(f"it has no environment: run `python -m benchmarks setup {name}`")
-    return python
+    if _failed(name).exists():
+        raise MissingError(_failed(name).read_text())
+    if not _is_ready(name, wanted.read_text()):
+        raise MissingError(f"it has no environment, or an old one: run `python -m benchmarks setup {name}`")
+    return home() / name / "bin" / "python"
 
 
 def requirements_of(name: str) -> Path:
@@ -73,17 +74,35 @@ def make(name: str) -> str:
     if not wanted.exists():
         return "needs no environment of its own"
     text = wanted.read_text()
-    folder = home() / name
-    stamp, digest = folder / ".requirements", hashlib.sha256(text.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == digest:
+    if _is_ready(name, text):
         return "is ready"
-    python = choose(interpreters(), least=least_version(text))
+    folder = home() / name
     shutil.rmtree(folder, ignore_errors=True)
-    _run([str(python), "-m", "venv", str(folder)])
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--requirement", str(wanted)])
-    stamp.write_text(digest)
+    _failed(name).unlink(missing_ok=True)
+    try:
+        python = choose(interpreters(), least=least_version(text))
+        _run([str(python), "-m", "venv", str(folder)])
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, "--requirement", str(wanted)])
+    except MissingError as error:
+        home().mkdir(parents=True, exist_ok=True)
+        _failed(name).write_text(str(error))  # the report says why this contestant takes no part
+        raise
+    _stamp(name).write_text(text)
     return f"made with {python}"
+
+
+def _is_ready(name: str, requirements: str) -> bool:
+    """Whether the environment was made, to its end, from these requirements."""
+    return _stamp(name).exists() and _stamp(name).read_text() == requirements
+
+
+def _stamp(name: str) -> Path:
+    return home() / name / ".requirements"
+
+
+def _failed(name: str) -> Path:
+    return home() / f"{name}.failed"
 
 
 def least_version(requirements: str) -> Version:

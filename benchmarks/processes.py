@@ -56,7 +56,7 @@ class Process:
                 tree += descendants(self.pid)
                 self.popen.kill()
                 self.popen.wait()
-        _kill(tree)
+        _signal(tree, signal.SIGKILL)
         self._forget()
 
     def kill(self) -> None:
@@ -75,7 +75,6 @@ class Process:
                     stream.close()
                 except BrokenPipeError:
                     pass  # an order was on its way when the process ended
-        sweep()
 
     def said(self, lines: int = 12) -> str:
         """Return the end of what it printed, as it stands behind the reason of a failure."""
@@ -83,8 +82,9 @@ class Process:
         return tail and f":\n{tail}"
 
     def tree(self) -> list[int]:
-        """Return its pid and those of all that it started."""
-        return [self.pid, *descendants(self.pid)]
+        """Return its pid and those of all that it started; orphans are taken to be its own, too."""
+        lost = [pid for orphan in strays() for pid in (orphan, *descendants(orphan))]
+        return [self.pid, *descendants(self.pid), *lost]
 
 
 def become_subreaper() -> None:
@@ -95,18 +95,23 @@ def become_subreaper() -> None:
 
 
 def sweep(within_s: float = 5.0) -> None:
-    """Kill and reap all that was started here, directly or not, and that belongs to no process still in use."""
+    """Kill and reap whatever outlived the processes that started it. For between two measurements."""
     ends = time.monotonic() + within_s
-    while strays := [pid for pid in children().get(os.getpid(), []) if pid not in _known]:
-        for pid in strays:
-            _kill([pid, *descendants(pid)])
+    while lost := strays():
+        for pid in lost:
+            _signal([pid, *descendants(pid)], signal.SIGKILL)
             try:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 pass  # reaped by whoever waited for it
         if time.monotonic() > ends:
-            raise RuntimeError(f"processes that cannot be ended: {strays}")
+            raise RuntimeError(f"processes that cannot be ended: {lost}")
         time.sleep(0.01)
+
+
+def strays() -> list[int]:
+    """Return the children of this process that were not started here: orphans of what was."""
+    return [pid for pid in children().get(os.getpid(), []) if pid not in _known]
 
 
 def children() -> dict[int, list[int]]:
@@ -151,10 +156,6 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-
-
-def _kill(pids: list[int]) -> None:
-    _signal(pids, signal.SIGKILL)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

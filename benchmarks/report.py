@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ def write(results: Path, page: Path) -> Iterator[str]:
         yield f"drew {pictures}/*.png"
     except environments.MissingError as error:
         yield f"no plots: {error}"
-    page.write_text("\n".join(lines(data, pictures)) + "\n")
+    source = os.path.relpath(results, page.parent)
+    page.write_text("\n".join(lines(data, source, pictures)) + "\n")
     yield f"wrote {page}"
 
 
@@ -47,10 +49,10 @@ def slug(title: str) -> str:
     return title.lower().replace(" ", "-")
 
 
-def lines(data: Data, pictures: Path) -> Iterator[str]:
-    """Yield the lines of the page."""
+def lines(data: Data, source: str, pictures: Path) -> Iterator[str]:
+    """Yield the lines of the page; `source` is the file of results, as the page links to it."""
     marks = marks_of(data)
-    yield from head(data, marks)
+    yield from head(data, source, marks)
     yield from summary(data)
     for title, family in FAMILIES.items():
         names = [one.name for one in family if one.name in data["cells"]]
@@ -65,22 +67,24 @@ def lines(data: Data, pictures: Path) -> Iterator[str]:
 
 
 def marks_of(data: Data) -> dict[str, str]:
-    """Return what marks the cells of each run: nothing for the run of most cells, a letter for each other."""
-    used = Counter(cell["run"] for row in data["cells"].values() for cell in row.values())
+    """Return what marks the cells of each run: nothing for the run of most of our own cells, letters for others."""
+    cells = [(name, cell["run"]) for row in data["cells"].values() for name, cell in row.items()]
+    used = Counter(run for _, run in cells)
     if data["limits"]:
-        used[data["limits"]["run"]] += 0
-    order = [run for run, _ in used.most_common()]
-    return {run: f" [{chr(ord('a') + place)}]" if place else "" for place, run in enumerate(order)}
+        used[data["limits"]["run"]] += 1
+    ours = Counter(run for name, run in cells if name == OURS)
+    order = sorted(used, key=lambda run: (ours[run], used[run], run), reverse=True)
+    return {run: f" [{chr(ord('a') + place - 1)}]" if place else "" for place, run in enumerate(order)}
 
 
-def head(data: Data, marks: dict[str, str]) -> Iterator[str]:
+def head(data: Data, source: str, marks: dict[str, str]) -> Iterator[str]:
     """Yield what was measured on what, and how steady that was."""
     yield "# Benchmarks"
     yield ""
     yield (
-        "Made by `python -m benchmarks report` from [bench/results.json](bench/results.json); benchmarks/README.md "
-        "says how each figure is measured. Medians, least and most in brackets. Compare within one run; differences "
-        f"under about 15 % are ties. {NOTHING} means that a contestant offers no such thing."
+        f"Made by `python -m benchmarks report` from [{source}]({source}); benchmarks/README.md says how each figure "
+        "is measured. Medians, least and most in brackets. Compare within one run; differences under about 15 % are "
+        f"ties. {NOTHING} means that a contestant offers no such thing."
     )
     for run, mark in marks.items():
         facts = data["runs"][run]

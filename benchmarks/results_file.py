@@ -36,7 +36,7 @@ class ResultsFile:
 
     def start_run(self, facts: dict[str, Any]) -> str:
         """Begin a run and return its id."""
-        run = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        run = run_id()
         self.data["runs"][run] = {"started": now(), "noise": [], **facts}
         return run
 
@@ -68,6 +68,11 @@ class ResultsFile:
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
         draft.replace(self.path)
+
+
+def run_id() -> str:
+    """Return a name for a run that starts now; later ones sort behind."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def now() -> str:

@@ -12,7 +12,6 @@ from . import environments, limits, machine, noise
 from .adapter import FailedError, NotOfferedError
 from .alternation import turns
 from .figures import number, range_of
-from .processes import sweep
 from .results_file import Cell, ResultsFile, now
 from .scenarios import Scenario
 from .server import SETTINGS, Server
@@ -101,12 +100,10 @@ def measure(scenario: Scenario, stage: Stage, cell: Cell) -> str:
     except NotOfferedError as error:
         cell["not_offered"] = str(error)
         said = f"not offered: {error}"
-    except FailedError as error:
-        cell["failed"] = str(error)
+    except Exception as error:  # whatever it is: the others still have their turns
+        cell["failed"] = str(error) if isinstance(error, FailedError) else f"{type(error).__name__}: {error}"
         cell["failures"] = cell.get("failures", 0) + 1
-        said = f"failed: {error}"
-    finally:
-        sweep()
+        said = f"failed: {cell['failed']}"
     cell["took_s"] = round(cell.get("took_s", 0.0) + time.monotonic() - started, 1)
     cell["at"] = now()
     return said

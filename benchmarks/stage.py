@@ -15,7 +15,7 @@ from typing import Any
 from . import environments
 from .adapter import Adapter, FailedError, NotOfferedError
 from .peers import work
-from .processes import Process
+from .processes import Process, sweep
 from .server import Server
 
 LOOK_EVERY_S = 0.005
@@ -68,11 +68,13 @@ class Stage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._started.close()
+        sweep()
         self._folder.cleanup()
 
     def clear(self) -> None:
         """End all that was started, and begin again with an empty server and an empty counter."""
         self._started.close()
+        sweep()
         self.server.empty()
         work.make_counter(str(self.counter))
 
