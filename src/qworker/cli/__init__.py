@@ -1,6 +1,7 @@
 """The command `qworker`: a table of verbs, and the one place where an error becomes a line and an exit code.
 
     main ─► run(argv) ─► VERBS[verb] ─► its module, imported now ─► typer parses the rest ─► the verb
+                                   └─ start ─► start.read(), without typer ─► the worker
 
 One file per family of verbs; each verb is a function that typer reads, and raises QWorkerErrors. Nothing is imported
 for a verb that is not run, so `qworker --help` needs neither typer nor redis.
@@ -40,7 +41,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     # Workers and servers.
-    "start": Verb("start:start", "Run a worker.", "Run"),
+    "start": Verb("start_flags:start", "Run a worker.", "Run"),
     "demo": Verb("demo:demo", "See it work on real input: hang, stop, kill, and the ledger.", "Run"),
     "embedded": Verb("embedded:app", "Look at, or stop, this project's embedded server.", "Run"),
     # Single tasks.
@@ -101,7 +102,12 @@ def _dispatch(verb: str, rest: Sequence[str]) -> int:
 
 
 def _invoke(verb: str, rest: list[str]) -> int:
-    """Have typer parse the rest of the command line and call the verb."""
+    """Have typer parse the rest of the command line and call the verb; a worker does without it, if it can."""
+    if verb == "start":
+        from . import start
+
+        if (given := start.read(rest)) is not None:
+            return start.run_worker(*given)
     module, _, name = VERBS[verb].target.partition(":")
     target = getattr(import_module(f"{__name__}.{module}"), name)
 

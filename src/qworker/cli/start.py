@@ -1,77 +1,62 @@
 """`qworker start`: run one worker until it is told to end.
 
-The flags are made from `Settings`, where each setting lives once; what is given here goes before variables and files.
+    argv ── read() ─► targets, flags ─► run_worker() ─► Settings ─► serve()
+         └─ what it does not know, and --help ─► start_flags.py, by typer
+
+This very process becomes the worker, for weeks: what parsing brought in would stay. So the usual command line is read
+here, without typer, and says nothing else than typer would; whatever is unusual in it is left to typer whole.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any, cast
+from typing import Any
 
-import typer
-
-from .. import durations
 from ..config import Settings
 from ..errors import ConfigError
 
-_SWITCHES = frozenset({"burst", "embedded", "allow_eviction"})
+SWITCHES = frozenset({"burst", "embedded", "allow_eviction"})
 
 
-def _metavar(name: str, own: str | None) -> str:
-    return own or ("DURATION" if name.endswith("_s") else "VALUE")
+def read(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] | None:
+    """Return the targets and the flags that were given, by the names of their settings; None: typer shall read it."""
+    valued, switches = _known()
+    targets: list[str] = []
+    flags: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("-"):
+            targets.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        given: str | bool
+        if flag in switches and not equals:
+            name, given = switches[flag]
+        elif flag in valued and (equals or (value := next(words, "-"))[:1] != "-"):
+            name, given = valued[flag], value
+        else:
+            return None
+        if name in flags or (equals and not flag.startswith("--")):
+            return None
+        flags[name] = given
+    return targets, flags
 
 
-def _default(name: str, value: object) -> str:
-    """Return how a help text ends: with the default, where there is one to be told."""
-    if name in _SWITCHES or value is None or value == ():
-        return ""
-    shown = durations.text(cast("float", value)) if name.endswith("_s") else str(value)
-    return f" [default: {','.join(value) if isinstance(value, tuple) else shown}]"
-
-
-def _refuse_file(target: str) -> None:
-    module, _, attribute = target.partition(":")
-    if module.endswith(".py"):
-        meant = f"{module.removesuffix('.py').removeprefix('./').replace('/', '.')}:{attribute or 'app'}"
-        raise ConfigError(f"{target} is a file, and a module is expected: write {meant}, without .py")
-
-
-def _with_flags(command: Callable[..., int]) -> Callable[..., None]:
-    """Give a command one option for each setting; it receives those that were given, by name."""
-
-    def run(targets: list[str] | None = None, **flags: Any) -> None:
-        raise typer.Exit(command(targets or [], {name: value for name, value in flags.items() if value is not None}))
-
-    target = Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODULE[:APP]...", help="Where the apps are: tasks:app, or tasks for an app named app."),
-    ]
-    parameters = [
-        inspect.Parameter("targets", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=target)
-    ]
+def _known() -> tuple[dict[str, str], dict[str, tuple[str, bool]]]:
+    """Return the flags that take a value, and those that switch; with the names of their settings."""
+    valued: dict[str, str] = {}
+    switches: dict[str, tuple[str, bool]] = {}
     for setting in fields(Settings):
-        kind: Any = bool if setting.name in _SWITCHES else str
-        option = typer.Option(
-            setting.metadata["flag"],
-            help=setting.metadata["help"] + _default(setting.name, setting.default),
-            metavar=None if setting.name in _SWITCHES else _metavar(setting.name, setting.metadata["metavar"]),
-            show_default=False,
-        )
-        parameters.append(
-            inspect.Parameter(
-                setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-            )
-        )
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__ = command.__doc__
-    return run
+        on, _, off = setting.metadata["flag"].partition("/")
+        if setting.name in SWITCHES:
+            switches |= {on: (setting.name, True)} | ({off: (setting.name, False)} if off else {})
+        else:
+            valued[on] = setting.name
+    return valued, switches
 
 
-@_with_flags
-def start(targets: list[str], flags: dict[str, Any]) -> int:
+def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
     """Run a worker: claim tasks in windows, run them, stop them for real.
 
     TERM and Ctrl-C drain: nothing more is claimed, what runs may finish. A second signal asks it to stop, a third
@@ -95,3 +80,10 @@ def start(targets: list[str], flags: dict[str, Any]) -> int:
         return serve(settings, targets)
     finally:
         log.close()
+
+
+def _refuse_file(target: str) -> None:
+    module, _, attribute = target.partition(":")
+    if module.endswith(".py"):
+        meant = f"{module.removesuffix('.py').removeprefix('./').replace('/', '.')}:{attribute or 'app'}"
+        raise ConfigError(f"{target} is a file, and a module is expected: write {meant}, without .py")
