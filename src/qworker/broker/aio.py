@@ -12,23 +12,30 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import hiredis
-import redis.asyncio
 
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
 from . import group_calls
 from .calls import Call, Owner
-from .connection import FAULTS, Attempts, attempt_s, connect_async, in_step, wire
+from .connection import Attempts, attempt_s, check_url, in_step, wire
 from .flows import Flow
 from .keys import Keyspace
 from .records import read_stop
+from .sockets import Address, Connection, Connections, Plain, pack
 from .values import WATCH, BellRing, StopHint, WatchHint
 from .verbs import Verbs
 
+if TYPE_CHECKING:
+    import redis.asyncio
+
 T = TypeVar("T")
+
+# What may go wrong while a call is under way, and be repaired by sending it again. asyncio.timeout's is an OSError.
+FAULTS = (hiredis.HiredisError, OSError)
+_SILENT_S = 15.0  # a subscribed connection that says nothing for so long is asked whether it lives
 
 
 class AsyncBroker(Verbs):
@@ -51,19 +58,26 @@ class AsyncBroker(Verbs):
         self.timeout_s = timeout_s
         self.instance = instance or new_token()
         self._given = client
-        self._clients: dict[str, redis.asyncio.Redis] = {}
-        self.client = self._client(role)
+        self._roles: dict[str, Connections] = {}
+        self._own = self._connections(role)
 
-    def _client(self, role: str) -> redis.asyncio.Redis:
-        """The client of a role: its connections carry the role in their names, for operators and for chaos tests."""
+    def _connections(self, role: str) -> Connections:
+        """The connections of a role: they carry it in their names, for operators and for chaos tests."""
+        found = self._roles.get(role)
+        if found is None:
+            found = self._roles[role] = self._make_connections(f"qw:{role}:{self.instance}")
+        return found
+
+    def _make_connections(self, name: str) -> Connections:
+        if self._given is None:
+            address = Address.of(check_url(self.url))
+            if address is not None:
+                return Connections(lambda: Plain(address, name))
+        from . import adapted
+
         if self._given is not None:
-            return self._given
-        client = self._clients.get(role)
-        if client is None:
-            client = self._clients[role] = connect_async(
-                self.url, name=f"qw:{role}:{self.instance}", timeout_s=attempt_s(self.timeout_s)
-            )
-        return client
+            return Connections(adapted.of_client(self._given))
+        return Connections(adapted.maker(self.url, name=name, timeout_s=attempt_s(self.timeout_s)))
 
     async def perform(self, asked: Call[T] | Flow[T]) -> T:
         """Do what a verb asks for: one call, or several."""
@@ -71,31 +85,29 @@ class AsyncBroker(Verbs):
 
     async def run(self, call: Call[T]) -> T:
         """Send one call until it is answered, or its deadline has passed."""
-        pool: Any = self.client.connection_pool
         tries = Attempts(call, url=self.url, timeout_s=self.timeout_s)
         while True:
             sent = False
             try:
                 async with asyncio.timeout(tries.attempt_s):
-                    connection = await pool.get_connection()
+                    connection = await self._own.take()
                     try:
                         if tries.load and call.script is not None:
-                            await connection.send_command("SCRIPT", "LOAD", call.script.text)
-                            await connection.read_response()
+                            await connection.send(pack(("SCRIPT", "LOAD", call.script.text)))
+                            await connection.reply()
                         sent = True
-                        # Packed in C: redis-py's asyncio connection does it in Python, 3 µs per task of a window.
-                        await connection.send_packed_command(hiredis.pack_command(wire(tries.call)))
-                        reply = await connection.read_response()
+                        await connection.send(pack(wire(tries.call)))
+                        reply = await connection.reply()
                     except BaseException as exc:
                         if not in_step(exc):
-                            await connection.disconnect(nowait=True)
+                            await connection.close()
                         raise
                     finally:
-                        await pool.release(connection)
-            except FAULTS as exc:  # asyncio.timeout raises TimeoutError, which is an OSError
+                        self._own.give(connection)
+            except FAULTS as exc:
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
-                    await pool.disconnect(inuse_connections=False)
+                    await self._own.drop_idle()
                 await asyncio.sleep(pause_s)
             else:
                 return tries.call.parse(reply)
@@ -127,19 +139,19 @@ class AsyncBroker(Verbs):
                 bells[self.keyspace.queue(queue).bell(pool)] = BellRing(queue, pool)
         # 0 would mean for ever; what is below a millisecond is not worth a call.
         block_s = max(timeout_s, 0.001)
-        connections: Any = self._client("bell").connection_pool
+        connections = self._connections("bell")
         try:
             async with asyncio.timeout(block_s + 2.0):
-                connection = await connections.get_connection()
+                connection = await connections.take()
                 try:
-                    await connection.send_command("BLPOP", *bells, f"{block_s:.3f}")
-                    reply = await connection.read_response()
+                    await connection.send(pack(("BLPOP", *bells, f"{block_s:.3f}")))
+                    reply = await connection.reply()
                 except BaseException:
                     # Also when the waiter is cancelled: the answer may still come, and must not meet the next command.
-                    await connection.disconnect(nowait=True)
+                    await connection.close()
                     raise
                 finally:
-                    await connections.release(connection)
+                    connections.give(connection)
         except FAULTS:
             await asyncio.sleep(random.uniform(0.05, 0.25))
             return None
@@ -158,36 +170,49 @@ class AsyncBroker(Verbs):
         each group that is stopped. Only hints: a stop that is missed while the connection is down comes with the next
         renewal or settle, that of a group when groups are read again.
         """
-        client = self._client("stops")
+        connections = self._connections("stops")
         hello, groups = self.keyspace.hello.encode(), self.keyspace.group_stops.encode()
+        channels = (self.keyspace.stops(worker), self.keyspace.hello, self.keyspace.group_stops)
         while True:
-            pubsub: Any = client.pubsub()
+            connection: Connection | None = None
             try:
-                await pubsub.subscribe(self.keyspace.stops(worker), self.keyspace.hello, self.keyspace.group_stops)
+                async with asyncio.timeout(attempt_s(self.timeout_s)):
+                    connection = await connections.take()
+                await connection.send(pack(("SUBSCRIBE", *channels)))
+                asked = False
                 while True:
-                    # A timeout, so that a connection that went silently dead is noticed by the ping that follows.
-                    message = await pubsub.get_message(timeout=15.0)
-                    if message is None:
-                        await pubsub.ping()
-                    elif message["type"] == "message" and message["channel"] == hello:
+                    try:
+                        async with asyncio.timeout(_SILENT_S):
+                            kind, channel, *data = await connection.reply()
+                    except TimeoutError:
+                        if asked:
+                            raise  # it went silently dead
+                        asked = True
+                        await connection.send(pack(("PING",)))
+                        continue
+                    asked = False
+                    if kind != b"message":
+                        continue
+                    if channel == hello:
                         on_hello()
-                    elif message["type"] == "message" and message["channel"] == groups:
-                        group, _, grace = message["data"].decode("utf-8", "replace").partition(" ")
+                    elif channel == groups:
+                        group, _, grace = data[0].decode("utf-8", "replace").partition(" ")
                         on_group(group, group_calls.read_grace(grace))
-                    elif message["type"] == "message":
-                        hint = _read_hint(message["data"])
+                    else:
+                        hint = _read_hint(data[0])
                         if hint is not None:
                             on_hint(hint)
             except FAULTS:
                 await asyncio.sleep(random.uniform(0.05, 0.5))
             finally:
-                await pubsub.aclose()
+                if connection is not None:
+                    await connection.close()
+                    connections.give(connection)
 
     async def close(self) -> None:
         """Close all connections that this broker made."""
-        for client in self._clients.values():
-            await client.aclose()
-            await client.connection_pool.disconnect()
+        for connections in self._roles.values():
+            await connections.close()
 
     async def __aenter__(self) -> AsyncBroker:
         return self

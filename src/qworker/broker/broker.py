@@ -17,12 +17,15 @@ import redis
 from ..errors import BrokerUnavailable
 from ..ids import new_token
 from .calls import Call, Owner, command
-from .connection import FAULTS, Attempts, attempt_s, connect, in_step, public_url, wire
+from .connection import Attempts, attempt_s, connect, in_step, public_url, wire
 from .flows import Flow
 from .keys import Keyspace
 from .verbs import Verbs
 
 T = TypeVar("T")
+
+# What may go wrong while a call is under way, and be repaired by sending it again.
+FAULTS = (redis.RedisError, OSError)
 
 
 class Broker(Verbs):

@@ -12,22 +12,16 @@ from __future__ import annotations
 import random
 import re
 import time
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
-
-import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
-from redis.retry import Retry
 
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, ServerFull, ServerUnfit
 from .calls import Call
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    import redis
 
-# What may go wrong while a call is under way, and be repaired by sending it again.
-FAULTS = (RedisError, OSError)
+T = TypeVar("T")
 
 _SCHEMES = ("redis", "rediss", "unix")
 _CODE = re.compile(r"^-?([A-Z][A-Z]+)\b")
@@ -71,8 +65,9 @@ def public_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
 
 
-def _options(url: str, name: str, read_s: float | None, connect_s: float, retry: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def options(url: str, name: str, read_s: float | None, connect_s: float, retry: Any) -> dict[str, Any]:
+    """Return what a connection of redis-py is made with."""
+    made: dict[str, Any] = {
         "client_name": name,
         "protocol": 2,
         "decode_responses": False,
@@ -83,23 +78,20 @@ def _options(url: str, name: str, read_s: float | None, connect_s: float, retry:
         "max_connections": 10_000,
     }
     if urlsplit(url).scheme != "unix":
-        options |= {"socket_connect_timeout": connect_s, "socket_keepalive": True}
-    return options
+        made |= {"socket_connect_timeout": connect_s, "socket_keepalive": True}
+    return made
 
 
 def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
     """Make a client; nothing is sent yet. `name` is what CLIENT LIST shows."""
+    import redis  # a worker does without it
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     pool: Any = redis.ConnectionPool.from_url(
-        check_url(url), **_options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
+        check_url(url), **options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
     )
     return redis.Redis.from_pool(pool)
-
-
-def connect_async(url: str, *, name: str, timeout_s: float) -> redis.asyncio.Redis:
-    """Make an asyncio client; nothing is sent yet. Its reads have no timeout of their own: the driver bounds them."""
-    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    pool: Any = redis.asyncio.ConnectionPool.from_url(check_url(url), **_options(url, name, None, timeout_s, retry))
-    return redis.asyncio.Redis.from_pool(pool)
 
 
 def wire(call: Call[Any]) -> tuple[Any, ...]:
@@ -111,32 +103,34 @@ def wire(call: Call[Any]) -> tuple[Any, ...]:
 
 def code_of(exc: BaseException) -> str:
     """The server's code for an error, upper case; empty when the error did not come from the server."""
-    if isinstance(exc, BusyLoadingError):
+    kinds = [kind.__name__ for kind in type(exc).__mro__]
+    if "BusyLoadingError" in kinds:
         return "LOADING"
     code = getattr(exc, "status_code", None)
     if isinstance(code, str) and code:
         return code
-    for kind, known in _CODE_OF_CLASS.items():
-        if isinstance(exc, kind):
-            return known
-    if not isinstance(exc, ResponseError):
+    for kind in kinds:
+        if kind in _CODE_OF_CLASS:
+            return _CODE_OF_CLASS[kind]
+    if "ResponseError" not in kinds and "ReplyError" not in kinds:
         return ""
     inner, outer = _INNER_CODE.search(str(exc)), _CODE.search(str(exc))
     found = inner or outer
     return found[1] if found is not None else "ERR"
 
 
-_CODE_OF_CLASS: dict[type[BaseException], str] = {
-    redis.exceptions.MasterDownError: "MASTERDOWN",
-    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
-    redis.exceptions.TryAgainError: "TRYAGAIN",
-    redis.exceptions.NoScriptError: "NOSCRIPT",
-    redis.exceptions.OutOfMemoryError: "OOM",
-    redis.exceptions.ReadOnlyError: "READONLY",
-    redis.exceptions.NoPermissionError: "NOPERM",
-    redis.exceptions.MovedError: "MOVED",
-    redis.exceptions.AskError: "ASK",
-    AuthenticationError: "NOAUTH",
+# redis-py takes the code out of the text of these. By their names, so that a worker need not import it.
+_CODE_OF_CLASS = {
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "NoPermissionError": "NOPERM",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "AuthenticationError": "NOAUTH",
 }
 
 

@@ -1,0 +1,61 @@
+"""Connections of redis-py behind the face of ours: for TLS, for URLs with options, and for clients that tests bring.
+
+AsyncBroker ─► Connections ─► Adapted ─► redis.asyncio.Connection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hiredis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from .connection import code_of, options
+from .sockets import Connection
+
+
+def maker(url: str, *, name: str, timeout_s: float) -> Callable[[], Connection]:
+    """Return what makes connections to a server by redis-py. Their reads have no timeout: the driver bounds them."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    pool: Any = redis.asyncio.ConnectionPool.from_url(url, **options(url, name, None, timeout_s, retry))
+    return lambda: Adapted(pool.make_connection())
+
+
+def of_client(client: redis.asyncio.Redis) -> Callable[[], Connection]:
+    """Return what makes connections as a client of redis-py's would."""
+    pool: Any = client.connection_pool
+    return lambda: Adapted(pool.make_connection())
+
+
+class Adapted:
+    """One connection of redis-py's."""
+
+    def __init__(self, connection: Any) -> None:
+        self.closed = False
+        self._connection = connection
+
+    async def open(self) -> None:
+        await self._do(self._connection.connect())
+
+    async def send(self, packed: bytes) -> None:
+        await self._do(self._connection.send_packed_command(packed))
+
+    async def reply(self) -> Any:
+        return await self._do(self._connection.read_response(disconnect_on_error=False))
+
+    async def close(self, *, wait: bool = False) -> None:
+        self.closed = True
+        await self._connection.disconnect(nowait=not wait)
+
+    async def _do(self, asked: Awaitable[Any]) -> Any:
+        try:
+            return await asked
+        except RedisError as error:
+            code = code_of(error)
+            if not code:
+                raise ConnectionError(str(error)) from error
+            text = str(error)
+            raise hiredis.ReplyError(text if text.startswith(code) else f"{code} {text}") from error

@@ -1,0 +1,203 @@
+"""The worker's connections: asyncio's transports and hiredis, and nothing of redis-py, which weighs 10 MiB.
+
+    AsyncBroker ── take() ─► Connections ─► Connection ── send(packed) ─► the server ─► reply() ── give() ─► Connections
+
+A worker sends packed commands and reads plain replies, so it needs neither redis-py's commands nor its retries. What
+redis-py alone knows well, TLS and the options of a URL, is left to it: see adapted.py. Errors of the server are
+hiredis.ReplyErrors, all others OSErrors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+# Packed in C; its stub knows only commands of one word.
+pack: Callable[[Sequence[Any]], bytes] = cast("Any", hiredis.pack_command)
+
+
+class Connection(Protocol):
+    """One connection. After an error other than an answer's own it is of no use; whoever sees one closes it."""
+
+    closed: bool
+
+    async def open(self) -> None:
+        """Connect, and say who we are."""
+
+    async def send(self, packed: bytes) -> None:
+        """Write a command."""
+
+    async def reply(self) -> Any:
+        """Wait for the next reply, or the next pushed message; raises hiredis.ReplyError for an error of the server."""
+
+    async def close(self, *, wait: bool = False) -> None:
+        """Let go of it; `wait` until it is closed."""
+
+
+class Connections:
+    """The connections of one role: those that nobody uses wait here. Owned by the event loop."""
+
+    def __init__(self, make: Callable[[], Connection]) -> None:
+        self._make = make
+        self._idle: list[Connection] = []
+        self._taken: set[Connection] = set()
+
+    async def take(self) -> Connection:
+        """Return a connection that nobody else uses."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                self._taken.add(connection)
+                return connection
+        connection = self._make()
+        self._taken.add(connection)
+        try:
+            await connection.open()
+        except BaseException:
+            self._taken.discard(connection)
+            await connection.close()
+            raise
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Take one back; it is used again, unless it was closed."""
+        self._taken.discard(connection)
+        if not connection.closed:
+            self._idle.append(connection)
+
+    async def drop_idle(self) -> None:
+        """Connect anew from now on: another server may have the address."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close all."""
+        idle, self._idle = self._idle, []
+        for connection in (*idle, *self._taken):
+            await connection.close(wait=True)
+
+
+class Address(NamedTuple):
+    """Where a server is and who we are there, as its URL says."""
+
+    path: str  # of a unix socket; empty: host and port
+    host: str
+    port: int
+    db: int
+    user: str
+    password: str
+
+    @classmethod
+    def of(cls, url: str) -> Address | None:
+        """Return what a checked URL says; None when it asks for more than is known here (TLS, options)."""
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, keep_blank_values=True)
+        db = options.pop("db", [parts.path.strip("/") if parts.scheme == "redis" else "0"])[0] or "0"
+        if parts.scheme not in ("redis", "unix") or options or parts.fragment or not db.isdigit():
+            return None
+        if parts.username and not parts.password:
+            return None
+        return cls(
+            unquote(parts.path) if parts.scheme == "unix" else "",
+            unquote(parts.hostname or "localhost"),
+            parts.port or 6379,
+            int(db),
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+        )
+
+
+class Plain(asyncio.Protocol):
+    """A connection over TCP or a unix socket. Owned by the event loop; one user at a time."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        self.closed = False
+        self._address, self._name = address, name
+        self._reader = hiredis.Reader()
+        self._replies: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._lost: OSError | None = None
+
+    async def open(self) -> None:
+        loop, address = asyncio.get_running_loop(), self._address
+        if address.path:
+            await loop.create_unix_connection(lambda: self, address.path)
+        else:
+            await loop.create_connection(lambda: self, address.host, address.port)
+        # All in one write: a connection costs one round trip.
+        hello: list[tuple[str | int, ...]] = [("CLIENT", "SETNAME", self._name)]
+        if address.password:
+            hello.insert(0, ("AUTH", *([address.user] if address.user else []), address.password))
+        if address.db:
+            hello.append(("SELECT", address.db))
+        await self.send(b"".join(map(pack, hello)))
+        for command in hello:
+            try:
+                await self.reply()
+            except hiredis.ReplyError as error:
+                if command[0] == "AUTH" and str(error).startswith("ERR"):
+                    raise hiredis.ReplyError(f"NOAUTH {error}") from None
+                if command[0] != "CLIENT":  # a name is for people; where it is forbidden, there is none
+                    raise
+
+    async def send(self, packed: bytes) -> None:
+        if self._transport is None or self._lost is not None:
+            raise self._lost or ConnectionError("the connection is closed")
+        self._transport.write(packed)
+
+    async def reply(self) -> Any:
+        while not self._replies:
+            if self._lost is not None:
+                raise self._lost
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        reply = self._replies.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    async def close(self, *, wait: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
+        self._abort()
+
+    # ── what the transport calls ─────────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        if not self._address.path:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._replies.append(reply)
+        except hiredis.ProtocolError as error:
+            self._end(ConnectionError(f"the server's answer makes no sense: {error}"))
+            self._abort()
+        if self._replies and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc if isinstance(exc, OSError) else ConnectionError("the server closed the connection"))
+
+    def _end(self, why: OSError) -> None:
+        self.closed = True
+        self._lost = self._lost or why
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _abort(self) -> None:
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,262 @@
+"""The worker's own connections, on asyncio's loop and on uvloop, and what is left to redis-py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from qworker.broker import AsyncBroker
+from qworker.broker.adapted import Adapted
+from qworker.broker.calls import command
+from qworker.broker.sockets import Address
+from qworker.errors import BrokerError, BrokerUnavailable
+from support.servers import Server
+
+MakeServer = Callable[..., Server]
+Main = Callable[[], Awaitable[Any]]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def go(request: pytest.FixtureRequest) -> Callable[[Main], Any]:
+    """Run a coroutine function on each kind of loop."""
+    if request.param == "asyncio":
+        return lambda main: asyncio.run(main())  # type: ignore[arg-type]
+    uvloop = pytest.importorskip("uvloop")
+
+    def run(main: Main) -> Any:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main())  # type: ignore[arg-type]
+
+    return run
+
+
+async def say(broker: AsyncBroker, *words: str | bytes) -> Any:
+    return await broker.run(command("say something", *words, parse=lambda reply: reply))
+
+
+def guarded(new_server: MakeServer, password: str) -> Server:
+    """A server that asks for a password."""
+    server: Server = new_server(None, durable=False)
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", password)
+    return server
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://box", ("", "box", 6379, 0, "", "")),
+        ("redis://", ("", "localhost", 6379, 0, "", "")),
+        ("redis://me:p%40ss@[::1]:7000/3", ("", "::1", 7000, 3, "me", "p@ss")),
+        ("redis://:pw@box/1?db=2", ("", "box", 6379, 2, "", "pw")),
+        ("unix:///run/a%20b.sock", ("/run/a b.sock", "localhost", 6379, 0, "", "")),
+        ("unix://:pw@/run/x.sock?db=4", ("/run/x.sock", "localhost", 6379, 4, "", "pw")),
+        ("rediss://box", None),
+        ("redis://box?socket_keepalive=no", None),
+        ("redis://me@box", None),
+    ],
+)
+def test_a_url_is_understood_or_left_to_redis_py(url: str, address: tuple[Any, ...] | None) -> None:
+    assert Address.of(url) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:p%40ss@box:7000/3",
+        "redis://:pw@box/1?db=2",
+        "redis://box",
+        "unix:///run/a%20b.sock",
+        "unix://:pw@/run/x.sock?db=4",
+    ],
+)
+def test_a_url_means_what_it_means_to_redis_py(url: str) -> None:
+    theirs = redis.ConnectionPool.from_url(url).connection_kwargs
+    ours = Address.of(url)
+
+    assert ours is not None
+    if ours.path:
+        assert ours.path == theirs["path"]
+    else:
+        assert (ours.host, ours.port) == (theirs["host"], theirs.get("port", 6379))
+    assert (ours.db, ours.user, ours.password) == (
+        theirs.get("db", 0),
+        theirs.get("username", ""),
+        theirs.get("password", ""),
+    )
+
+
+def test_password_and_database_of_the_url_are_used(new_server: MakeServer, go: Callable[[Main], Any]) -> None:
+    server = guarded(new_server, "s3:cret")
+
+    async def main() -> None:
+        async with AsyncBroker(f"unix://:s3%3Acret@{server.socket_path}?db=3", "t") as broker:
+            await say(broker, "SET", "here", "1")
+            assert b" db=3 " in await say(broker, "CLIENT", "LIST")
+
+    go(main)
+
+
+@pytest.mark.parametrize("password", ["", ":wrong@"])
+def test_a_wrong_password_is_said_at_once(new_server: MakeServer, go: Callable[[Main], Any], password: str) -> None:
+    server = guarded(new_server, "secret")
+
+    async def main() -> None:
+        async with AsyncBroker(f"unix://{password}{server.socket_path}", "t") as broker:
+            with pytest.raises(BrokerError, match=r"does not allow it: .*Check user, password"):
+                await say(broker, "SET", "here", "1")
+
+    go(main)
+
+
+def test_a_password_for_a_server_that_has_none_is_said_at_once(server: Server, go: Callable[[Main], Any]) -> None:
+    async def main() -> None:
+        async with AsyncBroker(f"unix://:pw@{server.socket_path}", "t") as broker:
+            with pytest.raises(BrokerError, match=r"does not allow it: .*without any password configured"):
+                await say(broker, "PING")
+
+    go(main)
+
+
+def test_large_commands_and_answers_pass(server: Server, go: Callable[[Main], Any]) -> None:
+    body = bytes(range(256)) * 65_536
+
+    async def main() -> None:
+        async with AsyncBroker(server.url, "t") as broker:
+            await say(broker, "SET", "large", body)
+            assert await say(broker, "GET", "large") == body
+
+    go(main)
+
+
+def test_a_connection_is_used_again_and_calls_at_once_have_one_each(server: Server, go: Callable[[Main], Any]) -> None:
+    async def main() -> None:
+        async with AsyncBroker(server.url, "t", instance="me") as broker:
+            for _ in range(5):
+                await say(broker, "PING")
+            alone = (await say(broker, "CLIENT", "LIST")).count(b"name=qw:worker:me")
+            await asyncio.gather(*(say(broker, "PING") for _ in range(3)))
+            together = (await say(broker, "CLIENT", "LIST")).count(b"name=qw:worker:me")
+        assert (alone, together) == (1, 3)
+
+    go(main)
+
+
+def test_a_broken_connection_is_replaced(server: Server, go: Callable[[Main], Any]) -> None:
+    async def main() -> None:
+        async with AsyncBroker(server.url, "t") as broker, AsyncBroker(server.url, "t") as other:
+            await say(broker, "PING")
+            await say(other, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert await say(broker, "PING") == b"PONG"
+
+    go(main)
+
+
+class Nonsense:
+    """A server that answers nonsense."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                link, _ = self._socket.accept()
+            except OSError:
+                return
+            with link:
+                link.recv(4096)
+                link.sendall(b"?what\r\n")
+                link.recv(4096)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def test_an_answer_that_makes_no_sense_is_a_broken_connection(tmp_path: Path, go: Callable[[Main], Any]) -> None:
+    nonsense = Nonsense(tmp_path / "s")
+
+    async def main() -> None:
+        async with AsyncBroker(f"unix://{tmp_path}/s", "t", timeout_s=0.3) as broker:
+            with pytest.raises(BrokerUnavailable, match="makes no sense"):
+                await say(broker, "PING")
+
+    go(main)
+    nonsense.close()
+
+
+@pytest.fixture
+def tls(one_server: Server, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A port on which the server speaks TLS, and the certificate to be trusted: a TLS end before the unix socket."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    done = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("no openssl here to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    loop = asyncio.new_event_loop()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_unix_connection(one_server.socket_path)
+        await asyncio.wait([asyncio.ensure_future(pass_on(reader, to_writer)),
+                            asyncio.ensure_future(pass_on(to_reader, writer))])  # fmt: skip
+
+    made = loop.run_until_complete(asyncio.start_server(serve, "localhost", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield made.sockets[0].getsockname()[1], certificate
+
+    async def end() -> None:
+        made.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
+    thread.join()
+    loop.close()
+
+
+def test_tls_is_spoken_through_redis_py(tls: tuple[int, Path], go: Callable[[Main], Any]) -> None:
+    port, certificate = tls
+
+    async def main() -> None:
+        url = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
+        async with AsyncBroker(url, "t") as broker:
+            assert await say(broker, "PING") == b"PONG"
+            assert isinstance(await broker._own.take(), Adapted)
+            assert await broker.wait_bell(["q"], ["default"], 0.01) is None
+
+    go(main)
+
+
+def test_a_worker_loads_no_redis_py() -> None:
+    code = "import sys, qworker.worker.daemon; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "redis" not in loaded
+    assert "qworker.broker.aio" in loaded
