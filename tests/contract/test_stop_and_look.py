@@ -252,6 +252,21 @@ def test_a_worker_that_retires_or_falls_silent_is_no_longer_listed(broker: Twice
     assert broker.client.zrange(broker.keyspace.workers, 0, -1) == [b"w3"]
 
 
+def test_a_worker_that_was_listed_lately_is_only_told_of(broker: TwiceBroker) -> None:
+    broker.beat(worker("w1"))
+    broker.at(60_000)
+    broker.beat(worker("w1"), listed=True)
+
+    assert broker.client.zscore(broker.keyspace.workers, "w1") == START_MS
+
+
+def test_workers_that_are_known_are_not_asked_for(broker: TwiceBroker) -> None:
+    for local in ("w1", "w2", "w3"):
+        broker.beat(worker(local))
+
+    assert [found.id for found in broker.workers(but={"w1", "w3"})] == ["w2"]
+
+
 def test_a_worker_record_that_cannot_be_read_is_left_out(broker: TwiceBroker) -> None:
     broker.beat(worker("w1"))
     broker.client.hset(broker.keyspace.worker("w1"), "record", b"\xff{")

@@ -176,7 +176,7 @@ def test_a_full_server_refuses_submits_whole_and_drains(new_server: MakeServer, 
         assert len(window.tasks) == 6
         assert ids(take(broker, "c2", 3)) == ["t2", "t6", "t7"]
         assert broker.rescue_worker(QUEUE, "host:1:aaaa") == 6
-        assert broker.beat(worker_record()) > 0
+        broker.beat(worker_record())
         assert [found.id for found in broker.workers()] == ["w1"]
         assert broker.claim("new", claim=name("c9"), worker="w", rooms=[(("default",), 1)], lease_ms=1_000).tasks == ()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any
 
 from qworker import codec
@@ -123,8 +123,8 @@ class FakeBroker:
     async def ring(self, queue: str, pool: str) -> None:
         await self._answer("ring", None, queue=queue, pool=pool)
 
-    async def workers(self) -> Any:
-        return await self._answer("workers", ())
+    async def workers(self, *, but: Container[str] = ()) -> Any:
+        return tuple(record for record in await self._answer("workers", (), but=but) if record.id not in but)
 
     async def rescue_worker(self, queue: str, worker: str) -> Any:
         return await self._answer("rescue_worker", 0, queue=queue, worker=worker)
@@ -141,8 +141,8 @@ class FakeBroker:
     async def stop_group(self, group: str, **arguments: Any) -> Any:
         return await self._answer("stop_group", "stopped", group=group, **arguments)
 
-    async def beat(self, record: Any, *, ttl_ms: int) -> Any:
-        return await self._answer("beat", NOW_MS, record=record, ttl_ms=ttl_ms)
+    async def beat(self, record: Any, *, ttl_ms: int, listed: bool = False) -> Any:
+        return await self._answer("beat", None, record=record, ttl_ms=ttl_ms, listed=listed)
 
 
 def settled(*codes: str, stops: Iterable[Any] = ()) -> SettleReply:

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import State
 from qworker.model import Survivor
 from qworker.worker import beacon as beacon_module
@@ -80,6 +81,23 @@ def test_a_worker_that_has_just_come_is_looked_at_at_once() -> None:
 
             async with asyncio.timeout(0.5):
                 await w.broker.called("workers", 2)
+
+    asyncio.run(scenario())
+
+
+def test_the_list_of_workers_is_written_more_seldom_than_the_record(monkeypatch) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.broker.script("beat", BrokerUnavailable("gone"))
+            told, _ = beacon(w)
+
+            for _ in range(3):
+                await told.beat()
+            monkeypatch.setattr(beacon_module, "LIST_S", 0.0)
+            await told.beat()
+
+            # The first was not answered, so the second says all of it again.
+            assert [call["listed"] for call in w.broker.calls["beat"]] == [False, False, True, False]
 
     asyncio.run(scenario())
 

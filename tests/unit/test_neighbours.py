@@ -205,3 +205,19 @@ def test_closing_ends_a_rescue_that_is_under_way() -> None:
             assert rescue.cancelled()
 
     asyncio.run(scenario())
+
+
+def test_a_neighbour_that_is_known_is_not_asked_for_again(neighbour) -> None:
+    """Fifty idle workers would else read each other's records all the time."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            known, elsewhere = record(neighbour.pid), record(1, id="far:1:abcd", boot_id="another")
+            found = await look(w, known, elsewhere)
+
+            await found.look()
+
+            assert w.broker.calls["workers"][-1]["but"] == {w.state.id, known.id, elsewhere.id}
+            found.close()
+
+    asyncio.run(scenario())

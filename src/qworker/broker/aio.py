@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 # What may go wrong while a call is under way, and be repaired by sending it again. asyncio.timeout's is an OSError.
 FAULTS = (hiredis.HiredisError, OSError)
-_SILENT_S = 15.0  # a subscribed connection that says nothing for so long is asked whether it lives
+_SILENT_S = 30.0  # a subscribed connection that says nothing for so long is asked whether it lives
 
 
 class AsyncBroker(Verbs):

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import BrokerError, ServerFull, ServerUnfit
@@ -152,17 +152,23 @@ def stats(owner: Owner, queue: str) -> Flow[QueueStats]:
     )
 
 
-def beat(owner: Owner, record: WorkerRecord, *, ttl_ms: int = 30_000) -> Flow[int]:
-    """Tell of a worker for `ttl_ms`, and list it. Works on a full server, too. Returns the server's time."""
+def beat(owner: Owner, record: WorkerRecord, *, ttl_ms: int = 30_000, listed: bool = False) -> Flow[None]:
+    """Tell of a worker for `ttl_ms`, and list it. Works on a full server, too.
+
+    `listed`: it was lately, so that need not be repeated unless the server lost its data. The list remembers for ten
+    minutes.
+    """
     script, enlist = load("beat"), load("enlist")
     verb = f"record worker {record.id}"
-    args = enlist.arguments(now_ms=owner.now_ms, member=record.id, forget_ms=_FORGET_MS)
-    now_ms: int = yield Call(verb, enlist, (owner.keyspace.workers,), args, int)
-    text = json.dumps(dataclasses.asdict(dataclasses.replace(record, beat_ms=now_ms)), default=str)
-    key = owner.keyspace.worker(record.id)
+    if not listed:
+        args = enlist.arguments(now_ms=owner.now_ms, member=record.id, forget_ms=_FORGET_MS)
+        now_ms = yield Call(verb, enlist, (owner.keyspace.workers,), args, int)
+        record = dataclasses.replace(record, beat_ms=now_ms)
+    text = json.dumps(dataclasses.asdict(record), default=str)
     told = script.arguments(record=text, ttl_ms=ttl_ms, hello=owner.keyspace.hello)
-    yield Call(verb, script, (key,), told, int)
-    return now_ms
+    first = yield Call(verb, script, (owner.keyspace.worker(record.id),), told, int)
+    if first and listed:
+        yield from beat(owner, record, ttl_ms=ttl_ms)
 
 
 def retire(owner: Owner, worker: str) -> Flow[None]:
@@ -172,12 +178,14 @@ def retire(owner: Owner, worker: str) -> Flow[None]:
     yield command(verb, "ZREM", owner.keyspace.workers, worker, parse=int)
 
 
-def workers(owner: Owner) -> Flow[tuple[WorkerRecord, ...]]:
-    """The workers that told of themselves lately, oldest first."""
+def workers(owner: Owner, *, but: Container[str] = ()) -> Flow[tuple[WorkerRecord, ...]]:
+    """The workers that told of themselves lately, oldest first; without those of these ids."""
     names = yield command("list workers", "ZRANGE", owner.keyspace.workers, 0, -1, parse=list)
     found: list[WorkerRecord] = []
-    for name in names:
-        text = yield command("list workers", "HGET", owner.keyspace.worker(name.decode()), "record", parse=_opaque)
+    for name in map(bytes.decode, names):
+        if name in but:
+            continue
+        text = yield command("list workers", "HGET", owner.keyspace.worker(name), "record", parse=_opaque)
         record = _read_worker(text)
         if record is not None:
             found.append(record)

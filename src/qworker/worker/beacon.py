@@ -16,6 +16,8 @@ from .state import UNANSWERED, State
 IDLE_S = 10.0  # nothing runs: the record only has to stay alive
 BUSY_S = 1.0
 TTL_MS = 30_000
+LOOK_S = 30.0  # who comes says so, and whoever was not heard has a lease: this is for what slipped through
+LIST_S = 60.0  # the list of workers remembers for ten minutes
 TICK_S = 1.0
 MOST_SHOWN = 100  # of what runs: a record is for people
 
@@ -27,7 +29,8 @@ class Beacon:
         self._state, self._broker, self._neighbours, self._health = state, broker, neighbours, health
         self._started_ms = state.server_ms()
         self._changed = asyncio.Event()
-        self._looked = 0.0  # when the neighbours were last looked at
+        self._looked = -LOOK_S  # when the neighbours were last looked at
+        self._listed = -LIST_S  # when it was last put on the list of workers
         self._identity = (socket.gethostname(), os.getpid(), boot_id(), pid_ns(), start_time(os.getpid()) or 0)
 
     def changed(self) -> None:
@@ -36,7 +39,7 @@ class Beacon:
 
     def greet(self) -> None:
         """Have the neighbours looked at soon: another worker has come, and may be of this host."""
-        self._looked = 0.0
+        self._looked = -LOOK_S
         self._changed.set()
 
     async def run(self) -> None:
@@ -44,7 +47,7 @@ class Beacon:
         while True:
             self._changed.clear()
             await self.beat()
-            if time.monotonic() - self._looked >= IDLE_S:
+            if time.monotonic() - self._looked >= LOOK_S:
                 self._looked = time.monotonic()
                 await self._neighbours.look()
             busy = self._is_busy()
@@ -70,10 +73,14 @@ class Beacon:
 
     async def beat(self) -> None:
         """Write the record once."""
+        now = time.monotonic()
+        listed = now - self._listed < LIST_S
         try:
-            await self._broker.beat(self.record(), ttl_ms=TTL_MS)
+            await self._broker.beat(self.record(), ttl_ms=TTL_MS, listed=listed)
         except UNANSWERED:
             return  # claims and renewals tell of the outage
+        if not listed:
+            self._listed = now
 
     def record(self) -> WorkerRecord:
         """Return what this worker says of itself."""

@@ -24,9 +24,9 @@ class Doorbell:
     """The ears of one worker. Owned by the event loop."""
 
     def __init__(
-        self, broker: AsyncBroker, queues: tuple[str, ...], *, poll_s: float, has_room: Callable[[PoolNeed], bool]
+        self, broker: AsyncBroker, queues: tuple[str, ...], *, listen_s: float, has_room: Callable[[PoolNeed], bool]
     ) -> None:
-        self._broker, self._queues, self._poll_s, self._has_room = broker, queues, poll_s, has_room
+        self._broker, self._queues, self._listen_s, self._has_room = broker, queues, listen_s, has_room
         self._ears: dict[asyncio.Task[None], tuple[frozenset[PoolNeed], float]] = {}  # what it hears, and until when
         # It rang for something that this worker has room for; cleared by who claims.
         self.rung = asyncio.Event()
@@ -39,7 +39,7 @@ class Doorbell:
         missing = frozenset(needs).difference(*(heard for heard, _ in self._ears.values()))
         if missing:
             now = time.monotonic()
-            ends = min((until for _, until in self._ears.values()), default=now + self._poll_s)
+            ends = min((until for _, until in self._ears.values()), default=now + self._listen_s)
             ends = max(ends, now + _SHORTEST_S)
             self._ears[asyncio.create_task(self._hear(missing, ends - now), name="bell")] = (missing, ends)
         return set(self._ears)

@@ -25,6 +25,7 @@ from .doorbell import Doorbell
 from .state import UNANSWERED, Phase, State
 
 POLL_S = 1.0
+BELL_S = 20.0  # how long one listens to the bell at a time; a connection that died unseen is found out by then
 AFTER_YOU_S = 0.2  # a worker that does not know a task comes so much later than one that may
 MAX_BYTES = 16 << 20  # of bodies in one window
 MOST_CLAIMS = 256  # open at once: one renewal serves them all
@@ -45,7 +46,7 @@ class Fetcher:
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
         self._no_claims_until = 0.0
         self._cool_until = 0.0
-        self._bell = Doorbell(broker, state.queues, poll_s=POLL_S, has_room=self._has_room)
+        self._bell = Doorbell(broker, state.queues, listen_s=BELL_S, has_room=self._has_room)
         # Nothing is ready, nothing is held, and no retry of ours is still to come: what --burst waits for. Tasks that
         # are scheduled for later are for a worker that stays.
         self.empty = asyncio.Event()

@@ -60,6 +60,7 @@ class Neighbours:
     def __init__(self, state: State, broker: AsyncBroker) -> None:
         self._state, self._broker = state, broker
         self._watched: dict[str, int] = {}  # worker id -> pidfd
+        self._elsewhere: set[str] = set()  # workers that are not of this host
         self._rescues: set[asyncio.Task[None]] = set()
         self._boot, self._ns = boot_id(), pid_ns()
 
@@ -82,11 +83,13 @@ class Neighbours:
 
     async def _find_dead(self) -> list[WorkerRecord]:
         try:
-            records = await self._broker.workers()
+            # What is known already is not asked for again: of fifty workers each would else read all others'.
+            records = await self._broker.workers(but={self._state.id, *self._watched, *self._elsewhere})
         except UNANSWERED:
-            return []  # looked again with the next beat
-        others = [r for r in records if r.id != self._state.id and r.id not in self._watched and self._is_here(r)]
-        return [record for record in others if not self._watch(record)]
+            return []  # looked again later
+        self._elsewhere.update(record.id for record in records if not self._is_here(record))
+        here = [record for record in records if record.id not in self._elsewhere]
+        return [record for record in here if not self._watch(record)]
 
     def close(self) -> None:
         """Stop watching."""

@@ -4,10 +4,12 @@
 -- transition: none
 -- KEYS: record
 -- ARGV: record, ttl_ms, hello
--- reply: 1
+-- reply: 1 if nothing was known of it, else 0
 -- refuses: none
 -- cost: O(1)
 
 call('HDEL', K.record, '')
-if call('HSET', K.record, 'record', A.record) == 1 then call('PUBLISH', A.hello, '') end
-return call('PEXPIRE', K.record, A.ttl_ms)
+local first = call('HSET', K.record, 'record', A.record)
+if first == 1 then call('PUBLISH', A.hello, '') end
+call('PEXPIRE', K.record, A.ttl_ms)
+return first
