@@ -9,7 +9,6 @@ name. Every value is parsed by the same function wherever it came from, and an e
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -267,6 +266,11 @@ class Settings:
             raise ConfigError("-c process=…x…: a process has one slot, so that it can be killed alone; give one number")
         object.__setattr__(self, "concurrency", slots)
 
+    def for_tasks(self) -> dict[str, str]:
+        """Return what tasks must find in their environment, so that what they submit comes to the worker's server."""
+        found = {"QWORKER_URL": self.url, "QWORKER_NAMESPACE": self.namespace}
+        return {name: value for name, value in found.items() if value is not None}
+
     @classmethod
     def load(
         cls,
@@ -320,7 +324,10 @@ def _project_table(start: Path) -> tuple[Path | None, Mapping[str, object]]:
     for directory in (start, *start.parents):
         path = directory / "pyproject.toml"
         try:
-            data = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            import tomllib  # a worker far from any project does without it
+
+            data = tomllib.loads(text)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ def test_what_is_unusual_is_left_to_typer(argv):
 def test_a_worker_loads_nothing_that_only_the_command_line_needs():
     code = (
         "import sys; from qworker import cli; from qworker.worker import daemon\n"
-        "daemon.serve = lambda settings, targets: print(*sorted(sys.modules)) or 0\n"
+        "daemon.serve = lambda settings, targets, spawned: print(*sorted(sys.modules)) or 0\n"
         "raise SystemExit(cli.run(['start', 'tasks:app', '-c', '2']))"
     )
 

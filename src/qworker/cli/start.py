@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..config import Settings
@@ -72,12 +73,18 @@ def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
             "no app to run: name at least one, as in `qworker start tasks:app`, or modules whose functions may run "
             "without one: --allow MODULE"
         )
+    # The fork server first: it imports the apps while this process imports the worker.
+    from ..pool import linux
+    from ..pool.spawn import spawn
+
+    linux.check_platform()
+    spawned = spawn(settings.for_tasks(), targets, str(Path.cwd()), settings.allow)
     from .. import log
     from ..worker.daemon import serve
 
     log.setup(settings.log_format, settings.log_level)
     try:
-        return serve(settings, targets)
+        return serve(settings, targets, spawned=spawned)
     finally:
         log.close()
 

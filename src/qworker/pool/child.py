@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import traceback
-from dataclasses import dataclass
 from typing import NoReturn
 
 import setproctitle
@@ -26,23 +25,11 @@ from ..errors import AppImportError
 from . import apps as apps_
 from . import frames, interrupts, linux, output
 from .inbox import Inbox
+from .orders import Ends, Plan
 from .outbox import Outbox
 from .page import Page
 from .slots import ProcessLoop, Runner
 from .threads import ThreadLoop
-
-Ends = tuple[int, int, int, int, int]  # its descriptors: stream, token pipe, page, stack pipe, dump pipe
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a child is to be, as the worker orders it."""
-
-    slots: int
-    cells: int  # slots of its page: some more, for those that replace survivors' slots
-    threads: bool  # slots share the process; else the one slot is the main thread
-    title: str
-    loop: bool = False  # and they are coroutines on one event loop, not threads
 
 
 def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: Ends) -> NoReturn:

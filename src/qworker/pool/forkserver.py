@@ -29,19 +29,8 @@ import setproctitle
 from ..errors import AppImportError
 from . import child, linux
 from .apps import Apps, load
+from .orders import BORN, EXIT, FACTS, FAILED, IMPORT, MESSAGE_MAX, NAMES, WARM, Ends, Plan
 
-# worker → fork server
-IMPORT: Final = 0  # [IMPORT, targets, cwd, allow]
-CHILD: Final = 1  # [CHILD, id, slots, cells, threads, title, loop] + child.Ends
-WARM: Final = 2  # [WARM]: import what tasks need that submit others, for the children to come
-# fork server → worker
-FACTS: Final = 0  # [FACTS, url, namespace, spawn, warning, needs]
-FAILED: Final = 1  # [FAILED, text]
-BORN: Final = 2  # [BORN, id, pid] + pidfd
-EXIT: Final = 3  # [EXIT, id, status]: exit status ≥ 0, minus the signal, or a text; told after the sweep
-NAMES: Final = 4  # [NAMES, names, async names]: some of the tasks, before FACTS: a message has to fit the socket
-
-MESSAGE_MAX: Final = 128 * 1024
 _NAMES_PER_MESSAGE: Final = 200
 # How long the exit of a child waits for the end of what it left; a process stuck in the kernel must not hold it up.
 _SWEEP_MAX_S: Final = 1.0
@@ -92,7 +81,7 @@ class ForkServer:
             self._warm()
         else:
             _, id_, *plan = message
-            self._make(id_, child.Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4]))
+            self._make(id_, Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)
@@ -132,7 +121,7 @@ class ForkServer:
             gc.collect()
             gc.freeze()
 
-    def _make(self, id_: int, plan: child.Plan, fds: child.Ends) -> None:
+    def _make(self, id_: int, plan: Plan, fds: Ends) -> None:
         server = os.getpid()
         try:
             pid = self._exec(plan, fds) if self._spawn else _fork()
@@ -155,7 +144,7 @@ class ForkServer:
             os.close(fd)
         self._tell([BORN, id_, pid], pidfd)
 
-    def _exec(self, plan: child.Plan, fds: child.Ends) -> int:
+    def _exec(self, plan: Plan, fds: Ends) -> int:
         targets, cwd, allow = self._targets
         for fd in fds:
             os.set_inheritable(fd, True)

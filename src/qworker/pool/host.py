@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,10 +23,11 @@ from typing import Any, Final
 import msgpack
 
 from ..errors import AppImportError
-from . import child, forkserver, linux
-from .child import Plan
+from . import linux, orders
 from .facts import AppFacts
+from .orders import Ends, Plan
 from .process import Parent, Process
+from .spawn import Spawned, spawn
 
 # The exit is told a moment after the pidfd says that the process is gone; a server that is stuck must not hide it.
 _EXIT_LATE_S: Final = 1.5
@@ -37,14 +36,13 @@ _BACKOFF_S: Final = (0.1, 30.0)
 # A server that lived shorter than this is started again only after a pause, which doubles.
 _SHORT_LIFE_S: Final = 10.0
 _SWEEP_S: Final = 2.0
-_MARK: Final = "QWORKER_FORK_SERVER"
 
 
 class Host:
     """One fork server: started once, shared by all pools of a worker; restarted by itself when it dies.
 
     `on_event(name, level, fields)` hears of forkserver.started, forkserver.died and forkserver.failed. `environ` is
-    added to the environment of everything below it.
+    added to the environment of everything below it. `spawned`: the first server, started already with all of this.
     """
 
     def __init__(
@@ -52,8 +50,10 @@ class Host:
         on_event: Callable[[str, str, dict[str, Any]], None] | None = None,
         *,
         environ: Mapping[str, str] | None = None,
+        spawned: Spawned | None = None,
     ) -> None:
         self._environ = dict(environ or {})
+        self._spawned = spawned
         self.facts: AppFacts | None = None
         self._on_event = on_event or (lambda _name, _level, _fields: None)
         self._targets: tuple[Sequence[str], str, Sequence[str]] = ((), "", ())
@@ -98,7 +98,7 @@ class Host:
             await self.close()
             raise
 
-    def launch(self, plan: Plan, fds: child.Ends, parent: Parent) -> Process:
+    def launch(self, plan: Plan, fds: Ends, parent: Parent) -> Process:
         """Have a child made. `fds` are its ends; they are closed here once they are sent."""
         self._last_id += 1
         process = self._processes[self._last_id] = Process(self._last_id, parent, plan, fds)
@@ -114,7 +114,7 @@ class Host:
     def _send_warm(self) -> None:
         if self._control is not None and self._answer is None:
             try:
-                self._control.send(msgpack.packb([forkserver.WARM]))
+                self._control.send(msgpack.packb([orders.WARM]))
             except OSError:
                 self._warm = False  # busy or gone: the next lent child asks again
 
@@ -128,6 +128,8 @@ class Host:
     async def close(self) -> None:
         """End the server and everything below it. Close the pools first. Idempotent."""
         self._closing = True
+        if self._spawned is not None:
+            self._spawned.control.close()
         if self._restart is not None:
             self._restart.cancel()
             self._restart = None
@@ -148,28 +150,17 @@ class Host:
         loop = asyncio.get_running_loop()
         self._generation += 1
         self._began_at = time.monotonic()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._mark = f"{_MARK}={secrets.token_hex(8)}"
-        name, _, value = self._mark.partition("=")
-        with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "qworker.pool.forkserver", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._environ, name: value},
-                start_new_session=True,  # Ctrl-C in a terminal is the worker's to hear
-            )
-        ours.setblocking(False)
+        spawned, self._spawned = self._spawned or spawn(self._environ, *self._targets), None
+        ours, self._server, self._mark = spawned
         self._control = ours
         self._names = (set(), set())
         self._answer = loop.create_future()
         loop.add_reader(ours, self._read, ours)
-        targets, cwd, allow = self._targets
-        ours.send(msgpack.packb([forkserver.IMPORT, targets, cwd, allow]))
         try:
             async with asyncio.timeout(timeout_s):
                 facts = await self._answer
         except TimeoutError:
+            targets, _, allow = self._targets
             raise AppImportError(
                 f"cannot import {' '.join([*targets, *allow])}: it takes longer than {timeout_s:.0f} s; "
                 "move slow work out of the module, for example into @app.on_child_start"
@@ -179,15 +170,15 @@ class Host:
         self.facts = facts
         if self._warm:
             self._send_warm()
-        orders, self._orders = self._orders, []
-        for process in orders:
+        waiting, self._orders = self._orders, []
+        for process in waiting:
             self._order(process)
         return facts
 
     def _read(self, control: socket.socket) -> None:
         while control is self._control:
             try:
-                data, fds, _, _ = socket.recv_fds(control, forkserver.MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds, _, _ = socket.recv_fds(control, orders.MESSAGE_MAX, 1, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -199,17 +190,17 @@ class Host:
 
     def _heed(self, message: list[Any], fds: list[int]) -> None:
         kind = message[0]
-        if kind == forkserver.BORN:
+        if kind == orders.BORN:
             self._born(message[1], message[2], fds[0])
-        elif kind == forkserver.EXIT:
+        elif kind == orders.EXIT:
             process = self._processes.get(message[1])
             if process is not None:
                 self._end(process, _words(message[2]), False)
-        elif kind == forkserver.NAMES:
+        elif kind == orders.NAMES:
             self._names[0].update(message[1])
             self._names[1].update(message[2])
         elif self._answer is not None and not self._answer.done():
-            if kind == forkserver.FACTS:
+            if kind == orders.FACTS:
                 _, url, namespace, spawn, warning, needs = message
                 names, async_names = map(frozenset, self._names)
                 assert self._server is not None

@@ -21,10 +21,10 @@ from typing import Any, Final
 
 from ..model import Order, Reason
 from . import frames, tokens
-from .child import Plan
 from .dumps import Dump
 from .host import Host
 from .ladder import NEVER
+from .orders import Plan
 from .page import Page
 from .process import Process
 from .recorder import Stacks

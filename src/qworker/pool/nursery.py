@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ..model import PoolKind
-from .child import Plan
 from .host import Host
 from .kid import Kid, Role
+from .orders import Plan
 from .page import FOREVER
 
 _BACKOFF_S: Final = (0.1, 30.0)

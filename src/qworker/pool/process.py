@@ -13,8 +13,8 @@ from typing import Protocol
 
 import msgpack
 
-from . import forkserver, linux
-from .child import Plan
+from . import linux, orders
+from .orders import Plan
 
 
 class Parent(Protocol):
@@ -34,7 +34,7 @@ class Process:
         self.id = id_
         self.parent = parent
         self.fds = fds  # its ends, until they are sent
-        self.order = msgpack.packb([forkserver.CHILD, id_, plan.slots, plan.cells, plan.threads, plan.title, plan.loop])
+        self.order = msgpack.packb([orders.CHILD, id_, plan.slots, plan.cells, plan.threads, plan.title, plan.loop])
         self.server = 0  # which fork server it was ordered from; 0: none yet
         self.pid = 0
         self.pidfd: int | None = None

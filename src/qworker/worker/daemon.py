@@ -29,6 +29,7 @@ from ..model import PoolKind, PoolNeed
 from ..pool.facts import AppFacts
 from ..pool.host import Host
 from ..pool.pool import Pool
+from ..pool.spawn import Spawned
 from .beacon import Beacon
 from .collect import Collector
 from .dispatch import Dispatcher
@@ -55,8 +56,12 @@ def worker_id(name: str | None = None) -> str:
     return f"{host}:{os.getpid()}:{secrets.token_hex(2)}"
 
 
-def serve(settings: Settings, targets: Sequence[str], *, emit: log.Emit = log.event) -> int:
+def serve(
+    settings: Settings, targets: Sequence[str], *, emit: log.Emit = log.event, spawned: Spawned | None = None
+) -> int:
     """Run one worker until it is done, and return its exit code. `emit` is told of its events.
+
+    `spawned`: its fork server, if that was started already.
 
     Raises:
         AppImportError: a target cannot be imported.
@@ -64,7 +69,7 @@ def serve(settings: Settings, targets: Sequence[str], *, emit: log.Emit = log.ev
         ServerUnfit: the server would lose or misread tasks.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_Daemon(settings, targets, emit).run())
+        return runner.run(_Daemon(settings, targets, emit, spawned).run())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -77,9 +82,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Daemon:
-    def __init__(self, settings: Settings, targets: Sequence[str], emit: log.Emit) -> None:
+    def __init__(self, settings: Settings, targets: Sequence[str], emit: log.Emit, spawned: Spawned | None) -> None:
         self._settings, self._targets = settings, targets
         self._emit = emit
+        self._spawned = spawned
         self._id = worker_id(settings.name)
         self._told_to_end = False
         self._revive: Callable[[], object] | None = None  # starts the embedded server again, if that is ours
@@ -103,7 +109,11 @@ class _Daemon:
             return EXIT_DONE
 
     async def _run(self) -> int:
-        host = Host(lambda name, level, fields: self._emit(name, level=level, **fields), environ=self._home())
+        host = Host(
+            lambda name, level, fields: self._emit(name, level=level, **fields),
+            environ=self._settings.for_tasks(),
+            spawned=self._spawned,
+        )
         try:
             facts = await self._import(host)
             if facts.warning:
@@ -119,12 +129,6 @@ class _Daemon:
                 await broker.close()
         finally:
             await host.close()
-
-    def _home(self) -> dict[str, str]:
-        """Return what tasks must find in their environment, so that what they submit comes to the worker's server."""
-        settings = self._settings
-        found = {"QWORKER_URL": settings.url, "QWORKER_NAMESPACE": settings.namespace}
-        return {name: value for name, value in found.items() if value is not None}
 
     async def _import(self, host: Host) -> AppFacts:
         """Have the fork server import the apps and the allowed modules; return what can be run here."""
