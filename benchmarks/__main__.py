@@ -82,13 +82,9 @@ def show(_: argparse.Namespace) -> int:
         server = Server(Path(folder))
         file = ResultsFile(Path(folder) / "unused.json")
         try:
-            ready = running.meet(environments.names(), file, server, print)
+            running.meet(environments.names(), file, file.start_run({}), server, print)
         finally:
             server.stop()
-    for name in ready:
-        facts = file.data["contestants"][name]
-        versions = " ".join(f"{what}-{version}" for what, version in facts["versions"].items())
-        print(f"{name:<12} Python {facts['python']:<7} {', '.join(facts['modes']):<24} {versions}")
     print()
     for scenario in SCENARIOS.values():
         print(f"{scenario.name:<18} {'*' if scenario.important else ' '} {scenario.title}")

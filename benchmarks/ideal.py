@@ -15,3 +15,13 @@ def waits(durations: Sequence[float], slots: int) -> list[float]:
         waited.append(start)
         heapq.heappush(free_at, start + duration)
     return waited
+
+
+def most_at_once(spans: Sequence[tuple[float, float]]) -> int:
+    """Return how many of the given spans (start, end) overlap at most: how many slots there really were."""
+    changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))
+    running = most = 0
+    for _, change in changes:  # at the same instant, an end (-1) sorts before a start
+        running += change
+        most = max(most, running)
+    return most

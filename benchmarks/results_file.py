@@ -1,6 +1,6 @@
 """The JSON file of results: what was measured, when, in which run, on what machine.
 
-    {"runs":        {run: {"started", "machine", "server", "rounds", "quick", "noise": [{"loop_ms", "ping_us"}, …]}},
+    {"runs":        {run: {"started", "machine", "server", "versions", "rounds", "quick", "noise": [{…}, …]}},
      "contestants": {name: {"versions", "python", "modes", "settings", …, or "failed"}},
      "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "failed", "not_offered"}}},
      "scenarios":   {scenario: {"title", "figures": [{"name", "unit", "best"}, …]}},
@@ -37,7 +37,7 @@ class ResultsFile:
     def start_run(self, facts: dict[str, Any]) -> str:
         """Begin a run and return its id."""
         run = run_id()
-        self.data["runs"][run] = {"started": now(), "noise": [], **facts}
+        self.data["runs"][run] = {"started": now(), "noise": [], "versions": {}, **facts}
         return run
 
     def cell(self, scenario: str, contestant: str, run: str) -> Cell:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from . import environments, limits, machine, noise
 from .adapter import FailedError, NotOfferedError
@@ -41,7 +42,7 @@ def run(
         try:
             settings = {"redis": server.version(), "settings": " ".join(word or '""' for word in SETTINGS)}
             run_id = file.start_run({"machine": machine.facts(), "server": settings, **asdict(plan)})
-            ready = meet(contestants, file, server, say)
+            ready = meet(contestants, file, run_id, server, say)
             if plan.limits:
                 measure_limits(file, run_id, server, plan, say)
             for scenario in scenarios:
@@ -75,18 +76,27 @@ def measure_limits(file: ResultsFile, run_id: str, server: Server, plan: Plan, s
     file.save()
 
 
-def meet(contestants: Sequence[str], file: ResultsFile, server: Server, say: Say) -> list[str]:
+def meet(contestants: Sequence[str], file: ResultsFile, run_id: str, server: Server, say: Say) -> list[str]:
     """Ask each contestant for its facts; return those that answered. Why another did not is kept in the file."""
     ready = []
     for contestant in contestants:
         try:
             with Stage(contestant, {}, server) as stage:
-                file.data["contestants"][contestant] = stage.meet()
+                facts = file.data["contestants"][contestant] = stage.meet()
+            file.data["runs"][run_id]["versions"][contestant] = facts["versions"]
             ready.append(contestant)
+            say(in_short(facts))
         except (environments.MissingError, FailedError) as error:
             file.data["contestants"][contestant] = {"name": contestant, "failed": str(error), "at": now()}
             say(f"{contestant} does not take part: {error}")
     return ready
+
+
+def in_short(facts: dict[str, Any]) -> str:
+    """Write who takes part, in which version and at which settings, in one line."""
+    versions = " ".join(f"{name}-{version}" for name, version in facts["versions"].items())
+    modes = ", ".join(facts["modes"])
+    return f"{facts['name']:<12} Python {facts['python']:<7} {modes:<22} {versions}  [{facts['settings']}]"
 
 
 def measure(scenario: Scenario, stage: Stage, cell: Cell) -> str:

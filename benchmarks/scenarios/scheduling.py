@@ -16,6 +16,7 @@ NAP_S, AT_ONCE, NAPS = 0.05, 100, 4_000
 BURN_S, BURNS = 0.005, 600
 SHORT_S, SHORTS = 0.005, 300
 LONG_S, LONGS = 0.5, 10
+SLOTS = 2
 
 SHARE = (Figure("share", "of ideal"),)
 
@@ -71,13 +72,15 @@ def mixed(stage: Stage) -> dict[str, float]:
     seconds = [LONG_S] * stage.scaled(LONGS, least=2) + [SHORT_S] * stage.scaled(SHORTS)
     random.Random(4).shuffle(seconds)
     bodies = [f"{number} {length}" for number, length in enumerate(seconds)]
-    stage.run_filled(stage.adapter(Shape("process", 2)), "timed", bodies)
-    began = {int(key): float(start) for key, start, _ in map(str.split, stage.times.read_text().splitlines())}
-    if len(began) != len(bodies):
-        raise FailedError(f"{len(began)} of {len(bodies)} tasks ran")
-    first = min(began.values())
-    waited = percentile([began[key] - first for key, length in enumerate(seconds) if length == SHORT_S], 95)
-    perfect = ideal.waits(seconds, slots=2)
+    stage.run_filled(stage.adapter(Shape("process", SLOTS)), "timed", bodies)
+    noted = [line.split() for line in stage.times.read_text().splitlines()]
+    spans = {int(key): (float(start), float(end)) for key, start, end in noted}
+    at_once = ideal.most_at_once(list(spans.values()))
+    if len(spans) != len(bodies) or at_once > SLOTS:
+        raise FailedError(f"{len(spans)} of {len(bodies)} tasks ran, up to {at_once} at once on {SLOTS} slots")
+    first = min(start for start, _ in spans.values())
+    waited = percentile([spans[key][0] - first for key, length in enumerate(seconds) if length == SHORT_S], 95)
+    perfect = ideal.waits(seconds, SLOTS)
     least = percentile([wait for wait, length in zip(perfect, seconds, strict=True) if length == SHORT_S], 95)
     return {"by_ideal": waited / least, "p95": waited * 1e3}
 

@@ -80,6 +80,12 @@ def test_no_slot_of_the_ideal_scheduler_idles_while_a_task_waits(durations, slot
         assert start == 0 or busy == slots, "it could have started earlier"
 
 
+def test_what_ends_as_another_one_starts_does_not_overlap_it():
+    assert ideal.most_at_once([(0, 1), (1, 2), (0.5, 3)]) == 2
+    assert ideal.most_at_once([(0, 3), (1, 3), (2, 3)]) == 3
+    assert ideal.most_at_once([]) == 0
+
+
 # comparisons
 
 
