@@ -197,6 +197,30 @@ def _steady(peer: Peer, task: str, body: str, per_second: int, seconds: float) -
     return {"seconds": time.perf_counter() - started}
 
 
+def _cancels(peer: Peer, count: int, warm: int = 2) -> dict[str, Any]:
+    """Cancel running coroutines, one after the other: the seconds until each of them saw it."""
+    seconds = []
+    for number in range(warm + count):
+        handle = peer.submit("linger", str(number))
+        _noted(f"{number}-began")
+        asked = time.monotonic()
+        peer.cancel(handle)
+        seconds.append(_noted(f"{number}-saw") - asked)
+    return {"seconds": seconds[warm:]}
+
+
+def _noted(key: str, within_s: float = 30.0) -> float:
+    """Wait until a task has noted this, and return when it did, on the machine's monotonic clock."""
+    ends = time.monotonic() + within_s
+    while time.monotonic() < ends:
+        with open(os.environ["BENCH_TIMES"]) as stream:
+            for line in stream:
+                if line.startswith(f"{key} "):
+                    return float(line.split()[1])
+        time.sleep(0.001)
+    raise TimeoutError(f"no task noted {key!r} within {within_s:g} s")
+
+
 class _Clock:
     """Wall and CPU time of what is done within, in this process."""
 
@@ -225,4 +249,5 @@ _VERBS = {
     "run_all": _run_all,
     "round_trips": _round_trips,
     "steady": _steady,
+    "cancels": _cancels,
 }

@@ -125,5 +125,22 @@ def timed(body: str) -> str:
     return body
 
 
-TASKS = (noop, nap, burn, timed)
-ASYNC_TASKS = {"noop": noop_async, "nap": nap_async}
+def linger(body: str) -> str:
+    """Wait for so long that only an end from outside ends it."""
+    time.sleep(60)
+    return body
+
+
+async def linger_async(body: str) -> str:
+    """`key`: note when it began, wait, and note when it saw that it was cancelled."""
+    note(f"{body}-began", time.monotonic(), 0)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        note(f"{body}-saw", time.monotonic(), 0)
+        raise
+    return body
+
+
+TASKS = (noop, nap, burn, timed, linger)
+ASYNC_TASKS = {"noop": noop_async, "nap": nap_async, "linger": linger_async}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import crash, drain, footprint, results, round_trip, scheduling, submit
+from . import crash, drain, footprint, results, round_trip, scheduling, stopping, submit
 from .base import Figure, Scenario
 
 FAMILIES: dict[str, tuple[Scenario, ...]] = {
@@ -12,7 +12,7 @@ FAMILIES: dict[str, tuple[Scenario, ...]] = {
     "Round trips": round_trip.SCENARIOS,
     "Use of the slots": scheduling.SCENARIOS,
     "What it takes": footprint.SCENARIOS,
-    "After a loss": crash.SCENARIOS,
+    "Stops and losses": (*stopping.SCENARIOS, *crash.SCENARIOS),
 }
 SCENARIOS: dict[str, Scenario] = {one.name: one for family in FAMILIES.values() for one in family}
 
