@@ -14,7 +14,7 @@ from . import environments, noise
 from .comparison import OURS, Beside, beside, ranked
 from .figures import number, range_of
 from .scenarios import FAMILIES
-from .table import NOTHING, columns, table, written
+from .table import NOTHING, columns, table, titled, written
 
 Data = dict[str, Any]
 
@@ -124,7 +124,8 @@ def summary(data: Data) -> Iterator[str]:
         found = beside(row, figure, queues), beside(row, figure, local)
         if any(found):
             first = next(one for one in found if one)
-            title = f"{scenario['title']}: {figure['name']}, {figure['unit']}"
+            alone = [one["unit"] for one in scenario["figures"]].count(figure["unit"]) == 1
+            title = titled(scenario, figure["unit"], [] if alone else [figure["name"]])
             rows.append([title, number(first.ours), *(text for one in found for text in _beside(one))])
     if rows:
         yield from ("", "## qworker beside the best of the others", "")

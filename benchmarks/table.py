@@ -23,13 +23,12 @@ def columns(scenario: dict[str, Any]) -> list[tuple[str, list[str]]]:
     by_unit: dict[str, list[str]] = {}
     for figure in scenario["figures"]:
         by_unit.setdefault(figure["unit"], []).append(figure["name"])
-    return [
-        (
-            f"{scenario['title']}: {' / '.join(names)}, {unit}" if len(names) > 1 else f"{scenario['title']}: {unit}",
-            names,
-        )
-        for unit, names in by_unit.items()
-    ]
+    return [(titled(scenario, unit, names if len(names) > 1 else []), names) for unit, names in by_unit.items()]
+
+
+def titled(scenario: dict[str, Any], unit: str, names: Sequence[str]) -> str:
+    """Return a scenario's title with the unit, and with the names of figures where the unit alone does not tell."""
+    return f"{scenario['title']}: {', '.join([*([' / '.join(names)] if names else []), unit])}"
 
 
 def written(cell: dict[str, Any] | None, figures: Sequence[str], mark: str = "") -> str:

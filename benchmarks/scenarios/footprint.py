@@ -74,7 +74,7 @@ SCENARIOS = (
     Scenario(
         "idle", "An idle worker with 2 processes",
         (
-            Figure("pss", "MiB", "least"),
+            Figure("pss", "MiB of memory (PSS)", "least"),
             Figure("commands", "Redis commands/s", "least"),
             Figure("messages", "messages to Redis/s", "least"),
             Figure("cpu", "% CPU", "least"),

@@ -230,7 +230,7 @@ def test_the_page_marks_figures_of_another_run_and_compares_them_with_nobodys(tm
     text = page.read_text()
     assert said[0].startswith("no plots: it has no environment")
     assert "[bench/results.json](bench/results.json)" in text
-    assert "| Results: rate, tasks/s | 4,000 | huey 2,000 | 2.00 |" in text
+    assert "| Results: tasks/s | 4,000 | huey 2,000 | 2.00 |" in text
     assert "**Figures marked [a] are of another run**" in text
     assert {line for line in text.splitlines() if line.startswith(("| rq", "| **qworker", "| huey"))} == {
         "| **qworker** | 4,000 |",
