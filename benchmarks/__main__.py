@@ -1,4 +1,4 @@
-"""The one command of the benchmarks: `python -m benchmarks setup | list | run | report`."""
+"""The one command of the benchmarks: `python -m benchmarks setup | list | run | report | …`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from . import environments, guard, report, running
+from . import account, environments, growth, guard, report, running
 from .processes import become_subreaper
 from .results_file import ResultsFile
 from .scenarios import SCENARIOS
@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(verb=write_report)
 
     guard.add_to(verbs)
+    account.add_to(verbs)
+    growth.add_to(verbs)
     return top
 
 

@@ -10,6 +10,7 @@ the patrol's look at the pages) is left out: how often it comes depends on how l
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,12 +25,16 @@ from typing import Any
 
 import redis
 
+import qworker
+
+OURS, LIBRARY = "qworker", "redis-py"
+_OURS_IN = os.path.dirname(qworker.__file__) + os.sep  # noqa: PTH120 - compared with the names that code objects have
+_LIBRARY_IN = os.path.dirname(redis.__file__) + os.sep  # noqa: PTH120
 # Whatever these call does not count either.
-BY_THE_CLOCK = tuple(
-    f"qworker/{name}.py"
+BY_THE_CLOCK = frozenset(
+    f"{_OURS_IN}{name}.py"
     for name in ("pool/patrol", "worker/keeper", "worker/beacon", "worker/neighbours", "health", "worker/outage")
 )
-OURS, LIBRARY = "qworker", "redis-py"
 
 READS_AND_WRITES = frozenset(
     [
@@ -119,12 +124,9 @@ class Counter:
 
 def whose(filename: str) -> str | None:
     """Say whose code a file is: OURS, LIBRARY, "" for what runs by the clock, None for what is not counted."""
-    path = filename.replace("\\", "/")
-    if path.endswith(BY_THE_CLOCK):
-        return ""
-    if "/qworker/" in path:
-        return OURS
-    if "/redis/" in path or "/hiredis/" in path:
+    if filename.startswith(_OURS_IN):
+        return "" if filename in BY_THE_CLOCK else OURS
+    if filename.startswith(_LIBRARY_IN):
         return LIBRARY
     return None
 

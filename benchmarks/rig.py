@@ -2,7 +2,7 @@
 
     python -m benchmarks.rig client one|many|trip|collect COUNT TOLD
     python -m benchmarks.rig worker WINDOW stay|burst TOLD
-    python -m benchmarks.rig child STREAM TOKENS PAGE STACK TOLD
+    python -m benchmarks.rig child STREAM TOKENS PAGE … TOLD
 
 Each is the real code, but for one thing: the worker's children. How many outcomes come with one read depends on how
 fast a child is, so here a thread plays the child (`Lockstep`): it takes all that it was given and answers all of it in
@@ -199,14 +199,16 @@ class Lockstep:
 # ── the child ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def child(stream_fd: str, token_fd: str, page_fd: str, stack_fd: str, path: str) -> None:
+def child(*ends_and_path: str) -> None:
     """Be a child with one slot, which ends when the other side closes its stream."""
     from qworker.pool import child as module
     from qworker.pool.apps import load
+    from qworker.pool.orders import Plan
 
+    *ends, path = ends_and_path
     told = _Told(path)
     targets: tuple[list[str], str, list[str]] = (["benchmarks.rig:app"], str(Path.cwd()), [])
-    plan = module.Plan(1, 1, False, "counted child")
+    plan = Plan(1, 1, False, "counted child")
     apps = load(*targets)
     end = os._exit
 
@@ -216,21 +218,21 @@ def child(stream_fd: str, token_fd: str, page_fd: str, stack_fd: str, path: str)
 
     os._exit = told_end  # type: ignore[assignment]
     told.start()
-    module.enter(plan, apps, targets, (int(stream_fd), int(token_fd), int(page_fd), int(stack_fd)))
+    module.enter(plan, apps, targets, tuple(map(int, ends)))  # type: ignore[arg-type]
 
 
 def feed(mode: str, count: int, start: Callable[[Sequence[int]], Any]) -> None:
     """Give a child so many orders, all at once before it begins (`drain`) or one after the other (`trip`).
 
-    `start` starts it with its ends: stream, tokens, page, stack pipe.
+    `start` starts it with its ends: stream, tokens, page, and what else a child has.
     """
     asyncio.run(_feed(mode, count, start))
 
 
 async def _feed(mode: str, count: int, start: Callable[[Sequence[int]], Any]) -> None:
     from qworker.pool import frames
-    from qworker.pool.child import Plan
     from qworker.pool.kid import Entry, Kid
+    from qworker.pool.orders import Plan
     from qworker.pool.page import FOREVER
 
     class Host:
