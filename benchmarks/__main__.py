@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
 def setup(given: argparse.Namespace) -> int:
     """Make environments; return 1 when one of them could not be made."""
     failed = 0
-    for name in given.names or [*environments.names(), environments.PLOTS]:
+    everyone = [*environments.names(), environments.PLOTS]
+    for name in _known(given.names, everyone, "environment"):
         try:
             print(f"{name}: {environments.make(name)}", flush=True)
         except environments.MissingError as error:

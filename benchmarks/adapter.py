@@ -32,7 +32,8 @@ class Adapter:
         self.env = env
         self.process = Process(command, env=env, cwd=cwd, log=log, pipes=True)
         self._unread = b""
-        self._ordered = ""
+        self._ordered = ""  # the verb of the latest order
+        self._owes = False  # whether its answer is still to come
         self.facts: dict[str, Any] = self.order("facts")
 
     def order(
@@ -50,7 +51,7 @@ class Adapter:
     def begin(self, verb: str, **arguments: Any) -> None:
         """Give an order whose answer is fetched later."""
         assert self.process.popen.stdin is not None
-        self._ordered = verb
+        self._ordered, self._owes = verb, True
         try:
             self.process.popen.stdin.write(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
             self.process.popen.stdin.flush()
@@ -60,6 +61,7 @@ class Adapter:
     def answer(self, *, within_s: float = ANSWER_WITHIN_S, worker: Process | None = None) -> dict[str, Any]:
         """Wait for the answer to the order that was begun; no longer than the worker lives, if it is named."""
         answer: dict[str, Any] = json.loads(self._read_line(within_s, worker))
+        self._owes = False
         if "not_offered" in answer:
             raise NotOfferedError(answer["not_offered"])
         if "failed" in answer:
@@ -85,11 +87,11 @@ class Adapter:
         return line
 
     def stop(self) -> None:
-        """Let it close its client, then end it."""
+        """Let it close its client, unless it still works on an order; then end it."""
         assert self.process.popen.stdin is not None
         try:
             self.process.popen.stdin.close()
-            self.process.popen.wait(CLOSE_WITHIN_S)
+            self.process.popen.wait(0 if self._owes else CLOSE_WITHIN_S)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             pass  # it ended before, or it hangs: stopped below either way
         self.process.stop()

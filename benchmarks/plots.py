@@ -63,9 +63,11 @@ def fill(panel: Any, data: dict[str, Any], name: str) -> None:
         median = statistics.median(values)
         whisker = [[median - min(values)], [max(values) - median]]
         panel.barh(place, median, color=color(data, who), xerr=whisker, error_kw={"ecolor": "#333333", "capsize": 2})
-        panel.text(max(values), place, f"  {median:,.3g}" if median < 1000 else f"  {median:,.0f}", va="center", size=8)
         if who in failed:
-            panel.text(0, place, "                failed", va="center", size=8, color=OURS)
+            panel.text(0, place, "  failed", va="center", size=8, color=OURS)
+        else:
+            text = f"  {median:,.3g}" if median < 1000 else f"  {median:,.0f}"
+            panel.text(max(values), place, text, va="center", size=8)
     panel.set_yticks(range(len(failed) + len(order)), [*failed, *order], fontsize=8)
     panel.set_title(scenario["title"], fontsize=9, loc="left")
     better = "more is better" if wanted["best"] == "most" else "less is better"
