@@ -81,13 +81,9 @@ def setup(given: argparse.Namespace) -> int:
 
 def show(_: argparse.Namespace) -> int:
     """Print who takes part, and what is measured."""
-    with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder:
-        server = Server(Path(folder))
-        file = ResultsFile(Path(folder) / "unused.json")
-        try:
-            running.meet(environments.names(), file, file.start_run({}), server, print)
-        finally:
-            server.stop()
+    with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder, Server(Path(folder)) as server:
+        unused = ResultsFile(Path(folder) / "unused.json")
+        running.Run(unused, server, running.Plan(), print).meet(environments.names())
     print()
     for scenario in SCENARIOS.values():
         print(f"{scenario.name:<18} {'*' if scenario.important else ' '} {scenario.title}")

@@ -34,7 +34,11 @@ class Adapter:
         self._unread = b""
         self._ordered = ""  # the verb of the latest order
         self._owes = False  # whether its answer is still to come
-        self.facts: dict[str, Any] = self.order("facts")
+        try:
+            self.facts: dict[str, Any] = self.order("facts")
+        except BaseException:
+            self.stop()
+            raise
 
     def order(
         self, verb: str, *, within_s: float = ANSWER_WITHIN_S, worker: Process | None = None, **arguments: Any

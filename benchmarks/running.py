@@ -20,6 +20,8 @@ from .stage import Stage
 
 GIVE_UP_AFTER = 2  # failures of a contestant in one scenario; after that its turns are skipped
 
+Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,73 +32,68 @@ class Plan:
     limits: bool = True
 
 
-Say = Callable[[str], None]
-
-
-def run(
-    file: ResultsFile, scenarios: Sequence[Scenario], contestants: Sequence[str], plan: Plan, say: Say
-) -> str:  # fmt: skip
+def run(file: ResultsFile, scenarios: Sequence[Scenario], contestants: Sequence[str], plan: Plan, say: Say) -> str:
     """Measure, save as it goes, and return the run's id."""
-    with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder:
-        server = Server(Path(folder))
-        try:
-            settings = {"redis": server.version(), "settings": " ".join(word or '""' for word in SETTINGS)}
-            run_id = file.start_run({"machine": machine.facts(), "server": settings, **asdict(plan)})
-            ready = meet(contestants, file, run_id, server, say)
-            if plan.limits:
-                measure_limits(file, run_id, server, plan, say)
-            for scenario in scenarios:
-                file.describe(scenario)
-                say(f"{scenario.name}: {scenario.title}")
-                rounds = min(plan.rounds, scenario.rounds or plan.rounds)
-                for number_of_round, contestant in turns(ready, rounds):
-                    cell = file.cell(scenario.name, contestant, run_id)
-                    if "not_offered" in cell or cell.get("failures", 0) >= GIVE_UP_AFTER:
-                        continue
-                    file.note_noise(run_id, noise.look(server))
-                    stage = Stage(contestant, file.data["contestants"][contestant], server, quick=plan.quick)
-                    said = measure(scenario, stage, cell)
-                    file.save()
-                    say(f"  {number_of_round + 1}/{rounds} {contestant:<12} {said}")
-        finally:
-            server.stop()
-    return run_id
+    with tempfile.TemporaryDirectory(prefix="qworker-bench-") as folder, Server(Path(folder)) as server:
+        one = Run(file, server, plan, say)
+        ready = one.meet(contestants)
+        if plan.limits:
+            one.limits()
+        for scenario in scenarios:
+            one.scenario(scenario, ready)
+        return one.id
 
 
-def measure_limits(file: ResultsFile, run_id: str, server: Server, plan: Plan, say: Say) -> None:
-    """Measure what the machine allows at most, once a round."""
-    say("limits: what the machine, Redis and Python allow at most")
-    values: dict[str, list[float]] = {}
-    for _ in range(plan.rounds):
-        for name, rate in limits.measure(server, quick=plan.quick):
-            values.setdefault(name, []).append(rate)
-    for name, rates in values.items():
-        say(f"  {name:<50} {range_of(rates)} per second")
-    file.data["limits"] = {"run": run_id, "at": now(), "values": values}
-    file.save()
+class Run:
+    """What is measured now goes into this run's part of the file."""
 
+    def __init__(self, file: ResultsFile, server: Server, plan: Plan, say: Say) -> None:
+        self.file, self.server, self.plan, self.say = file, server, plan, say
+        settings = {"redis": server.version(), "settings": " ".join(word or '""' for word in SETTINGS)}
+        self.id = file.start_run({"machine": machine.facts(), "server": settings, **asdict(plan)})
 
-def meet(contestants: Sequence[str], file: ResultsFile, run_id: str, server: Server, say: Say) -> list[str]:
-    """Ask each contestant for its facts; return those that answered. Why another did not is kept in the file."""
-    ready = []
-    for contestant in contestants:
-        try:
-            with Stage(contestant, {}, server) as stage:
-                facts = file.data["contestants"][contestant] = stage.meet()
-            file.data["runs"][run_id]["versions"][contestant] = facts["versions"]
-            ready.append(contestant)
-            say(in_short(facts))
-        except (environments.MissingError, FailedError) as error:
-            file.data["contestants"][contestant] = {"name": contestant, "failed": str(error), "at": now()}
-            say(f"{contestant} does not take part: {error}")
-    return ready
+    def meet(self, contestants: Sequence[str]) -> list[str]:
+        """Ask each contestant for its facts; return those that answered. Why another did not is kept in the file."""
+        ready, known = [], self.file.data["contestants"]
+        for contestant in contestants:
+            try:
+                with Stage(contestant, {}, self.server) as stage:
+                    facts = known[contestant] = stage.meet()
+            except (environments.MissingError, FailedError) as error:
+                known[contestant] = {"name": contestant, "failed": str(error), "at": now()}
+                self.say(f"{contestant} does not take part: {error}")
+            else:
+                self.file.data["runs"][self.id]["versions"][contestant] = facts["versions"]
+                ready.append(contestant)
+                self.say(in_short(facts))
+        return ready
 
+    def limits(self) -> None:
+        """Measure what the machine allows at most, once a round."""
+        self.say("limits: what the machine, Redis and Python allow at most")
+        values: dict[str, list[float]] = {}
+        for _ in range(self.plan.rounds):
+            for name, rate in limits.measure(self.server, quick=self.plan.quick):
+                values.setdefault(name, []).append(rate)
+        for name, rates in values.items():
+            self.say(f"  {name:<50} {range_of(rates)} per second")
+        self.file.data["limits"] = {"run": self.id, "at": now(), "values": values}
+        self.file.save()
 
-def in_short(facts: dict[str, Any]) -> str:
-    """Write who takes part, in which version and at which settings, in one line."""
-    versions = " ".join(f"{name}-{version}" for name, version in facts["versions"].items())
-    modes = ", ".join(facts["modes"])
-    return f"{facts['name']:<12} Python {facts['python']:<7} {modes:<22} {versions}  [{facts['settings']}]"
+    def scenario(self, scenario: Scenario, contestants: Sequence[str]) -> None:
+        """Let the contestants take their turns at one scenario."""
+        self.file.describe(scenario)
+        self.say(f"{scenario.name}: {scenario.title}")
+        rounds = min(self.plan.rounds, scenario.rounds or self.plan.rounds)
+        for turn, contestant in turns(contestants, rounds):
+            cell = self.file.cell(scenario.name, contestant, self.id)
+            if "not_offered" in cell or cell.get("failures", 0) >= GIVE_UP_AFTER:
+                continue
+            self.file.note_noise(self.id, noise.look(self.server))
+            facts = self.file.data["contestants"][contestant]
+            said = measure(scenario, Stage(contestant, facts, self.server, quick=self.plan.quick), cell)
+            self.file.save()
+            self.say(f"  {turn + 1}/{rounds} {contestant:<12} {said}")
 
 
 def measure(scenario: Scenario, stage: Stage, cell: Cell) -> str:
@@ -117,3 +114,10 @@ def measure(scenario: Scenario, stage: Stage, cell: Cell) -> str:
     cell["took_s"] = round(cell.get("took_s", 0.0) + time.monotonic() - started, 1)
     cell["at"] = now()
     return said
+
+
+def in_short(facts: dict[str, Any]) -> str:
+    """Write who takes part, in which version and at which settings, in one line."""
+    versions = " ".join(f"{name}-{version}" for name, version in facts["versions"].items())
+    modes = ", ".join(facts["modes"])
+    return f"{facts['name']:<12} Python {facts['python']:<7} {modes:<22} {versions}  [{facts['settings']}]"

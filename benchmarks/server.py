@@ -18,7 +18,7 @@ READY_WITHIN_S = 10.0
 
 
 class Server:
-    """A redis-server with nothing written to disk."""
+    """A redis-server with nothing written to disk. A context manager; it runs from the first on."""
 
     def __init__(self, folder: Path) -> None:
         binary = shutil.which("redis-server")
@@ -30,7 +30,22 @@ class Server:
         self.process = Process(command, env=dict(os.environ), cwd=folder, log=folder / "redis.log")
         self.client = redis.Redis.from_url(self.url)
         self._looks = 0
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self.client.close()
+        self.process.stop()
 
     def _wait_until_ready(self) -> None:
         ends = time.monotonic() + READY_WITHIN_S
@@ -69,11 +84,6 @@ class Server:
     def version(self) -> str:
         """Return the server's version."""
         return str(self.client.info("server")["redis_version"])
-
-    def stop(self) -> None:
-        """Stop the server."""
-        self.client.close()
-        self.process.stop()
 
 
 def _free_port() -> int:
