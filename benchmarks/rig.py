@@ -152,20 +152,21 @@ class Lockstep:
         import _thread
 
         loop.call_soon(parent.born, os.getpid())
-        _thread.start_new_thread(self._play, (fds[0], fds[1], lambda: loop.call_soon_threadsafe(ended)))
+        _thread.start_new_thread(self._play, (fds[0], fds[1], fds[-1], lambda: loop.call_soon_threadsafe(ended)))
         return process
 
-    def _play(self, stream_fd: int, token_fd: int, ended: Callable[[], object]) -> None:
+    def _play(self, stream_fd: int, token_fd: int, out_fd: int, ended: Callable[[], object]) -> None:
         from qworker import codec
         from qworker.pool import frames, tokens
 
         stream = socket.socket(fileno=os.dup(stream_fd))
         stream.setblocking(False)
+        out = os.dup(out_fd)
         ear = select.poll()
         ear.register(token_fd, select.POLLIN)
         ear.register(stream, select.POLLRDHUP)
         value = codec.pack_value(BODY)
-        stream.sendall(frames.pack_frame(frames.READY))
+        os.write(out, frames.pack_frame(frames.READY))
         held: list[int] = []
         idle = sys.getallocatedblocks()
         while not any(event & (select.POLLRDHUP | select.POLLHUP) for _, event in ear.poll()):
@@ -182,10 +183,13 @@ class Lockstep:
                 frames.pack_frame(frames.OUTCOME, number, frames.RETURNED, RAN_S, True, None, value)
                 for number in numbers
             ]
-            stream.sendall(b"".join(outcomes))
+            told = memoryview(b"".join(outcomes))
+            while told:
+                told = told[os.write(out, told) :]
         if held:
             self._told.more["blocks"] = min(held)
         stream.close()
+        os.close(out)
         ended()
 
     def kill(self, process: Any) -> None:

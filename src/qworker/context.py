@@ -73,9 +73,9 @@ class Slot(Protocol):
         """Say that the task opened a group, or that its block was left: one that is left open ends with the task."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
-    """One attempt at a task, as its own code sees it."""
+    """One attempt at a task, as its own code sees it. Nothing of it changes; to freeze it would double its cost."""
 
     id: str
     name: str
@@ -89,7 +89,7 @@ class Run:
     groups: tuple[str, ...] = ()  # the groups that it belongs to, the outermost first
     depth: int = 0  # how many tasks are above it
     cursor: bytes | None = None  # where an earlier attempt's `iterate` had come to
-    loops: list[Any] = field(default_factory=list, repr=False, compare=False)  # its `iterate`s, see iterate.py
+    loops: list[Any] = field(default_factory=list, repr=False)  # its `iterate`s, see iterate.py
 
 
 class Nowhere:
@@ -141,7 +141,8 @@ def enter(run: Run) -> Token[Run | None]:
     """Make `run` the current one of this thread or coroutine. Called by the child before a task's code."""
     global _in_child
     # What runs inline runs in a process of the user's own, where a call outside of tasks is a plain one.
-    _in_child = _in_child or not isinstance(run.slot, Nowhere)
+    if not _in_child and not isinstance(run.slot, Nowhere):
+        _in_child = True
     return run_here.set(run)
 
 

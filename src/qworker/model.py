@@ -58,27 +58,22 @@ class Header:
     result_ttl_ms: int = 3_600_000
     delivery: Delivery = "at_least_once"
     max_crashes: int = 3
-    extra: Mapping[str, Any] = field(default_factory=dict)  # see the properties; and room for a trace context
+    extra: Mapping[str, Any] = field(default_factory=dict)  # see below; and room for a trace context
+    # Of what is in `extra`, what is looked at for each task; the rest are properties.
+    groups: tuple[str, ...] = field(init=False, repr=False, compare=False)  # that it belongs to, the outermost first
+    depth: int = field(init=False, repr=False, compare=False)  # how many tasks are above it
+    interrupt: bool = field(init=False, repr=False, compare=False)  # a TaskInterrupt may be raised into its code
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups that the task belongs to, the outermost first: one that is stopped stops it."""
-        return tuple(self.extra.get("g", ()))
+    def __post_init__(self) -> None:
+        fix = object.__setattr__
+        fix(self, "groups", tuple(self.extra.get("g", ())))
+        fix(self, "depth", int(self.extra.get("d", 0)))
+        fix(self, "interrupt", bool(self.extra.get("i", False)))
 
     @property
     def parent(self) -> str:
         """The full id of the task that submitted it; empty: no task did."""
         return str(self.extra.get("p", ""))
-
-    @property
-    def depth(self) -> int:
-        """How many tasks are above it: its parent, that one's parent, and so on."""
-        return int(self.extra.get("d", 0))
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether a TaskInterrupt may be raised into its code by a signal."""
-        return bool(self.extra.get("i", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,25 +284,26 @@ class ErrorInfo:
 
 
 class Order(NamedTuple):
-    """What a pool is asked to run. `number` is drawn by the worker, ever growing: it names this attempt in the page."""
+    """What a pool is asked to run. `number` is drawn by the worker, ever growing: it names this attempt in the page.
+
+    First what is each task's own, then what tasks of a kind in one window share; the first eleven go to the child.
+    """
 
     number: int
     id: str  # full id, queue:local
-    name: str
     blob: bytes
-    run: int
-    attempt: int
-    fence: int
-    timeout_s: float | None
-    grace_s: float
-    alone: bool = False  # a suspect: it needs a child that nobody else is in
-    retries: int = 0
+    cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
     deadline_s: float | None = None  # what remained when it was claimed, counted from `handed`
     handed: float = 0.0  # worker's monotonic clock at the claim
-    groups: tuple[str, ...] = ()
-    depth: int = 0
+    run: int = 1
+    attempt: int = 1
+    fence: int = 0
+    retries: int = 0
+    timeout_s: float | None = None
+    name: str = ""
+    grace_s: float = 5.0
+    alone: bool = False  # a suspect: it needs a child that nobody else is in
     interrupt: bool = False
-    cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
 
 
 EndingKind = Literal[

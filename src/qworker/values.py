@@ -47,6 +47,7 @@ TUPLE, SET, FROZENSET, DATETIME, DATE, TIMEDELTA, DECIMAL, UUID_ = range(1, 9)
 _NESTS = frozenset({list, dict, tuple, set, frozenset})
 _PLAIN = frozenset({type(None), bool, float, bytes, bytearray, memoryview})
 _KEEP_PACKER_BELOW = 64 * 1024
+_NONE = b"\xc0"
 
 
 # ── packing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -59,6 +60,8 @@ def pack_value(value: object) -> bytes:
         NotEncodable: something in it cannot be carried; the message has the path to it.
         TaskTooLarge: it is larger than 1 MiB or nested deeper than 100.
     """
+    if value is None:
+        return _NONE  # what most tasks return
     try:
         packed = _pack(value, _OUTER, _extend_outer)
     except _PACK_FAULTS as error:
@@ -302,7 +305,7 @@ def unpack_body(data: bytes | memoryview) -> tuple[tuple[Any, ...], dict[str, An
     body = unpack_value(data)
     if type(body) is list and len(body) == 2:
         args, kwargs = body
-        if type(args) is list and type(kwargs) is dict and all(type(name) is str for name in kwargs):
+        if type(args) is list and type(kwargs) is dict and (not kwargs or all(type(name) is str for name in kwargs)):
             return tuple(args), kwargs
     raise DecodeError("cannot decode the arguments of a task: not a pair of positional and named arguments")
 

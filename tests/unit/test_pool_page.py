@@ -136,7 +136,7 @@ def test_both_sides_see_the_same_cells(page):
 
     assert page.number(1) == 12
     assert page.pulse_ns > 0
-    other._cells.release()
+    other.cells.release()
     other._bytes.release()
     other._memory.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import socket
+import os
 import sys
 
 import pytest
@@ -41,7 +41,7 @@ def test_names_without_end_do_not_fill_memory():
 
 
 def an_order(number):
-    return Order(number, f"q:{number}", "m.f", b"", 1, 1, 1, None, 5.0)
+    return Order(number, f"q:{number}", b"", name="m.f")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,8 @@ def test_a_survivor_is_listed_with_the_outcome_that_was_told(reason, outcome):
 
 @pytest.fixture
 def captured():
-    """An Output on a socket pair; `told()` gives the frames that it sent."""
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
+    """An Output on a pipe; `told()` gives the frames that it sent."""
+    theirs, ours = os.pipe2(os.O_NONBLOCK)
     sent = output.Output(Outbox(ours))
     reader = frames.Frames()
 
@@ -76,8 +75,8 @@ def captured():
         return found
 
     yield sent, told
-    ours.close()
-    theirs.close()
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_lines_are_sent_whole_and_the_rest_at_the_end(captured):

@@ -28,7 +28,10 @@ class Annex:
     def lend(self, orders: Sequence[Order]) -> None:
         """Run these at once, beside the slots. Each ends as any order that was put."""
         pool, now = self._pool, self._pool.now()
-        pool.enter([Entry(order, pool.pace.expected_s(order.name), now, lent=True) for order in orders], now)
+        entries = [Entry(order, pool.pace.expected_s(order.name), now) for order in orders]
+        for entry in entries:
+            entry.lent = True
+        pool.enter(entries, now)
 
     def advance(self, number: int) -> bool:
         """Run an unstarted order of the pool as a lent one. False: it has started, or is lent, or is not here."""

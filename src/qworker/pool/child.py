@@ -34,7 +34,7 @@ from .threads import ThreadLoop
 
 def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, list[str]], fds: Ends) -> NoReturn:
     """Become a child; the process is a fresh copy of the fork server, or a fresh interpreter (`apps` None)."""
-    stream_fd, token_fd, page_fd, stack_fd, dump_fd = fds
+    stream_fd, token_fd, page_fd, stack_fd, dump_fd, out_fd = fds
     try:
         os.setsid()
         linux.become_subreaper()
@@ -47,7 +47,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         setproctitle.setproctitle(f"qworker: {plan.title}")
         random.seed()
         stream = socket.socket(fileno=stream_fd)
-        outbox = Outbox(stream)
+        outbox = Outbox(out_fd)
         captured, undo_capture = output.install(outbox)
         try:
             apps = apps or apps_.load(*targets)
@@ -109,14 +109,16 @@ def _heed_no_signals() -> None:
 
 def main() -> NoReturn:
     """Be a child in a fresh interpreter: `python -m qworker.pool.child parent fds… plan… cwd allow targets…`."""
-    parent, stream_fd, token_fd, page_fd, stack_fd, dump_fd, slots, cells, threads, loop = map(int, sys.argv[1:11])
-    title, cwd, allow, *targets = sys.argv[11:]
+    parent, *fds = map(int, sys.argv[1:8])
+    slots, cells, threads, loop = map(int, sys.argv[8:12])
+    title, cwd, allow, *targets = sys.argv[12:]
     linux.die_with_parent(parent)
-    fds = (stream_fd, token_fd, page_fd, stack_fd, dump_fd)
     for fd in fds:
         os.set_inheritable(fd, False)
     plan = Plan(slots, cells, bool(threads), title, bool(loop))
-    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), fds)
+    stream_fd, token_fd, page_fd, stack_fd, dump_fd, out_fd = fds
+    ends = stream_fd, token_fd, page_fd, stack_fd, dump_fd, out_fd
+    enter(plan, None, (targets, cwd, allow.split(",") if allow else []), ends)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class ForkServer:
                 if fd != self._control.fileno():
                     self._bury(fd)
                 else:
-                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 5, socket.MSG_CMSG_CLOEXEC)
+                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 6, socket.MSG_CMSG_CLOEXEC)
                     if not data:
                         self._end()
                     self._heed(msgpack.unpackb(data), fds)
@@ -81,7 +81,7 @@ class ForkServer:
             self._warm()
         else:
             _, id_, *plan = message
-            self._make(id_, Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4]))
+            self._make(id_, Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4], fds[5]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)

@@ -1,4 +1,4 @@
-"""What travels on the stream socket between a worker and a child: msgpack arrays, one after the other.
+"""What travels between a worker and a child, there on a socket and back on a pipe: msgpack arrays, one after the other.
 
     worker ──► [ORDER, number, id, …, blob]  [MOVE, …]                        ──► child
     worker ◄── [OUTCOME, number, kind, …]  [OUTPUT, …]  [READY]  [GONE, …]    ◄── child
@@ -9,7 +9,7 @@ code shares the child's file descriptors, and what cannot be read makes that chi
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -50,9 +50,20 @@ _TYPES: Final[dict[int, list[type]]] = {
     STACK: [int, str],
 }
 
+_NONE: Final = type(None)
+_OUTCOME_TYPES: Final = {
+    (int, int, int, ran, retryable, delay, bytes)
+    for ran in (float, _NONE)
+    for retryable in (bool, _NONE)
+    for delay in (float, _NONE)
+}
+
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.
 _LARGEST: Final = 4 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
+_PIPE: Final = 64 * 1024  # what a pipe holds
+
+_OF_ORDER: Final = 11  # so many of its fields are the child's: number to timeout_s
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -63,21 +74,7 @@ class BrokenStream(Exception):
 
 def pack_order(order: Order) -> bytes:
     """Pack an order for a child: what it runs, and what `current` shows of it."""
-    return _pack(  # type: ignore[no-any-return]
-        (
-            ORDER,
-            order.number,
-            order.id,
-            order.run,
-            order.attempt,
-            order.fence,
-            order.retries,
-            order.timeout_s,
-            None if order.deadline_s is None else order.handed + order.deadline_s,
-            order.blob,
-            order.cursor,
-        )
-    )
+    return _pack((ORDER, *order[:_OF_ORDER]))  # type: ignore[no-any-return]
 
 
 def pack_frame(*fields: object) -> bytes:
@@ -123,17 +120,7 @@ def checked(frame: list[Any]) -> list[Any]:
 
 def _is_well_formed(frame: list[Any]) -> bool:
     if frame[0] == OUTCOME:
-        if len(frame) != 7:
-            return False
-        _, number, code, ran_s, _, delay_s, payload = frame
-        return (
-            type(number) is int
-            and type(code) is int
-            and 0 <= code < len(KINDS)
-            and type(payload) is bytes
-            and (ran_s is None or type(ran_s) is float)
-            and (delay_s is None or type(delay_s) is float)
-        )
+        return tuple(map(type, frame)) in _OUTCOME_TYPES and 0 <= frame[2] < len(KINDS)
     if frame[0] == OUTPUT:
         types = [type(field) for field in frame[1:]]
         return types[:3] == [int, str, str] and types[3:] in ([dict], [type(None)])
@@ -148,11 +135,9 @@ def _is_well_formed(frame: list[Any]) -> bool:
     return frame == [READY]
 
 
-def receive(stream: socket.socket) -> bytes | None:
-    """Read what is there; None when nothing is, b"" at the end of the stream."""
+def receive(pipe: int) -> bytes | None:
+    """Read what is there; None when nothing is, b"" when everybody who could write is gone."""
     try:
-        return stream.recv(_CHUNK)
-    except (BlockingIOError, InterruptedError):
+        return os.read(pipe, _PIPE)
+    except BlockingIOError:
         return None
-    except OSError:  # reset: the other side died with unread bytes
-        return b""

@@ -95,10 +95,11 @@ class Hearing:
 
     def absorb(self, kid: Kid, stream: Iterator[list[Any]], endings: list[Ending]) -> None:
         """Take what a child says. User code shares its descriptors: nonsense ends the child, not the worker."""
+        now = self._pool.now()
         try:
             for frame in stream:
                 if frame[0] == frames.OUTCOME:
-                    self._outcome(kid, frame, endings)
+                    self._outcome(kid, frame, endings, now)
                 else:
                     self._heed(kid, frame)
         except frames.BrokenStream as error:
@@ -127,7 +128,7 @@ class Hearing:
         elif kind == frames.FAILED:
             pool.nursery.failed(kid, frame[1])
 
-    def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending]) -> None:
+    def _outcome(self, kid: Kid, frame: list[Any], endings: list[Ending], now: float) -> None:
         pool = self._pool
         _, number, code, ran_s, retryable, delay_s, payload = frame
         kind = frames.KINDS[code]
@@ -135,19 +136,17 @@ class Hearing:
         if entry is None:
             self._survivor_gone(kid, number, healthy=True)
             return
-        kid.progressed_at = now = pool.now()
+        kid.progressed_at = now
         if not entry.lent:
             pool.line.moved_at = now
         kid.stalled = False
         # Past its deadline no child would start it: it ends here, and the worker records it as expired.
-        if kind == "unstarted" and pool.ladder.asked(number) is None and not entry.overdue(kid.progressed_at):
+        if kind == "unstarted" and pool.ladder.asked(number) is None and not entry.overdue(now):
             pool.line.give_back([entry])
             return
         if ran_s is not None:
             pool.pace.learn(entry.order.name, ran_s)
-        endings.append(
-            pool.ending(entry, kind, payload=payload, ran_s=ran_s, delay_s=delay_s, retryable=bool(retryable))
-        )
+        endings.append(pool.ending(entry, kind, payload, ran_s, delay_s=delay_s, retryable=bool(retryable)))
 
     def _survivor_gone(self, kid: Kid, number: int, *, healthy: bool) -> None:
         """A survivor's code has ended, or its child."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import frames, tokens
 from .outbox import Outbox
-from .page import Page
+from .page import START_UNTIL, Page
 
 
 class Inbox:
@@ -37,13 +37,16 @@ class Inbox:
 
     def take(self) -> list[Any] | None:
         """Take the next order, if there is one and this child may start it."""
-        if not self.may_start():
+        cells, clock_ns = self._page.cells, time.monotonic_ns
+        if clock_ns() >= cells[START_UNTIL]:
             return None
         number = tokens.take(self.token_fd)
         if number is None:
             return None
-        order = self._body(number)
-        if not self.may_start():
+        order = self._bodies.popleft() if self._bodies else None
+        if order is None or order[1] != number:
+            order = self._body(number)
+        if clock_ns() >= cells[START_UNTIL]:
             # The instant passed between the look and the token, and the lease may be another worker's by now.
             self._outbox.send(frames.pack_frame(frames.OUTCOME, number, frames.UNSTARTED, None, True, None, b""))
             return None

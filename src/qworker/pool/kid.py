@@ -45,19 +45,18 @@ class Role(Enum):
 
 
 class Entry:
-    """An order in the pool."""
+    """An order in the pool. What is the same for all at first is the class's: of most it never changes."""
 
-    __slots__ = ("began", "expected_s", "given_at", "kid", "lent", "order", "put_at", "quiet_until", "seen")
+    kid: Kid | None = None
+    seen = False  # in a slot, by a scan
+    began = 0.0  # when its code started, as a scan read it; 0: not read yet
+    quiet_until = 0.0  # unless it is asked to end, nothing is due before this
+    lent = False  # it runs in the place of a task that waits: in no place of the pool
 
-    def __init__(self, order: Order, expected_s: float, now: float, *, lent: bool = False) -> None:
+    def __init__(self, order: Order, expected_s: float, now: float) -> None:
         self.order = order
-        self.lent = lent  # it runs in the place of a task that waits: in no place of the pool
         self.expected_s = expected_s
         self.put_at = self.given_at = now  # given: to the child that it is in, or was in last
-        self.kid: Kid | None = None
-        self.seen = False  # in a slot, by a scan
-        self.began = 0.0  # when its code started, as a scan read it; 0: not read yet
-        self.quiet_until = 0.0  # unless it is asked to end, nothing is due before this
 
     @property
     def deadline(self) -> float:
@@ -104,6 +103,8 @@ class Kid:
         self._stream, self._theirs = socket.socketpair()
         self._stream.setblocking(False)
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._out, self._theirs_out = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._out, False)
         self._token_read, self._token_write = tokens.open_pipe()
         self._frames = frames.Frames()
         self._unsent: deque[tuple[memoryview, Sequence[int]]] = deque()
@@ -114,12 +115,13 @@ class Kid:
     def start(self, host: Host, parent: Any) -> None:
         """Have the process made, and listen to it. `parent` hears of its birth and end (process.Parent)."""
         shared = (os.dup(self._token_read), os.dup(self.page.fd))
-        ends = (self._theirs.detach(), *shared, self.stacks.detach(), self.dump.detach())
+        out, self._theirs_out = self._theirs_out, -1
+        ends = (self._theirs.detach(), *shared, self.stacks.detach(), self.dump.detach(), out)
         self.process = self.stacks.process = self.dump.process = host.launch(self.plan, ends, parent)
 
     def listen(self, on_readable: Any) -> None:
-        """Call `on_readable(kid)` whenever the stream has something."""
-        self._loop.add_reader(self._stream, on_readable, self)
+        """Call `on_readable(kid)` whenever it has said something."""
+        self._loop.add_reader(self._out, on_readable, self)
 
     @property
     def idle(self) -> bool:
@@ -153,14 +155,16 @@ class Kid:
         """Send orders."""
         numbers = []
         bodies = []
+        inside, pack = self.entries, frames.pack_order
         for entry in entries:
             entry.kid = self
             entry.given_at = now
-            order = entry.order
-            self.entries[order.number] = entry
             self.expected_s += entry.expected_s
-            numbers.append(order.number)
-            bodies.append(frames.pack_order(order))
+            order = entry.order
+            number = order[0]
+            inside[number] = entry
+            numbers.append(number)
+            bodies.append(pack(order))
         self.given += len(entries)
         self.progressed_at = now
         self._post(b"".join(bodies), numbers)
@@ -185,20 +189,15 @@ class Kid:
         return entry
 
     def read(self) -> Iterator[list[Any]]:
-        """Yield the frames that are there now.
-
-        Raises:
-            BrokenStream: what came is not what a child writes.
-        """
-        data = frames.receive(self._stream)
-        if data:
-            yield from map(frames.checked, self._frames.feed(data))
-        elif data == b"":
-            self._loop.remove_reader(self._stream)  # its end comes by its pidfd
+        """Return the frames that are there now; to iterate over them raises BrokenStream at what no child writes."""
+        data = frames.receive(self._out)
+        if data == b"":
+            self._loop.remove_reader(self._out)  # its end comes by its pidfd
+        return map(frames.checked, self._frames.feed(data)) if data else iter(())
 
     def drain(self) -> Iterator[list[Any]]:
-        """Yield every frame that the stream holds."""
-        while data := frames.receive(self._stream):
+        """Yield every frame that its pipe holds."""
+        while data := frames.receive(self._out):
             yield from map(frames.checked, self._frames.feed(data))
 
     def seen(self) -> Iterator[tuple[int, int, int]]:
@@ -285,9 +284,12 @@ class Kid:
             return
         self._closed = True
         self._stop_writing()
-        self._loop.remove_reader(self._stream)
+        self._loop.remove_reader(self._out)
         self._stream.close()
         self._theirs.close()
+        os.close(self._out)
+        if self._theirs_out >= 0:
+            os.close(self._theirs_out)
         os.close(self._token_read)
         os.close(self._token_write)
         self.stacks.close()

@@ -40,7 +40,8 @@ class Line:
             self.moved_at = now
         for entry in entries:
             self._queue_of(entry).append(entry)
-            self._next_deadline = min(self._next_deadline, entry.deadline)
+            if entry.order.deadline_s is not None:
+                self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """To the front, in the order in which they were put."""

@@ -24,7 +24,7 @@ NAMES: Final = 4  # [NAMES, names, async names]: some of the tasks, before FACTS
 
 MESSAGE_MAX: Final = 128 * 1024
 
-Ends = tuple[int, int, int, int, int]  # a child's descriptors: stream, token pipe, page, stack pipe, dump pipe
+Ends = tuple[int, int, int, int, int, int]  # a child's descriptors: stream, token, page, stack and dump pipe, out
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ class Output:
 
     def finish(self, number: int) -> None:
         """The attempt ends: send its unfinished lines, and say what was dropped."""
+        if not (self._partial or self._dropped):
+            return
         if self._partial:
             for stream in ("stdout", "stderr"):
                 rest = self._partial.pop((number, stream), "")

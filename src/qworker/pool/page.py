@@ -25,7 +25,7 @@ from . import frames
 REASONS: Final[tuple[Reason, ...]] = ("timeout", "deadline", "stop", "drain", "fenced", "recycle")
 FOREVER: Final = 2**63 - 1
 
-_START_UNTIL, _PULSE = 0, 1
+START_UNTIL, _PULSE = 0, 1
 _HEADER: Final = 8
 _NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
 _SHIELD, _THREAD, _REFUSED, _LOOK = 8, 9, 10, 11
@@ -44,7 +44,7 @@ class Page:
         self.slots = slots
         self._memory = mmap.mmap(fd, (_HEADER + slots * _PER_SLOT) * 8)
         self._bytes = memoryview(self._memory)
-        self._cells = self._bytes.cast("Q")
+        self.cells = self._bytes.cast("Q")  # for those that look at it for each task
 
     @classmethod
     def create(cls, slots: int, start_until_ns: int = FOREVER) -> Page:
@@ -57,7 +57,7 @@ class Page:
 
     def close(self) -> None:
         """Unmap and close."""
-        self._cells.release()
+        self.cells.release()
         self._bytes.release()
         self._memory.close()
         os.close(self.fd)
@@ -65,31 +65,31 @@ class Page:
     @property
     def start_until_ns(self) -> int:
         """The instant (monotonic) from which on no slot may start anything."""
-        return self._cells[_START_UNTIL]
+        return self.cells[START_UNTIL]
 
     @start_until_ns.setter
     def start_until_ns(self, value: int) -> None:
-        self._cells[_START_UNTIL] = value
+        self.cells[START_UNTIL] = value
 
     @property
     def pulse_ns(self) -> int:
         """When the child's Python last ran, while it runs anything."""
-        return self._cells[_PULSE]
+        return self.cells[_PULSE]
 
     def beat(self) -> None:
         """Say that Python runs here now."""
-        self._cells[_PULSE] = time.monotonic_ns()
+        self.cells[_PULSE] = time.monotonic_ns()
 
     # ── one slot, as the worker sees it ──────────────────────────────────────────────────────────────────────────
 
     def number(self, slot: int) -> int:
         """The attempt that owns the slot; 0: none."""
-        return self._cells[_HEADER + slot * _PER_SLOT + _NUMBER]
+        return self.cells[_HEADER + slot * _PER_SLOT + _NUMBER]
 
     def seen(self, slot: int) -> tuple[int, int]:
         """(number, started_ns) of one and the same attempt; started_ns 0: its body is being decoded."""
         base = _HEADER + slot * _PER_SLOT
-        cells = self._cells
+        cells = self.cells
         while True:
             number = cells[base + _NUMBER]
             started = cells[base + _STARTED]
@@ -99,45 +99,45 @@ class Page:
 
     def numbers(self) -> list[int]:
         """The attempt that owns each slot; 0: none. A thousand slots cost what a few would cost one by one."""
-        numbers: list[int] = self._cells[_HEADER + _NUMBER :: _PER_SLOT].tolist()
+        numbers: list[int] = self.cells[_HEADER + _NUMBER :: _PER_SLOT].tolist()
         return numbers
 
     def starts(self) -> list[int]:
         """The start of what is in each slot; to be believed only where its number is the same before and after."""
-        starts: list[int] = self._cells[_HEADER + _STARTED :: _PER_SLOT].tolist()
+        starts: list[int] = self.cells[_HEADER + _STARTED :: _PER_SLOT].tolist()
         return starts
 
     def raise_flag(self, slot: int, number: int, reason: Reason) -> bool:
         """Ask attempt `number` to end; False when its flag was up. The reason is there before the flag is seen."""
         base = _HEADER + slot * _PER_SLOT
-        self._cells[base + _REASON] = REASONS.index(reason)
-        if self._cells[base + _STOP] == number:
+        self.cells[base + _REASON] = REASONS.index(reason)
+        if self.cells[base + _STOP] == number:
             return False
-        self._cells[base + _STOP] = number
+        self.cells[base + _STOP] = number
         return True
 
     def shielded_until(self, slot: int, number: int) -> float:
         """The instant (monotonic) before which attempt `number` asks for no force; 0: it does not."""
         base = _HEADER + slot * _PER_SLOT
-        until_ns = self._cells[base + _SHIELD]
-        return until_ns / 1e9 if self._cells[base + _NUMBER] == number else 0.0
+        until_ns = self.cells[base + _SHIELD]
+        return until_ns / 1e9 if self.cells[base + _NUMBER] == number else 0.0
 
     def thread(self, slot: int) -> int:
         """The thread (its native id) that runs what is in the slot; 0: not told."""
-        return self._cells[_HEADER + slot * _PER_SLOT + _THREAD]
+        return self.cells[_HEADER + slot * _PER_SLOT + _THREAD]
 
     def want_stack(self, slot: int, number: int) -> None:
         """Have attempt `number` tell its stack, if it is a coroutine that can only do so itself."""
-        self._cells[_HEADER + slot * _PER_SLOT + _LOOK] = number
+        self.cells[_HEADER + slot * _PER_SLOT + _LOOK] = number
 
     def refuse_wait(self, slot: int, number: int, *, cycle: bool) -> None:
         """Tell attempt `number` that there is no place for what it waits for, or that this waits for it (`cycle`)."""
-        self._cells[_HEADER + slot * _PER_SLOT + _REFUSED] = number | (_CYCLE if cycle else 0)
+        self.cells[_HEADER + slot * _PER_SLOT + _REFUSED] = number | (_CYCLE if cycle else 0)
 
     def progress(self, slot: int, number: int) -> tuple[float, float | None, str] | None:
         """What attempt `number` last told of its progress."""
         base = _HEADER + slot * _PER_SLOT
-        cells = self._cells
+        cells = self.cells
         for _ in range(3):
             version = cells[base + _PROGRESS]
             done, total = struct.unpack_from("dd", self._bytes, (base + _PROGRESS + 1) * 8)
@@ -167,7 +167,7 @@ class SlotCells:
         self._send = send
         self._told = False  # whether the worker knows that this attempt tells its progress
         self._bytes = page._bytes
-        self._cells = cells = page._cells
+        self._cells = cells = page.cells
         self._base = base = _HEADER + slot * _PER_SLOT
         cells[base + _STARTED] = 0
         cells[base + _PROGRESS] = 0
@@ -209,7 +209,7 @@ class SlotCells:
 
     def lease_uncertain(self) -> bool:
         """Has this worker been unable to renew for so long that it would start nothing new?"""
-        return time.monotonic_ns() >= self._cells[_START_UNTIL]
+        return time.monotonic_ns() >= self._cells[START_UNTIL]
 
     def run_here(self) -> None:
         """Tell which thread runs the attempt: this one."""

@@ -104,7 +104,7 @@ class Pool:
 
     def enter(self, entries: Sequence[Entry], now: float) -> None:
         """Into their line, and on to the children."""
-        self.entries.update((entry.order.number, entry) for entry in entries)
+        self.entries.update([(entry.order.number, entry) for entry in entries])
         self.line.extend(entries, now)
         if self.closing:
             self.return_line("the pool is closing")
@@ -270,9 +270,9 @@ class Pool:
         self,
         entry: Entry,
         kind: EndingKind,
-        *,
         payload: bytes = b"",
         ran_s: float | None = None,
+        *,
         asked: Reason | None = None,
         delay_s: float | None = None,
         retryable: bool = True,

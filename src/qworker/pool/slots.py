@@ -15,7 +15,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .. import codec, context
 from ..allowed import Allowed, NotRunnable
@@ -38,6 +38,7 @@ class RunnableTask(Protocol):
     def need(self) -> PoolNeed: ...
 
 
+BLOB: Final = 3  # where an order has its task's bytes
 Told = tuple[int, bytes, float | None, bool, float | None]  # kind, payload, ran_s, retryable, delay_s
 
 
@@ -91,7 +92,7 @@ class Runner:
     def is_coroutine(self, order: list[Any]) -> bool:
         """Is it a coroutine function of the app that the order calls? Whatever cannot be read is none."""
         try:
-            task = self._find(codec.read_header(order[9]).name)
+            task = self._find(codec.read_header(order[BLOB]).name)
         except DecodeError:
             return False
         # To know it of an allowed function means to import it, which takes a time of its own.
@@ -99,7 +100,8 @@ class Runner:
 
     def open(self, order: list[Any], cells: SlotCells) -> Opened | Told:
         """Make an order ready and start its clock; a tuple of another kind is what became of it instead."""
-        _, _, id_, run, attempt, fence, retries, timeout_s, deadline, blob, cursor = order
+        _, _, id_, blob, cursor, deadline_s, handed, run, attempt, fence, retries, timeout_s = order
+        deadline = None if deadline_s is None else handed + deadline_s
         if deadline is not None and time.monotonic() >= deadline:
             return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker
         try:
@@ -111,7 +113,7 @@ class Runner:
         except Exception as error:
             return frames.REFUSED, _describe(error), None, False, None
         # Nobody else needs it now, and a task that waits for hours should not hold its packed arguments twice.
-        order[9] = b""
+        order[BLOB] = b""
         cells.run_here()
         started_ns = cells.start()
         ends = _earlier(None if timeout_s is None else started_ns / 1e9 + timeout_s, deadline)
@@ -124,27 +126,27 @@ class Runner:
         opened = self.open(order, cells)
         if not isinstance(opened, Opened):
             return opened
-        token = context.enter(opened.current)
+        header, task, args, kwargs, current, started_ns = opened
+        token = context.enter(current)
         if alone:
-            context.set_fallback(opened.current)
+            context.set_fallback(current)
         try:
-            _, task, args, kwargs, _, _ = opened
             # What it sets there (decimal's precision is there, too) is not the next task's in this slot.
             own = contextvars.copy_context()
-            if alone and opened.header.interrupt and not task.is_async:
+            if alone and header.interrupt and not task.is_async:
                 value = own.run(interrupts.interruptible, task.fn, args, kwargs, cells)
             else:
                 value = own.run(_call, task, args, kwargs, cells)
-            ran_s = opened.ran_s()
+            ran_s = (time.monotonic_ns() - started_ns) / 1e9
         except NotRunnable as error:
             return frames.REFUSED, _describe(LookupError(str(error))), None, False, None
         except BaseException as error:
-            return raised(error, opened.header, cells, opened.ran_s())
+            return raised(error, header, cells, opened.ran_s())
         finally:
             if alone:
                 context.set_fallback(None)
             context.leave(token)
-        return returned(value, opened.header, ran_s)
+        return returned(value, header, ran_s)
 
 
 class ProcessLoop:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 from .. import codec
 from ..broker.aio import AsyncBroker
@@ -28,6 +29,7 @@ from .state import UNANSWERED, Phase, State
 # is due.
 PARK_MS = 1_500
 UNREADABLE = Header(name="?")
+Terms = tuple[Any, ...]  # of an order: what tasks of a kind share, from its `deadline_s` on
 STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "stopped before it started")
 GROUP_STOPPED = Verdict(TaskState.CANCELLED, How.NEVER_STARTED, "its group was stopped before it started")
 
@@ -60,24 +62,35 @@ class Dispatcher:
         orders: dict[PoolKind, list[Order]] = {}
         in_order: list[tuple[Held, Order]] = []
         carefully: set[int] = set()
+        # Most tasks of a window have the very same header and record: the first of a kind is judged for all of it.
+        alike: dict[tuple[int, int], Terms] = {}
+        grouped: list[Held] = []
         for task in window.tasks:
             held, unreadable = self._hold(task, claim, lent)
-            if task.record.deadline_ms:
-                held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
-            if state.phase is Phase.DRAINING:
-                # Its claim was under way when the drain began: it goes back as what was recalled did.
-                self._bury(held, RELEASE)
-                continue
-            if not self._may_run(held, unreadable, now):
-                continue
-            order = self._order(held, now)
+            like = id(held.header), id(task.record)
+            terms = None if self._early_stops else alike.get(like)
+            if terms is None:
+                if task.record.deadline_ms:
+                    held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
+                if state.phase is Phase.DRAINING:
+                    # Its claim was under way when the drain began: it goes back as what was recalled did.
+                    self._bury(held, RELEASE)
+                    continue
+                if not self._may_run(held, unreadable, now):
+                    continue
+                terms = _terms(held, now)
+                if held.header.groups:
+                    grouped.append(held)
+                if held.deadline is None:
+                    alike[like] = terms
+            order = Order._make((held.number, held.full_id, task.blob, task.cursor, *terms))
             if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > 1:
                 # The last: it was handed out before and nobody knows whether it started. It may have killed that worker
                 # within its first second, before any renewal: from now on its deaths count.
                 carefully.add(held.number)
             orders.setdefault(held.kind, []).append(order)
             in_order.append((held, order))
-        unread = self.groups.unread([held for held, _ in in_order])
+        unread = self.groups.unread(grouped)
         if carefully or unread:
             # The whole window waits for the record: those that were rescued stand in front, and must not lose their
             # slots to what stands behind them. Likewise for what the server says of their groups.
@@ -133,7 +146,9 @@ class Dispatcher:
                 note="its lease lapsed while Redis did not answer; what runs of it is killed, and it runs again",
             )  # fmt: skip
             state.fence([before])
-        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id, lent=lent)
+        held = Held(state.ledger.next_number(), task, claim, header, kind, full_id)
+        if lent:
+            held.lent = True
         state.ledger.add(held)
         return held, unreadable
 
@@ -181,16 +196,6 @@ class Dispatcher:
         self._state.parked_until = time.monotonic() + PARK_MS / 1000
         self._state.ledger.end(held)
         self._settler.put_raw(held, Park(held.task.id, held.claim.id, PARK_MS))
-
-    def _order(self, held: Held, now: float) -> Order:
-        header, record = held.header, held.task.record
-        timeout_s = None if header.timeout_ms is None else header.timeout_ms / 1000
-        deadline_s = None if held.deadline is None else held.deadline - now
-        return Order(
-            held.number, held.full_id, header.name, held.task.blob, record.run, record.attempt, held.claim.fence,
-            timeout_s, header.grace_ms / 1000, record.losses > 0, header.retries, deadline_s, now,
-            header.groups, header.depth, header.interrupt, held.task.cursor,
-        )  # fmt: skip
 
     async def _start_recorded(
         self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int], unread: list[str]
@@ -242,3 +247,13 @@ class Dispatcher:
         for kind, batch in orders.items():
             self._state.put(kind, batch, lent=starts[0][0].lent)
         self._state.lend.set()
+
+
+def _terms(held: Held, now: float) -> Terms:
+    header, record = held.header, held.task.record
+    timeout_s = None if header.timeout_ms is None else header.timeout_ms / 1000
+    deadline_s = None if held.deadline is None else held.deadline - now
+    return (
+        deadline_s, now, record.run, record.attempt, held.claim.fence, header.retries, timeout_s,
+        header.name, header.grace_ms / 1000, record.losses > 0, header.interrupt,
+    )  # fmt: skip

@@ -173,10 +173,10 @@ def fork_and_return() -> int:
 
 @app.task
 def scribble() -> None:
-    """Writes nonsense to every socket that it finds."""
+    """Writes nonsense to every pipe and socket that it finds."""
     for name in list(Path("/proc/self/fd").iterdir()):
         try:
-            if str(name.readlink()).startswith("socket:"):
+            if int(name.name) > 2 and str(name.readlink()).startswith(("pipe:", "socket:")):
                 os.write(int(name.name), b"\xc1 nonsense")
         except OSError:
             pass
