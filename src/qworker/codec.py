@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DecodeError, TaskTooLarge
 from .faults import RemoteTraceback, describe_error, pack_error, rebuild_error, unpack_error
 from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line
-from .outcome_bytes import PUSH_MAX, pack_hint, pack_outcome, read_pushed, unpack_outcome
+from .outcome_bytes import PUSH_MAX, pack_hint, pack_outcome, pack_success, read_pushed, unpack_outcome
 from .told import pack_told, unpack_told
 from .values import (
     MAX_BODY,
@@ -53,6 +53,7 @@ __all__ = [
     "pack_header",
     "pack_hint",
     "pack_outcome",
+    "pack_success",
     "pack_told",
     "pack_value",
     "read_envelope",
@@ -226,9 +227,17 @@ def line_of(blob: bytes) -> Line:
 def client_of(blob: bytes) -> str:
     """Return the 12 characters of the client that is to be told of a task's end; spaces: nobody."""
     client = blob[9:21]
-    if len(client) != 12 or not client.isascii():
-        raise DecodeError(f"cannot decode a task: {client!r} is no client id")
-    return client.decode("ascii")
+    known = _clients.get(client)
+    if known is None:
+        if len(client) != 12 or not client.isascii():
+            raise DecodeError(f"cannot decode a task: {client!r} is no client id")
+        if len(_clients) >= _MAX_CACHED:
+            _clients.clear()
+        known = _clients[client] = client.decode("ascii")
+    return known
+
+
+_clients: dict[bytes, str] = {}
 
 
 def sent_ms_of(blob: bytes) -> int:

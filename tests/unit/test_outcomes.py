@@ -55,6 +55,17 @@ def test_a_success_tells_everything_that_is_known_of_it() -> None:
     assert outcome.digest == codec.digest_of(blob(client="c" * 12))
 
 
+@pytest.mark.parametrize("ttl_ms", [0, 60_000])
+def test_a_success_that_was_not_asked_for_is_packed_as_any_outcome_is(ttl_ms) -> None:
+    ending = Ending(1, "returned", payload=codec.pack_value(7), ran_s=0.5)
+    of = held(record=Record(run=2, attempt=3), result_ttl_ms=ttl_ms)
+
+    packed = end_of(of, SUCCESS, ending).value
+
+    assert codec.pack_outcome(codec.unpack_outcome(packed)) == packed
+    assert packed == end_of(of, Verdict(*SUCCESS), ending).value  # which is built from an Outcome
+
+
 def test_a_failure_keeps_its_error_and_no_value() -> None:
     error = codec.pack_error(codec.describe_error(ValueError("no")))
 

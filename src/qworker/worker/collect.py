@@ -16,7 +16,7 @@ from typing import Any
 from ..lifecycle import State as TaskState
 from ..log import Emit
 from ..model import Ending, PoolKind
-from .blame import Verdict, how_of, on_ending
+from .blame import SUCCESS, Verdict, how_of, on_ending
 from .ledger import Held
 from .outcomes import error_line, last_place
 from .settler import Settler
@@ -27,16 +27,25 @@ from .waits import Waits
 class Successes:
     """Keeps successes from flooding the log: a hundred lines a second, then one line that counts the rest.
 
-    Nothing else is ever counted instead of told; `--log-level debug` shows each of these, too.
+    Nothing else is ever counted instead of told; `--log-level debug` (`every`) shows each of these, too.
     """
 
     MOST_LINES = 100
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, *, every: bool = False) -> None:
         self._emit = emit
+        self._every = every
         self._left = 0
         self._second_ends = 0.0
         self._untold = 0
+
+    def tell(self, held: Held, ran_s: float | None) -> None:
+        """Tell of one more success, or count it."""
+        level = self.level()
+        if level == "info" or self._every:
+            self._emit(
+                "task.ended", level=level, task=held.full_id, name=held.header.name, outcome="succeeded", ran_s=ran_s
+            )
 
     def level(self) -> str:
         """Return the level for one more success."""
@@ -64,7 +73,7 @@ class Collector:
     def __init__(self, state: State) -> None:
         self._state = state
         self.settler: Settler | None = None  # joined by the daemon: the settler reports back here
-        self._successes = Successes(state.emit)
+        self._successes = Successes(state.emit, every=state.settings.log_level == "debug")
         self.waits = Waits(state)
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
         self.stopped_group_of: Callable[[Held], str] = lambda _: ""  # likewise: the groups'
@@ -95,10 +104,7 @@ class Collector:
                     state.killed += 1
             if kind == "unstarted" and ending.detail == "stalled" and not held.lent:
                 stalled.add(held.kind)
-            remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
-            verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
-            if verdict.back is not None and (group := self.stopped_group_of(held)):
-                verdict = Verdict(TaskState.CANCELLED, how_of(ending), f"group {group} was stopped")
+            verdict = SUCCESS if kind == "returned" else self._judge(held, ending, now)
             end(held)
             claim = held.claim
             if claim.running == 0:
@@ -160,7 +166,7 @@ class Collector:
         """A task opened a group, or left its block."""
         held = self._state.ledger.tasks.get(number)
         if held is not None:
-            (held.groups.add if opened else held.groups.discard)(id)
+            held.groups = held.groups | {id} if opened else held.groups - {id}
 
     def event(self, name: str, level: str, **fields: Any) -> None:
         """Log what happened to children, slots and survivors, and count it."""
@@ -168,6 +174,13 @@ class Collector:
         self._state.emit(name, level=level, **fields)
         if name.startswith(("survivor.", "child.")):
             self.changed()
+
+    def _judge(self, held: Held, ending: Ending, now: float) -> Verdict:
+        remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
+        verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
+        if verdict.back is not None and (group := self.stopped_group_of(held)):
+            return Verdict(TaskState.CANCELLED, how_of(ending), f"group {group} was stopped")
+        return verdict
 
     # What the settler calls.
 
@@ -178,10 +191,7 @@ class Collector:
             self.waits.settled(held.full_id, ended=outcome is not None and code != "lost")
         if outcome is TaskState.SUCCEEDED and ending is not None and code != "lost":
             state.counters["succeeded"] += 1
-            state.emit(
-                "task.ended", level=self._successes.level(), task=held.full_id, name=held.header.name,
-                outcome="succeeded", ran_s=ending.ran_s,
-            )  # fmt: skip
+            self._successes.tell(held, ending.ran_s)
             return
         attempt = held.task.record.attempt
         if code == "lost":

@@ -26,24 +26,27 @@ class OpenClaim:
     running: int = 0  # how many of its tasks have not ended in their pool; the others only wait to be settled
 
 
-@dataclass(slots=True, eq=False)
 class Held:
-    """One claimed task."""
+    """One claimed task. What is the same for all at first is the class's: of most it never changes."""
 
-    number: int
-    task: Claimed
-    claim: OpenClaim
-    header: Header
-    kind: PoolKind
-    full_id: str
     deadline: float | None = None  # monotonic
-    start_recorded: bool = False
+    start_recorded = False
     stop: StopOrder | None = None
-    lent: bool = False  # it runs in the place of a task that waits, and so takes no room of its pool
-    ended: bool = False  # in its pool; its settle is on the way
-    waits_for: int = 0  # how many tasks it waits for, while it does
-    groups: set[str] = field(default_factory=set)  # those that it opened and has not left
+    lent = False  # it runs in the place of a task that waits, and so takes no room of its pool
+    ended = False  # in its pool; its settle is on the way
+    waits_for = 0  # how many tasks it waits for, while it does
+    groups: frozenset[str] = frozenset()  # those that it opened and has not left
     cursor: bytes | None = None  # where its `current.iterate` has come to
+
+    def __init__(
+        self, number: int, task: Claimed, claim: OpenClaim, header: Header, kind: PoolKind, full_id: str
+    ) -> None:
+        self.number = number
+        self.task = task
+        self.claim = claim
+        self.header = header
+        self.kind = kind
+        self.full_id = full_id
 
 
 class Ledger:
@@ -73,10 +76,10 @@ class Ledger:
 
     def add(self, held: Held) -> None:
         """Take a task in, as not ended."""
-        self.tasks[held.number] = held
+        number, claim, kind = held.number, held.claim, held.kind
+        self.tasks[number] = held
         self.by_id[held.full_id] = held
-        claim, kind = held.claim, held.kind
-        claim.numbers.add(held.number)
+        claim.numbers.add(number)
         claim.running += 1
         if held.lent:
             self.lent[kind] += 1
@@ -106,7 +109,8 @@ class Ledger:
             held = self.tasks.pop(number, None)
             if held is None:
                 continue
-            self.end(held)
+            if not held.ended:
+                self.end(held)
             if held.lent:
                 self.lent[held.kind] -= 1
             # The same id may already be here again under a newer claim (released and claimed back).

@@ -8,7 +8,7 @@ from .. import codec, sightings
 from ..errors import DecodeError
 from ..lifecycle import State
 from ..model import Again, End, Ending, ErrorInfo, Lose, Outcome, Release, Settle
-from .blame import Verdict
+from .blame import SUCCESS, Verdict
 from .ledger import Held
 
 GENERATED = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # a local id that `submit` drew
@@ -35,6 +35,12 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
             return Again(task.id, claim, delay_ms, cursor)
         return Lose(task.id, claim, exact, cursor) if back == "lose" else Release(task.id, claim, cursor)
     blob, record = task.blob, task.record
+    if verdict is SUCCESS and ending is not None and ending.took_s is None:
+        kept = ending.payload if held.header.result_ttl_ms > 0 else None
+        packed = codec.pack_success(
+            held.full_id, claim, blob[:8], record.run, record.attempt, worker, ended_ms, ending.ran_s, kept
+        )
+        return _end(held, state, packed)
     _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _, shielded_s, flight = ending or NO_ENDING
     kept = payload if held.header.result_ttl_ms > 0 else None
     value, error = (kept, None) if state is State.SUCCEEDED else (None, kept or None)
@@ -44,10 +50,13 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
         ran_s, asked_after_s, took_s, kind == "left_running", reason, value, error, kept is None,
         shielded_s, flight,
     )  # fmt: skip
-    packed = codec.pack_outcome(outcome)
+    return _end(held, state, codec.pack_outcome(outcome))
+
+
+def _end(held: Held, state: State, packed: bytes) -> End:
     # What is too large to push is announced by its id alone; the client fetches it.
     hint = codec.pack_hint(held.full_id) if len(packed) > codec.PUSH_MAX else b""
-    return End(task.id, claim, state, packed, ttl_of(held), _client_of(blob), hint)
+    return End(held.task.id, held.claim.id, state, packed, ttl_of(held), _client_of(held.task.blob), hint)
 
 
 def _client_of(blob: bytes) -> str:
