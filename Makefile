@@ -76,4 +76,4 @@ bench-guard: $(STAMP) ## Fail when Redis commands, instructions or system calls 
 	$(BIN)/python -m benchmarks guard $(ARGS)
 
 clean: ## Remove .venv and what the tools left
-	rm -rf $(VENV) .venv-stdlib .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf $(VENV) .venv-stdlib benchmarks/.venvs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.adapter import Adapter, FailedError, NotOfferedError
+from benchmarks.processes import Process
 from support.processes import is_running
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +85,49 @@ def test_whatever_a_worker_started_ends_with_it(tmp_path):
         assert ended.returncode == 0, ended.stderr
         assert len(ended.stdout.split()) >= 3
         assert not any(is_running(int(pid)) for pid in ended.stdout.split())
+
+
+ANSWERING = """
+import json, sys
+print("hello", file=sys.stderr, flush=True)
+for line in sys.stdin:
+    verb = json.loads(line)["verb"]
+    if verb == "die":
+        raise SystemExit("out of memory")
+    answers = {"facts": {"local": False}, "none": {"not_offered": "no such thing"}, "bad": {"failed": "ValueError: 7"}}
+    if verb in answers:
+        print(json.dumps(answers[verb]), flush=True)
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Iterator[Adapter]:
+    one = Adapter([sys.executable, "-c", ANSWERING], env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log")
+    yield one
+    one.stop()
+
+
+def test_what_an_adapter_answers_is_a_figure_or_the_reason_why_there_is_none(adapter):
+    assert adapter.facts == {"local": False}
+    with pytest.raises(NotOfferedError, match="no such thing"):
+        adapter.order("none")
+    with pytest.raises(FailedError, match=r"^bad: ValueError: 7$"):
+        adapter.order("bad")
+
+
+def test_an_adapter_that_does_not_answer_in_time_has_failed(adapter):
+    with pytest.raises(FailedError, match=r"^no answer to think within 0\.1 s:\nhello$"):
+        adapter.order("think", within_s=0.1)
+
+
+def test_the_end_of_what_an_adapter_said_is_the_reason_of_its_failure(adapter):
+    with pytest.raises(FailedError, match=r"^the adapter ended during die:\nhello\nout of memory$"):
+        adapter.order("die")
+
+
+def test_an_answer_is_not_awaited_from_a_worker_that_has_ended(adapter, tmp_path):
+    worker = Process(["sh", "-c", "echo no such queue"], env={}, cwd=tmp_path, log=tmp_path / "worker.log")
+    worker.popen.wait()
+
+    with pytest.raises(FailedError, match=r"^the worker ended during think:\nno such queue$"):
+        adapter.order("think", worker=worker)
