@@ -10,6 +10,7 @@ this module imports neither redis nor asyncio.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import reprlib
@@ -23,6 +24,7 @@ from .address import Address
 from .binding import Binder, check_name, name_of, place_of, refuse_homeless, same_source
 from .errors import BadCall, ConfigError
 from .future import Future
+from .loops import entrance
 from .model import Draft
 from .options import Options, TaskOptions
 from .task import BoundTask, Call, CoroutineTask, Task, call_of
@@ -259,22 +261,7 @@ class App:
         future = Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[None] = loop.create_future()
-
-        def resolve(error: BaseException | None) -> None:
-            if answered.done():
-                return  # whoever submitted was cancelled meanwhile
-            if error is None:
-                answered.set_result(None)
-            else:
-                answered.set_exception(error)
-
-        def answer(error: BaseException | None) -> None:
-            try:
-                loop.call_soon_threadsafe(resolve, error)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits for the answer
-
-        client.submit_soon(draft, future, answer)
+        client.submit_soon(draft, future, functools.partial(entrance(loop).let_in, answered))
         await answered
         return future
 

@@ -11,6 +11,7 @@ What the future knows by itself is what it was told (`done`, `cancelled`); what 
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import threading
 import time
 import weakref
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from . import callbacks, codec, context, lending, stopping, unserved, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
-from .links import waker
+from .loops import entrance
 from .reports import Reports
 from .status import Status, describe, describe_outcome, wait_timeout
 
@@ -137,9 +138,12 @@ class Future(concurrent.futures.Future[R]):
             if run is not None:
                 self._wait_in_task(run, client, timeout)
             else:
+                ends = None if timeout is None else time.monotonic() + timeout
+                client.hear(self, timeout)
                 with self._condition:
                     self._condition.wait_for(
-                        lambda: self.done() or client.closed, None if timeout is None else max(0.0, timeout)
+                        lambda: self.done() or client.closed,
+                        None if ends is None else max(0.0, ends - time.monotonic()),
                     )
             self._refuse_closed(client)
         return self.done()
@@ -351,8 +355,9 @@ class Future(concurrent.futures.Future[R]):
         if not self.done():
             client = self.client()
             client.watch(self)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            wake = waker(waiter)
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            wake = functools.partial(entrance(loop).let_in, waiter)
             if self.add_waker(wake, client):
                 run = lending.run_that_lends() or self.run
                 try:

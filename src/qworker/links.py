@@ -5,16 +5,13 @@ Future ─► Link.client() ─► Channel        App ─► broker.client.Clien
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .stopping import Answer
     from .views import Inspection, WorkerRecord
 
-__all__ = ["Channel", "Link", "waker"]
+__all__ = ["Channel", "Link"]
 
 
 class Channel(Protocol):
@@ -26,6 +23,9 @@ class Channel(Protocol):
 
     def watch(self, future: Any) -> None:
         """See to it that the future is settled when its task ends."""
+
+    def hear(self, future: Any, timeout_s: float | None) -> None:
+        """Listen in this thread, if no other does, until the future is settled or the time is up."""
 
     def keep(self, future: Any) -> None:
         """Hold the future until then, although nobody else may."""
@@ -51,20 +51,3 @@ class Link(Protocol):
 
     def client(self) -> Channel:
         """Return the client of this process; the first call connects."""
-
-
-def waker(waiter: asyncio.Future[None]) -> Callable[[], None]:
-    """Return what wakes a coroutine from another thread, and does nothing if it has gone."""
-    loop = waiter.get_loop()
-
-    def release() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def wake() -> None:
-        try:
-            loop.call_soon_threadsafe(release)
-        except RuntimeError:
-            pass  # its loop is closed: nobody waits any more
-
-    return wake

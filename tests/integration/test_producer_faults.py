@@ -171,7 +171,7 @@ def test_closing_tells_those_who_wait_and_the_app_can_be_used_again(app: App, wo
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: future._condition._waiters, description="the waiter")  # type: ignore[attr-defined]
+    wait_until(lambda: future._wakers, description="the waiter")
     app.close()
     thread.join(10)
 

@@ -48,6 +48,9 @@ class FakeChannel:
     def watch(self, future: Future[Any]) -> None:
         self.watched.append(future)
 
+    def hear(self, future: Future[Any], timeout_s: float | None) -> None:
+        pass
+
     def keep(self, future: Future[Any]) -> None:
         self.kept.append(future)
 

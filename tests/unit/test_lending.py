@@ -49,6 +49,9 @@ class Client:
     def watch(self, _future: Any) -> None:
         pass
 
+    def hear(self, _future: Any, _timeout_s: float | None) -> None:
+        pass
+
 
 class Link:
     connected = True

@@ -164,16 +164,18 @@ class Subscription:
     def __init__(self, broker: Broker, channel: str) -> None:
         self._channel = channel
         self._server = public_url(broker.url)
-        client: Any = broker.client
-        self._pubsub: Any = client.pubsub()
+        self._pool: Any = broker.client.connection_pool
+        self._failed: BrokerUnavailable | None = None
         try:
-            self._pubsub.subscribe(channel)
-            end = time.monotonic() + broker.timeout_s
-            while (left_s := end - time.monotonic()) > 0:
-                message = self._pubsub.get_message(timeout=left_s)
-                if message is not None and message["type"] == "subscribe":
-                    return
-            raise self._lost(TimeoutError(f"not confirmed within {broker.timeout_s:g} s"))
+            connection: Any = self._pool.get_connection()
+        except FAULTS as exc:
+            raise self._lost(exc) from exc
+        self._connection = connection
+        try:
+            connection.send_command("SUBSCRIBE", channel)
+            if not connection.can_read(broker.timeout_s):
+                raise TimeoutError(f"not confirmed within {broker.timeout_s:g} s")
+            connection.read_response()
         except FAULTS as exc:
             self.close()
             raise self._lost(exc) from exc
@@ -184,26 +186,38 @@ class Subscription:
         Raises:
             BrokerUnavailable: the connection is lost, and perhaps messages with it.
         """
-        end = time.monotonic() + timeout_s
+        if self._failed is not None:
+            raise self._failed  # the driver would connect anew, and be subscribed to nothing
         try:
-            while True:
-                message = self._pubsub.get_message(timeout=max(0.0, end - time.monotonic()))
-                if message is not None and message["type"] == "message":
-                    data: bytes = message["data"]
-                    return data
-                if time.monotonic() >= end:
-                    return None
+            return self.read() if self._connection.can_read(timeout_s) else None
         except FAULTS as exc:
             raise self._lost(exc) from exc
 
+    def read(self) -> bytes:
+        """Read a message of which at least the first bytes have come. Raises as `next`."""
+        try:
+            data: bytes = self._connection.read_response()[2]
+        except FAULTS as exc:
+            raise self._lost(exc) from exc
+        except BaseException as exc:  # Ctrl-C, in the middle of a message
+            self._lost(exc)
+            raise
+        return data
+
+    @property
+    def failed(self) -> bool:
+        """Whether its connection is known to be lost."""
+        return self._failed is not None
+
     def fileno(self) -> int:
         """The socket's file descriptor, to be waited on beside others. Call `next(0)` until None before each wait."""
-        number: int = self._pubsub.connection._sock.fileno()
+        number: int = self._connection._sock.fileno()
         return number
 
     def close(self) -> None:
         """End it; a `next` that waits in another thread raises."""
-        self._pubsub.close()
+        self._connection.disconnect()
+        self._pool.release(self._connection)
 
     def __enter__(self) -> Subscription:
         return self
@@ -212,7 +226,8 @@ class Subscription:
         self.close()
 
     def _lost(self, exc: BaseException) -> BrokerUnavailable:
-        return BrokerUnavailable(
+        self._failed = BrokerUnavailable(
             f"cannot listen on {self._channel}: the connection to the server at {self._server} failed:"
             f" {type(exc).__name__}: {exc}. Subscribe again, and look up what was awaited"
         )
+        return self._failed

@@ -66,6 +66,7 @@ class Client:
         self.id = ids.new_token()
         self._pid = os.getpid()
         self._closing = False
+        self._exiting = False  # with the interpreter: the daemon threads that wait stay where they are
         url = address()
         self._broker = Broker(url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
         self._look = Broker(url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
@@ -89,8 +90,8 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, so that nothing will be settled any more."""
-        return self._closing
+        """Whether who waits is to be told that it was closed, so that nothing will be settled any more."""
+        return self._closing and not self._exiting
 
     # For App and Future
 
@@ -112,6 +113,17 @@ class Client:
             self.registry.add((future,), own=False)
             self.registry.hurry((future.id,))
             self._ear.wake()
+
+    def hear(self, future: Awaited, timeout_s: float | None) -> None:
+        """Listen in this thread, if no other does, until the future is settled or the time is up."""
+        let_go = self._ear.let_go
+        if future.add_waker(let_go):
+            try:
+                self._ear.hear(self._take_push, lambda: future.done() or self._closing, timeout_s)
+            finally:
+                future.remove_waker(let_go)
+            if self._fetch or self._missed:
+                self._ear.wake()  # the I/O thread asks
 
     def keep(self, future: Awaited) -> None:
         """As `watch`, and hold the future until then."""
@@ -163,6 +175,7 @@ class Client:
         """End the I/O thread and the connections. Whoever waits for a future is told; the tasks stay queued."""
         if self._closing:
             return
+        self._exiting = not wake_waiters
         self._closing = True
         self._ear.wake()
         if threading.current_thread() is not self._thread:
@@ -210,8 +223,7 @@ class Client:
         if now >= self._ear.again_at:
             self._ask(now)
         self._wait()
-        for message in self._ear.messages():
-            self._take_push(message)
+        self._ear.take_messages(self._take_push)
 
     def _wait(self) -> None:
         due = self._round_at

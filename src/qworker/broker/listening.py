@@ -4,17 +4,20 @@
                                      ├─► wait ─► messages           lost ─► a pause that grows ─► reconnect
     any thread ── wake ──► bell ─────┘
 
-Owned by the client's I/O thread; only `wake` may be called from any thread.
+Owned by the client's I/O thread; only `wake`, `hear` and `let_go` may be called from any thread. A thread that waits
+for a result listens in its place (`hear`): the push wakes the very thread that it is for, not one that wakes it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import select
 import selectors
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..errors import BrokerUnavailable
 from .broker import Broker, Subscription
@@ -39,6 +42,7 @@ class Listening:
         self._failures = 0
         self.again_at = 0.0  # no question is asked, and no connection made, before that instant (monotonic clock)
         self._subscription: Subscription | None = self._subscribe_within(timeout_s)
+        self._rung = False
         self._waker, self._waked = socket.socketpair()
         self._waker.setblocking(False)
         self._waked.setblocking(False)
@@ -46,6 +50,11 @@ class Listening:
         self._selector.register(self._waked, selectors.EVENT_READ)
         self._selector.register(self._subscription.fileno(), selectors.EVENT_READ)
         self._registered = self._subscription.fileno()
+        self._reading = threading.Lock()  # whoever reads the subscription, or replaces it, holds it
+        self._hearer: int | None = None  # the thread that listens in the place of the I/O thread
+        self._nudger, self._nudged = socket.socketpair()  # the bell of that thread
+        self._nudger.setblocking(False)
+        self._nudged.setblocking(False)
 
     @property
     def connected(self) -> bool:
@@ -54,10 +63,12 @@ class Listening:
 
     def wake(self) -> None:
         """Have the thread that waits look round."""
-        try:
-            self._waker.send(b"w")
-        except OSError:
-            pass  # full: it is awake; or closed
+        if not self._rung:  # else it has not looked yet since somebody rang
+            self._rung = True
+            try:
+                self._waker.send(b"w")
+            except OSError:
+                pass  # closed
 
     def wait(self, left_s: float) -> None:
         """Wait for a push or a wake-up, for so long at most."""
@@ -67,18 +78,79 @@ class Listening:
                     self._waked.recv(4096)
                 except BlockingIOError:
                     pass
+                self._rung = False  # before it looks: whoever finds it set has come in time
 
-    def messages(self) -> Iterator[bytes]:
-        """Yield the pushes that are there."""
-        while self._subscription is not None and (message := self._subscription.next(0)) is not None:
-            yield message
+    def take_messages(self, take: Callable[[bytes], None]) -> None:
+        """Have the pushes taken that are there; nothing happens while another thread listens."""
+        if self._reading.acquire(blocking=False):
+            try:
+                while self._subscription is not None and (message := self._subscription.next(0)) is not None:
+                    take(message)
+            finally:
+                self._reading.release()
+
+    def hear(self, take: Callable[[bytes], None], done: Callable[[], bool], timeout_s: float | None) -> None:
+        """Listen in this thread until `done()` or the time is up, and have each push taken.
+
+        Returns at once when another thread does so already, and as soon as the connection is lost. Whoever makes it
+        done from another thread has to call `let_go`.
+        """
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            self._hearer = threading.get_ident()
+            subscription = self._subscription
+            if subscription is not None and not subscription.failed:
+                self._selector.unregister(self._registered)
+                try:
+                    self._hear(subscription, take, done, timeout_s)
+                finally:
+                    if subscription.failed:
+                        self.wake()  # the I/O thread sees to it
+                    else:
+                        self._selector.register(self._registered, selectors.EVENT_READ)
+        except BrokerUnavailable:
+            pass
+        finally:
+            self._hearer = None
+            self._reading.release()
+
+    def _hear(
+        self, subscription: Subscription, take: Callable[[bytes], None], done: Callable[[], bool], left_s: float | None
+    ) -> None:
+        ends = None if left_s is None else time.monotonic() + left_s
+        poll = select.poll()
+        poll.register(self._registered, select.POLLIN)
+        poll.register(self._nudged, select.POLLIN)
+        while not done() and self._subscription is subscription:
+            if ends is not None:
+                left_s = ends - time.monotonic()
+                if left_s <= 0:
+                    return
+            for fd, _ in poll.poll(None if left_s is None else left_s * 1000):
+                if fd == self._registered:
+                    take(subscription.read())
+                    while (message := subscription.next(0)) is not None:
+                        take(message)
+                else:
+                    self._nudged.recv(4096)
+
+    def let_go(self) -> None:
+        """Have the thread that hears return; it looks itself whether it has to go on."""
+        if self._hearer not in (None, threading.get_ident()):
+            try:
+                self._nudger.send(b"n")
+            except OSError:
+                pass  # full: it is nudged already; or closed
 
     def reconnect(self) -> None:
         """Subscribe again. What was pushed meanwhile is lost: ask about everything."""
         self._address()
-        self._subscription = self._broker.subscribe(self._client)
-        self._registered = self._subscription.fileno()
-        self._selector.register(self._registered, selectors.EVENT_READ)
+        subscription = self._broker.subscribe(self._client)
+        with self._reading:
+            self._subscription = subscription
+            self._registered = subscription.fileno()
+            self._selector.register(self._registered, selectors.EVENT_READ)
         _log.info("connected to the server again; asking about what is awaited")
 
     def answered(self) -> None:
@@ -95,18 +167,20 @@ class Listening:
         self._hang_up()
 
     def end(self) -> None:
-        """The thread that listens has ended. The bell's other end stays, for those who ring it at this moment."""
+        """The thread that listens has ended. The bells' other ends stay, for those who ring them at this moment."""
         self._hang_up()
         self._selector.close()
         self._waked.close()
+        self._nudged.close()
 
     def close_bell(self) -> None:
         """Nobody listens any more."""
         self._waker.close()
+        self._nudger.close()
 
     def leave_parent(self) -> None:
         """In a forked child: let go of the bell; the connection is the parent's."""
-        for end in (self._waker, self._waked):
+        for end in (self._waker, self._waked, self._nudger, self._nudged):
             end.close()
 
     def _subscribe_within(self, timeout_s: float) -> Subscription:
@@ -129,8 +203,10 @@ class Listening:
     def _hang_up(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            try:
-                self._selector.unregister(self._registered)
-            except (KeyError, ValueError):
-                pass  # its socket is closed already, and so no longer registered
-            subscription.close()
+            self.let_go()
+            with self._reading:  # a thread that hears has to return before the socket's number may mean another file
+                try:
+                    self._selector.unregister(self._registered)
+                except (KeyError, ValueError):
+                    pass  # its socket is closed already, and so no longer registered
+                subscription.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .. import codec
 from ..errors import BrokerError, Refused, SubmitUnknown
@@ -25,8 +25,7 @@ CHUNK_BYTES = 4 << 20
 DEADLINE_SLACK_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(NamedTuple):
     """A task to be sent by the I/O thread, and whom to tell."""
 
     draft: Draft

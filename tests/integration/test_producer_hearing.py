@@ -1,0 +1,152 @@
+"""A thread that waits for a result listens for it itself; whatever disturbs it, nobody's answer is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qworker import App, Future
+from support.fake_worker import FakeWorker
+from support.servers import Server
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def server(new_server: Callable[..., Server]) -> Server:
+    return new_server()
+
+
+@pytest.fixture
+def app(server: Server) -> Iterator[App]:
+    with App(server.url, connect_timeout=1.0) as app:
+        yield app
+
+
+@pytest.fixture
+def worker(server: Server) -> Iterator[FakeWorker]:
+    worker = FakeWorker(server.url)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(autouse=True)
+def _never_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is found by the client's rounds: what arrives was heard."""
+    monkeypatch.setattr("qworker.broker.client.ROUND_EVERY_S", 1e6)
+
+
+class Waiter(threading.Thread):
+    """Waits for a future's result; hears for all, if it is the first to wait."""
+
+    def __init__(self, app: App, future: Future[Any]) -> None:
+        super().__init__(daemon=True)
+        self.future = future
+        self.value: Any = None
+        self.start()
+        wait_until(lambda: app.client()._ear._hearer is not None, description="a thread that hears")
+
+    def run(self) -> None:
+        try:
+            self.value = self.future.result(20)
+        except BaseException as error:
+            self.value = error
+
+    def told(self) -> Any:
+        self.join(20)
+        return self.value
+
+
+def test_the_thread_that_waits_is_the_one_that_settles(
+    app: App, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled_by: list[threading.Thread] = []
+    monkeypatch.setattr(Future, "_invoke_callbacks", lambda _: settled_by.append(threading.current_thread()))
+    waiter = Waiter(app, app.submit("tasks.f"))
+
+    worker.succeed(worker.claim_one(), 1)
+
+    assert waiter.told() == 1
+    assert settled_by == [waiter]
+
+
+def test_it_settles_what_others_wait_for_too_and_then_leaves_the_ear_to_the_io_thread(
+    app: App, worker: FakeWorker
+) -> None:
+    first, second, third = (app.submit("tasks.f", n) for n in range(3))
+    waiters = [Waiter(app, first), Waiter(app, second)]
+    tasks = {task.args[0]: task for task in worker.claim(3)}
+
+    worker.succeed(tasks[1], "second")
+    assert waiters[1].told() == "second"
+    worker.succeed(tasks[0], "first")
+    assert waiters[0].told() == "first"
+
+    worker.succeed(tasks[2], "third")
+    wait_until(third.done, description="the I/O thread to hear")
+    assert third.result() == "third"
+
+
+def test_it_returns_when_another_thread_settles_its_future(app: App, worker: FakeWorker) -> None:
+    future = app.submit("tasks.f")
+    waiter = Waiter(app, future)
+
+    assert future.cancel()
+
+    assert type(waiter.told()).__name__ == "TaskCancelled"
+    again = app.submit("tasks.f")
+    worker.succeed(worker.claim_one(), 2)
+    assert again.result(20) == 2
+
+
+def test_a_limit_ends_the_hearing_and_the_next_wait_hears_again(app: App, worker: FakeWorker) -> None:
+    future = app.submit("tasks.f")
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.05)
+
+    worker.succeed(worker.claim_one(), 3)
+
+    assert future.result(20) == 3
+
+
+def test_an_interrupt_from_the_keyboard_ends_the_wait_and_nothing_else(app: App, worker: FakeWorker) -> None:
+    future = app.submit("tasks.f")
+
+    def interrupt() -> None:
+        wait_until(lambda: app.client()._ear._hearer is not None, description="the main thread to hear")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        future.result(20)
+    thread.join()
+
+    worker.succeed(worker.claim_one(), 4)
+    wait_until(future.done, description="the I/O thread to hear")
+    assert future.result() == 4
+
+
+def test_a_server_that_goes_away_and_comes_back_is_heard_again(app: App, server: Server) -> None:
+    waiter = Waiter(app, app.submit("tasks.f"))
+    server.kill()
+    wait_until(lambda: not app.client()._ear.connected, description="the client to notice")
+    server.start()
+    worker = FakeWorker(server.url)
+
+    worker.succeed(worker.claim_one(), 5)
+
+    assert waiter.told() == 5
+    worker.close()
+
+
+def test_closing_the_app_ends_the_hearing(app: App) -> None:
+    waiter = Waiter(app, app.submit("tasks.f"))
+
+    app.close()
+
+    assert "the app was closed" in str(waiter.told())
