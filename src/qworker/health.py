@@ -1,6 +1,6 @@
 """Is this host's worker alive, is it of use? Answered by a small file, without Redis.
 
-    worker ── Beacon.turned(), .succeeded() ──► <runtime dir>/qworker/health-<pid>.json ──► read() ── qworker check
+    worker ── Aside ── Beacon.turned(), .succeeded() ──► <runtime dir>/qworker/health-<pid>.json ──► read() ── check
 
 The file is rewritten at most once a second, by renaming, so a reader never sees half of one. Its times are of
 CLOCK_BOOTTIME, which all processes of a host share, which counts a suspended host's sleep, and which no clock step
@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LIVE_WITHIN_S", "READY_WITHIN_S", "Beacon", "Health", "path", "read", "read_all"]
+__all__ = ["LIVE_WITHIN_S", "READY_WITHIN_S", "Aside", "Beacon", "Health", "path", "read", "read_all"]
 
 LIVE_WITHIN_S = 10.0  # the loop turned
 READY_WITHIN_S = 30.0  # a claim, renewal or settle succeeded; an idle worker claims each second
@@ -80,7 +81,7 @@ class Health:
 
 
 class Beacon:
-    """Writes the health of this process. Owned by the worker's loop; both calls are cheap and raise nothing."""
+    """Writes the health of this process. Owned by one thread; nothing here raises, but a disk may take its time."""
 
     def __init__(self, worker_id: str, *, file: Path | None = None) -> None:
         self._worker, self._file = worker_id, file
@@ -132,6 +133,54 @@ class Beacon:
             draft.replace(target)
         except OSError:
             pass  # disk full, directory gone: the check will call this worker unhealthy, the work goes on
+
+
+class Aside:
+    """A beacon that is written by a thread of its own, for a loop that must not wait for a disk.
+
+    The rename may wait for the journal of a file system on which somebody else calls fsync (the server, for one): 0.1
+    to 0.4 s were measured, in which no task would be asked to stop and no lease renewed.
+    """
+
+    def __init__(self, beacon: Beacon) -> None:
+        self._beacon = beacon
+        self._next = 0.0  # monotonic: when the thread is to be woken again
+        self._answered = self._new_answer = False
+        self._ended = False
+        self._some = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="qworker-health", daemon=True)
+        self._thread.start()
+
+    def turned(self) -> None:
+        """Say that the loop turned."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _EVERY_S
+            self._some.set()
+
+    def succeeded(self) -> None:
+        """Say that a claim, a renewal or a settle succeeded."""
+        self._new_answer = True
+        if not self._answered:
+            self._answered, self._next = True, 0.0
+        self.turned()
+
+    def remove(self) -> None:
+        """Remove the file: this worker ends in good order."""
+        self._ended = True
+        self._some.set()
+        self._thread.join(1.0)
+        self._beacon.remove()
+
+    def _run(self) -> None:
+        while True:
+            self._some.wait()
+            self._some.clear()
+            if self._ended:
+                return
+            if self._new_answer:
+                self._new_answer = False
+                self._beacon.succeeded()
+            self._beacon.turned()
 
 
 def read(file: Path) -> Health | None:

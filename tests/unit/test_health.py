@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from qworker import health
-from qworker.health import Beacon
+from qworker.health import Aside, Beacon
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -171,3 +173,37 @@ def test_reader_and_writer_may_differ_in_their_runtime_directory(place, monkeypa
     monkeypatch.setattr(health, "_places", lambda: [place, fallback])
 
     assert [found.worker for found in health.read_all()] == ["daemon"]
+
+
+class Slow:
+    """A beacon whose disk takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.go = threading.Event()
+
+    def turned(self) -> None:
+        self.go.wait(10)
+        self.told.append("turned")
+
+    def succeeded(self) -> None:
+        self.go.wait(10)
+        self.told.append("succeeded")
+
+    def remove(self) -> None:
+        self.told.append("removed")
+
+
+def test_who_tells_waits_for_no_disk():
+    slow = Slow()
+    aside = Aside(slow)
+
+    aside.turned()  # nothing is written yet, and this returned
+    aside.succeeded()  # the first answer is written without waiting for the next second
+    told_before = list(slow.told)
+    slow.go.set()
+
+    wait_until(lambda: "succeeded" in slow.told, description="the answer to be written")
+    aside.remove()
+    assert told_before == []
+    assert slow.told[-1] == "removed"

@@ -8,7 +8,7 @@ import socket
 import time
 
 from ..broker.aio import AsyncBroker
-from ..health import Beacon as HealthFile
+from ..health import Aside as HealthFile
 from ..views import WorkerRecord
 from .neighbours import Neighbours, boot_id, pid_ns, start_time
 from .state import UNANSWERED, State

@@ -25,7 +25,8 @@ from ..broker.values import ServerFacts
 from ..config import EVERYTHING, Settings, default_slots
 from ..durations import text
 from ..errors import BrokerUnavailable, QWorkerError
-from ..health import Beacon as HealthFile
+from ..health import Aside as HealthFile
+from ..health import Beacon as HealthWriter
 from ..model import PoolKind, PoolNeed
 from ..pool.facts import AppFacts
 from ..pool.host import Host
@@ -89,6 +90,7 @@ class _Daemon:
         self._emit = emit
         self._spawned = spawned
         self._id = worker_id(settings.name)
+        self._health = HealthFile(HealthWriter(self._id))
         self._told_to_end = False
         self._revive: Callable[[], object] | None = None  # starts the embedded server again, if that is ours
 
@@ -157,8 +159,7 @@ class _Daemon:
 
     async def _reach(self, broker: AsyncBroker) -> None:
         """Wait until the server answers and is fit to hold tasks."""
-        health = HealthFile(self._id)
-        outage = Outage(self._emit, health, self._revive)
+        outage = Outage(self._emit, self._health, self._revive)
         pause = 0.2
         while True:
             try:
@@ -166,7 +167,7 @@ class _Daemon:
                 break
             except BrokerUnavailable as error:
                 outage.call(False, str(error))
-                health.turned()
+                self._health.turned()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
         outage.call(True, "")
@@ -179,8 +180,7 @@ class _Daemon:
             id=self._id, settings=settings, queues=settings.queues, names=facts.names, emit=self._emit,
             lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
         )  # fmt: skip
-        health = HealthFile(self._id)
-        outage = Outage(self._emit, health, self._revive)
+        outage = Outage(self._emit, self._health, self._revive)
         collector = Collector(state)
         fixed = None if settings.window == "auto" else int(settings.window)
         for kind, slots in state.slots.items():
@@ -207,7 +207,7 @@ class _Daemon:
         fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
         lender = Lender(state, broker, dispatcher, collector.waits, on_call=outage.call)
         neighbours = Neighbours(state, broker)
-        beacon = Beacon(state, broker, neighbours, health)
+        beacon = Beacon(state, broker, neighbours, self._health)
         collector.changed = dispatcher.changed = beacon.changed
         signals = Signals(state, dump=lambda: _dump(state), changed=beacon.changed)
         signals.install()
@@ -247,7 +247,7 @@ class _Daemon:
             neighbours.close()
             for pool in state.pools.values():
                 await pool.close(kill_after_s=0.0)
-        await self._goodbye(broker, state, health, settled=not settler.pending)
+        await self._goodbye(broker, state, settled=not settler.pending)
         if signals.stop.is_set() and signals.last is not None:
             return 128 + signals.last
         return EXIT_KILLED_WORK if state.killed else EXIT_DONE
@@ -281,14 +281,14 @@ class _Daemon:
                        note="its children are killed; what it held runs again when its lease lapses")  # fmt: skip
         return errors[0]
 
-    async def _goodbye(self, broker: AsyncBroker, state: State, health: HealthFile, *, settled: bool) -> None:
+    async def _goodbye(self, broker: AsyncBroker, state: State, *, settled: bool) -> None:
         if settled:  # else Redis does not answer anyway, and the record lapses by itself
             try:
                 async with asyncio.timeout(1.0):
                     await broker.retire(state.id)
             except (*UNANSWERED, TimeoutError):
                 pass  # as above
-        health.remove()
+        self._health.remove()
         ended: dict[str, Any] = {key: count for key, count in state.counters.items() if "." not in key and count}
         self._emit("worker.stopped", worker=state.id, killed=state.killed, **ended)
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ..health import Beacon as HealthFile
+from ..health import Aside as HealthFile
 from ..log import Emit
 
 SAY_EVERY_S = 10.0
