@@ -71,7 +71,10 @@ __all__ = [
 PREFIX = 31
 NOBODY = " " * 12
 
-_HEADER_VERSION = 1
+_HEADER_VERSION = 2
+# What a header of this version means where it says nothing: part of the format, whatever new tasks default to. A header
+# is version, name, and for each other field its place here and its value: 13 bytes instead of 48 for a plain task.
+_UNSAID: tuple[Any, ...] = (1_800_000, 5_000, 0, 1_000, True, None, 3_600_000, "at_least_once", 3, {})
 _MAX_CACHED = 1024
 _MAX_HEADER = 0xFFFF
 _MAX_COUNT = 1 << 53  # what scripts, which count in doubles, and the server's PX still hold
@@ -88,22 +91,20 @@ def pack_header(header: Header) -> bytes:
     Raises:
         TaskTooLarge: it is larger than 64 KiB.
     """
-    packed = pack_plain(
-        [
-            _HEADER_VERSION,
-            header.name,
-            header.timeout_ms,
-            header.grace_ms,
-            header.retries,
-            header.backoff_ms,
-            header.jitter,
-            None if header.retry_for is None else [*header.retry_for],
-            header.result_ttl_ms,
-            header.delivery,
-            header.max_crashes,
-            {**header.extra},
-        ]
+    fields = (
+        header.timeout_ms,
+        header.grace_ms,
+        header.retries,
+        header.backoff_ms,
+        header.jitter,
+        None if header.retry_for is None else [*header.retry_for],
+        header.result_ttl_ms,
+        header.delivery,
+        header.max_crashes,
+        {**header.extra},
     )
+    told = [part for n, field in enumerate(fields) if field != _UNSAID[n] for part in (n, field)]
+    packed = pack_plain([_HEADER_VERSION, header.name, *told])
     if len(packed) > _MAX_HEADER:
         raise TaskTooLarge(
             f"cannot encode the options of a task: {len(packed):,} bytes, and {_MAX_HEADER:,} is the limit"
@@ -135,11 +136,17 @@ def _decode_header(blob: bytes, key: bytes) -> Header:
     if len(key) != 2 + int.from_bytes(blob[29:31]) or len(blob) < PREFIX:
         raise DecodeError(f"cannot decode a task of {len(blob)} bytes: it is cut short")
     fields = unpack_plain(key[2:])
-    if type(fields) is not list or len(fields) != 12 or fields[0] != _HEADER_VERSION:
+    if type(fields) is not list or len(fields) < 2 or len(fields) % 2 or fields[0] != _HEADER_VERSION:
         raise DecodeError(
             f"cannot decode the header of a task: not of version {_HEADER_VERSION}, the one that is known here"
         )
-    _, name, timeout, grace, retries, backoff, jitter, retry_for, ttl, delivery, crashes, extra = fields
+    _, name, *told = fields
+    found: list[Any] = [*_UNSAID]
+    for n, field in zip(told[0::2], told[1::2], strict=False):
+        if type(n) is not int or not 0 <= n < len(found):
+            raise DecodeError("cannot decode the header of a task: it has a field that is not known here")
+        found[n] = field
+    timeout, grace, retries, backoff, jitter, retry_for, ttl, delivery, crashes, extra = found
     counts = (
         (grace, retries, backoff, ttl, crashes) if timeout is None else (timeout, grace, retries, backoff, ttl, crashes)
     )

@@ -62,8 +62,9 @@ def header_of(**changed: object) -> bytes:
     """A header with fields of any type."""
     names = ("version", "name", "timeout", "grace", "retries", "backoff", "jitter", "retry_for", "ttl", "delivery",
              "crashes", "extra")  # fmt: skip
-    fields = dict(zip(names, (1, ECHO, 1000, 0, 0, 0, False, None, 60_000, "at_least_once", 3, {}), strict=True))
-    return msgpack.packb([*(fields | changed).values()])
+    fields = dict(zip(names, (2, ECHO, 1000, 0, 0, 0, False, None, 60_000, "at_least_once", 3, {}), strict=True))
+    version, name, *others = (fields | changed).values()
+    return msgpack.packb([version, name, *(part for told in enumerate(others) for part in told)])
 
 
 def run_cli(url: str, *args: str) -> str:
@@ -122,14 +123,14 @@ BAD_BLOBS = {
     "a header longer than the blob": blob()[:29] + b"\xff\xff" + blob()[31:],
     "a header that is no msgpack": blob(header=b"\xc1\xc1"),
     "a header that is no array": blob(header=msgpack.packb({"name": ECHO})),
-    "a header of another version": blob(header=header_of(version=2)),
+    "a header of another version": blob(header=header_of(version=3)),
     "a name that is no text": blob(header=header_of(name=7)),
     "a negative grace": blob(header=header_of(grace=-1)),
     "a grace that is no number": blob(header=header_of(grace="soon")),
     "a delivery that is unknown": blob(header=header_of(delivery="thrice")),
     "an extension in the header": blob(header=header_of(extra={"x": msgpack.ExtType(3, b"y")})),
     "a client that is no text": blob(header=b"\xc1")[:9] + b"\xff" * 12 + blob(header=b"\xc1")[21:],
-    "a header nested without end": blob(header=b"\x9c\x01" + b"\x91" * 5_000),
+    "a header nested without end": blob(header=b"\x9c\x02" + b"\x91" * 5_000),
 }
 
 

@@ -68,8 +68,15 @@ def test_a_task_arrives_as_it_was_sent():
     )
 
 
-def test_a_header_of_defaults_arrives_as_such():
-    assert codec.read_header(blob(header=codec.pack_header(Header("a.b")))) == Header("a.b")
+def test_a_header_of_defaults_arrives_as_such_and_takes_little_room():
+    header = codec.pack_header(Header("a.b"))
+
+    assert codec.read_header(blob(header=header)) == Header("a.b")
+    assert header == msgpack.packb([2, "a.b"])
+
+
+def test_a_header_tells_what_is_no_default():
+    assert codec.pack_header(Header("a.b", timeout_ms=None, retries=2)) == msgpack.packb([2, "a.b", 0, None, 2, 2])
 
 
 def test_scripts_find_digest_line_and_client_at_their_places():
@@ -135,15 +142,19 @@ def test_a_task_that_was_cut_short_is_a_decode_error(length):
 @pytest.mark.parametrize(
     "fields",
     [
-        [2, "a.b", 1, 0, 0, 0, True, None, 0, "at_least_once", 3, {}],
-        [1, "a.b"],
-        [1, 7, 1, 0, 0, 0, True, None, 0, "at_least_once", 3, {}],
-        [1, "a.b", -1, 0, 0, 0, True, None, 0, "at_least_once", 3, {}],
-        [1, "a.b", 1, 0, 0, 0, 1, None, 0, "at_least_once", 3, {}],
-        [1, "a.b", 1, 0, 0, 0, True, [1], 0, "at_least_once", 3, {}],
-        [1, "a.b", 1, 0, 0, 0, True, None, 0, "exactly_once", 3, {}],
-        [1, "a.b", 1, 0, 0, 0, True, None, 0, [], 3, {}],
-        [1, "a.b", 1, 0, 0, 0, True, None, 0, "at_least_once", 3, []],
+        [1, "a.b", 1, 0, 0, 0, True, None, 0, "at_least_once", 3, {}],
+        [2],
+        [2, "a.b", 0],
+        [2, 7],
+        [2, "a.b", 10, 0],
+        [2, "a.b", -1, 0],
+        [2, "a.b", "timeout", 0],
+        [2, "a.b", 0, -1],
+        [2, "a.b", 4, 1],
+        [2, "a.b", 5, [1]],
+        [2, "a.b", 7, "exactly_once"],
+        [2, "a.b", 7, []],
+        [2, "a.b", 9, []],
         "header",
     ],
     ids=repr,
