@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from ..model import POOL_NEEDS
 from .keys import LINE_CODES
@@ -114,9 +114,15 @@ def _locals(keys: Sequence[str], args: Sequence[str]) -> str:
     )
 
 
+def _read(name: str) -> str:
+    """Return the text of a file beside this one, from a zip file, too."""
+    data: bytes = __spec__.loader.get_data(str(Path(__file__).parent / "lua" / f"{name}.lua"))  # type: ignore[union-attr]
+    return data.decode()
+
+
 @cache
 def _library(name: str) -> str:
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+    return _read(name)
 
 
 def _used(library: str, source: str) -> str:
@@ -137,7 +143,7 @@ def _used(library: str, source: str) -> str:
 @cache
 def load(name: str) -> Script:
     """Return a script by the name of its file; read once per process."""
-    source = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+    source = _read(name)
     header = _read_header(name, source)
     keys, args = _split(header["KEYS"]), _split(header["ARGV"])
     results = bool(keys) and keys[-1].endswith("...")
@@ -162,6 +168,8 @@ def load(name: str) -> Script:
 
 def names() -> tuple[str, ...]:
     """The names of all scripts."""
+    from importlib import resources  # 25 ms and a MiB, and only tests and tools ask for all
+
     files = resources.files(__package__).joinpath("lua").iterdir()
     return tuple(
         sorted(f.name.removesuffix(".lua") for f in files if f.name.endswith(".lua") and not f.name.startswith("lib"))
