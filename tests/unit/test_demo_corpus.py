@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,22 @@ def test_what_is_shipped_is_the_standard_library_without_what_was_installed_besi
     found = corpus.shipped(100, root=library)
 
     assert [str(path.relative_to(library)) for path in found] == ["a.py", "b.py", "pkg/c.py", "pkg/d.py"]
+
+
+def test_a_directory_that_is_removed_meanwhile_costs_its_own_files_only(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As installers do, in the directories that they work in."""
+    scandir = os.scandir
+
+    def vanish(path: str) -> Any:
+        if str(path).endswith("pkg"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+
+    assert [path.name for path in corpus.shipped(100, root=library)] == ["a.py", "b.py"]
 
 
 def test_a_limit_takes_files_from_everywhere_not_only_the_first(library: Path) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -40,7 +41,7 @@ def shipped(limit: int, *, root: Path | None = None) -> list[Path]:
         ConfigError: it ships none (a frozen or zipped installation).
     """
     root = Path(sysconfig.get_path("stdlib")) if root is None else root
-    found = sorted(path for path in root.rglob("*.py") if _INSTALLED.isdisjoint(path.parts) and path.is_file())
+    found = sorted(_sources(root))
     if not found:
         raise ConfigError(
             f"the demo works on the source files that Python ships, and {sys.executable} has none in {root}: "
@@ -49,6 +50,14 @@ def shipped(limit: int, *, root: Path | None = None) -> list[Path]:
     if limit >= len(found):
         return found
     return [found[at * len(found) // limit] for at in range(limit)]
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    # Not `rglob`: that looks into what was installed, too, and fails when an installer removes a directory meanwhile.
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _INSTALLED]
+        paths = (Path(folder, name) for name in names if name.endswith(".py"))
+        yield from (path for path in paths if path.is_file())
 
 
 def shares(paths: list[Path], number: int) -> list[list[Path]]:
