@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from qworker.errors import AppImportError
+from qworker.pool import host as host_module
 from qworker.pool.host import Host
 from support.pools import a_pool, make_order, value_of
 from support.processes import is_running
@@ -79,11 +81,44 @@ def test_an_app_that_cannot_be_imported_is_one_clear_line(tmp_path, target, text
     assert "\n" not in str(caught.value)
 
 
+HANGS = """
+import os, pathlib, subprocess, time
+program = subprocess.Popen(["sleep", "60"])
+pathlib.Path(__file__).with_name("pids").write_text(f"{os.getpid()} {program.pid}\\n")
+time.sleep(60)
+"""
+
+
+def wait_until_gone(pids):
+    running = [int(pid) for pid in pids.read_text().split()]
+    wait_until(lambda: not any(is_running(pid) for pid in running), description="the end of the import and its program")
+
+
 def test_an_import_that_hangs_is_given_up(tmp_path):
-    write_app(tmp_path, "bad", "import time; time.sleep(60)")
+    write_app(tmp_path, "bad", HANGS)
 
     with pytest.raises(AppImportError, match="cannot import bad: it takes longer than 1 s"):
         asyncio.run(import_only(["bad"], tmp_path, timeout_s=1))
+
+    wait_until_gone(tmp_path / "pids")
+
+
+def test_a_start_that_is_given_up_in_the_middle_of_an_import_leaves_nothing_and_waits_for_nothing(tmp_path):
+    write_app(tmp_path, "bad", HANGS)
+    pids = tmp_path / "pids"
+
+    async def check():
+        start = asyncio.create_task(import_only(["bad"], tmp_path))
+        await await_until(lambda: pids.exists() and pids.read_text().endswith("\n"), description="the import")
+        began = time.monotonic()
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert time.monotonic() - began < host_module._CLOSE_S
+
+    asyncio.run(check())
+
+    wait_until_gone(pids)
 
 
 def test_two_apps_with_different_namespaces_cannot_share_a_worker(tmp_path):

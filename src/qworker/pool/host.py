@@ -159,7 +159,12 @@ class Host:
         try:
             async with asyncio.timeout(timeout_s):
                 facts = await self._answer
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # In the middle of an import it would not hear that it is to end.
+            self._abandon()
+            self._sweep(self._mark.encode(), time.monotonic())
+            if isinstance(error, asyncio.CancelledError):
+                raise
             targets, _, allow = self._targets
             raise AppImportError(
                 f"cannot import {' '.join([*targets, *allow])}: it takes longer than {timeout_s:.0f} s; "
