@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from qworker.config import Slots
-from qworker.pool import frames
-from qworker.pool.linux import STACK_SIGNAL
+from qworker.pool import frames, patrol
 from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until
@@ -35,6 +33,11 @@ async def all_running(pool, numbers):
         return shown if set(numbers) <= shown.keys() else None
 
     return await await_until(look, timeout=20, description=f"{len(numbers)} orders run")
+
+
+async def said(pool, text):
+    """Wait until a task has printed it: a page shows that it runs before its first line does."""
+    await await_until(lambda: any(line[2] == text for line in pool.heard.lines), description=text)
 
 
 def test_all_coroutines_of_a_child_sleep_at_once():
@@ -120,13 +123,15 @@ def test_a_timeout_asks_and_a_value_that_still_comes_is_the_tasks_value():
 def test_what_the_tasks_own_check_raises_counts_as_noticed():
     async def check():
         async with loops(2) as pool:
-            number = pool.put("polls")
-            await pool.running(number)
-            # Only the flag in the page: the word to the loop stays away, as if it were on its way.
-            (kid,) = pool.pool.nursery.kids
-            kid.page.raise_flag(kid.slot_of(number), number, "stop")
-
-            ending = await pool.ending(number)
+            for _ in range(20):
+                number = pool.put("polls")
+                await pool.running(number)
+                # Only the flag in the page: the word to the loop stays away, as if it were on its way.
+                (kid,) = pool.pool.nursery.kids
+                kid.page.raise_flag(kid.slot_of(number), number, "stop")
+                ending = await pool.ending(number)
+                if ending.kind != "thrown":  # as it is when the task has not begun, or the loop looked first
+                    break
 
             assert (ending.kind, error_of(ending).text) == ("interrupted", "stop")
 
@@ -150,7 +155,9 @@ def test_the_cancellation_waits_for_a_shield(tmp_path):
     asyncio.run(check())
 
 
-def test_a_stop_without_grace_is_told_as_the_end_that_the_cancellation_brings():
+def test_a_stop_without_grace_is_told_as_the_end_that_the_cancellation_brings(monkeypatch):
+    monkeypatch.setattr(patrol, "_THROWN_S", 10.0)  # a busy machine needs more than the usual moment
+
     async def check():
         async with loops(2) as pool:
             number = pool.put("wait_for_ever")
@@ -199,7 +206,7 @@ def test_a_word_that_comes_once_more_does_not_cancel_the_cleanup():
     async def check():
         async with loops(2) as pool:
             number = pool.put("takes_its_time", 0.2)
-            await await_until(lambda: any(task.ran_s for task in pool.pool.running()), description="its code runs")
+            await said(pool, "began")
             (kid,) = pool.pool.nursery.kids
             pool.pool.ask(number, "stop")
 
@@ -275,7 +282,7 @@ def test_at_the_most_survivors_the_child_is_recycled_and_healthy_siblings_finish
 
 def test_a_child_whose_loop_is_blocked_is_replaced_within_a_second_and_killed_when_the_grace_ends():
     async def check():
-        async with loops(3) as pool:
+        async with loops(3, prompt=True) as pool:
             sibling = pool.put("wait_for_ever")
             await pool.running(sibling)
             begun = time.monotonic()
@@ -342,7 +349,7 @@ def test_a_task_whose_thread_runs_on_is_not_told_to_have_ended(tmp_path):
         async with loops(2) as pool:
             gate = tmp_path / "gate"
             number = pool.put("call_in_thread", str(gate))
-            await pool.running(number)
+            await said(pool, "began")
 
             pool.pool.ask(number, "stop", 0.2)
 
@@ -429,18 +436,15 @@ def test_a_copy_that_a_coroutine_forks_does_not_go_on_with_its_siblings():
     asyncio.run(check())
 
 
-def test_looks_from_outside_at_a_loop_that_takes_orders_cost_none_of_them():
+def test_reads_that_fail_and_leave_no_reason_as_after_a_look_from_outside_cost_no_order():
     async def check():
         async with loops(4) as pool:
-            child = value_of(await pool.run("nap", 0))
+            value_of(await pool.run("stumble"))
             numbers = [pool.put("echo", index) for index in range(3000)]
 
-            while not pool.heard.ended.keys() >= set(numbers):
-                os.kill(child, STACK_SIGNAL)
-                await asyncio.sleep(0.0005)
-
-            assert {pool.heard.ended[number].kind for number in numbers} <= {"returned", "unstarted"}
+            assert [value_of(await pool.ending(number)) for number in numbers] == list(range(3000))
             assert not pool.heard.named("child.died")
+            assert value_of(await pool.run("stumbled")) > 10
 
     asyncio.run(check())
 

@@ -177,7 +177,7 @@ def test_a_suspect_whose_child_cannot_start_comes_back_and_starts_no_storm(tmp_p
     flag.touch()
 
     async def check():
-        async with a_pool("thread", 2, target="fussy_app:app") as pool:
+        async with a_pool("thread", 2, target="fussy_app:app", prompt=True) as pool:
             flag.unlink()
 
             ending = await pool.ending(pool.put("anything", alone=True))

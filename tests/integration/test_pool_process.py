@@ -398,7 +398,7 @@ def test_an_order_whose_deadline_passes_in_line_comes_back_at_once():
 
 def test_nothing_starts_after_the_instant_that_the_page_holds():
     async def check():
-        async with a_pool("process", 1) as pool:
+        async with a_pool("process", 1, prompt=True) as pool:
             pool.pool.allow_until(time.monotonic_ns() - 1)
             number = pool.put("noop")
 
@@ -429,7 +429,7 @@ def test_orders_behind_a_task_that_stalls_go_to_another_slot():
 
 def test_what_no_slot_takes_for_half_a_second_goes_back_to_the_worker():
     async def check():
-        async with a_pool("process", 1) as pool:
+        async with a_pool("process", 1, prompt=True) as pool:
             long = pool.put("nap", 30)
             await pool.running(long)
             before = time.monotonic()
@@ -448,7 +448,7 @@ def test_what_waits_for_three_quarters_of_a_second_goes_back_although_others_end
     """Another worker may be free, and a second is promised."""
 
     async def check():
-        async with a_pool("process", 1) as pool:
+        async with a_pool("process", 1, prompt=True) as pool:
             begun = asyncio.get_running_loop().time()
             numbers = [pool.put("nap", 0.15) for _ in range(30)]
 

@@ -136,7 +136,7 @@ def test_a_recycled_child_whose_siblings_take_too_long_is_killed_and_they_go_bac
 
 def test_a_child_whose_gil_is_held_is_replaced_within_a_second_and_killed_when_the_grace_ends():
     async def check():
-        async with a_pool("thread", 2) as pool:
+        async with a_pool("thread", 2, prompt=True) as pool:
             sibling = pool.put("nap", 3600)
             await pool.running(sibling)
             before = time.monotonic()
@@ -159,7 +159,7 @@ def test_a_child_whose_gil_is_held_is_replaced_within_a_second_and_killed_when_t
 
 def test_orders_in_a_wedged_child_are_taken_back_and_run_elsewhere():
     async def check():
-        async with a_pool("thread", 1) as pool:
+        async with a_pool("thread", 1, prompt=True) as pool:
             await pool.run("noop")
             culprit = pool.put("regex", timeout_s=20)
             await pool.running(culprit)
@@ -175,7 +175,7 @@ def test_orders_in_a_wedged_child_are_taken_back_and_run_elsewhere():
 
 def test_a_child_that_was_only_stopped_for_a_while_drains_and_is_closed():
     async def check():
-        async with a_pool("thread", 2) as pool:
+        async with a_pool("thread", 2, prompt=True) as pool:
             number = pool.put("polite", 1.5)
             child = (await pool.running(number)).child
 

@@ -13,8 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from qworker import codec
 from qworker.model import Ending, ErrorInfo, Header, Line, Order, PoolKind
+from qworker.pool import patrol
 from qworker.pool.host import Host
 from qworker.pool.pool import Pool
 from support.waiting import await_until
@@ -167,9 +170,28 @@ class PoolUnderTest:
         )
 
 
+# What a pool takes for a child that does not answer, or for orders that nobody starts, may be a machine that has no
+# processor for them. Where that is not what a test proves, its pool has the patience of `await_until`.
+_PATIENCE = {"_WEDGED_S": 10.0, "_GIVE_UP_S": 10.0, "_AGED_S": 10.0}
+
+
 @asynccontextmanager
-async def a_pool(kind: PoolKind, slots: int, *, target: str = TARGET, **options: Any) -> AsyncIterator[PoolUnderTest]:
-    """A started pool; closed, with all that it started, at the end."""
+async def a_pool(
+    kind: PoolKind, slots: int, *, target: str = TARGET, prompt: bool = False, **options: Any
+) -> AsyncIterator[PoolUnderTest]:
+    """A started pool; closed, with all that it started, at the end.
+
+    `prompt`: as in a worker, it replaces a child that is silent for 250 ms, and returns what waits for half a second.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        for name, seconds in () if prompt else _PATIENCE.items():
+            patched.setattr(patrol, name, seconds)
+        async with _a_pool(kind, slots, target, options) as pool:
+            yield pool
+
+
+@asynccontextmanager
+async def _a_pool(kind: PoolKind, slots: int, target: str, options: dict[str, Any]) -> AsyncIterator[PoolUnderTest]:
     heard = Recorder()
     host = Host(heard.on_host)
     try:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -17,7 +13,6 @@ from hypothesis import strategies as st
 
 from qworker.model import Order
 from qworker.pool import frames, tokens
-from qworker.pool.linux import STACK_SIGNAL
 
 
 @pytest.fixture
@@ -199,22 +194,15 @@ def test_receiving_tells_nothing_yet_from_the_end():
     os.close(ours)
 
 
-@pytest.fixture
-def looked_at():
-    """This thread gets the flight recorder's signal again and again."""
-    with Path(os.devnull).open("w") as stacks:  # a pipe would be full soon, and leave another errno
-        faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=False)
-        code = "import os, sys, time\nwhile True: os.kill(int(sys.argv[1]), int(sys.argv[2])); time.sleep(0.0002)"
-        looker = subprocess.Popen([sys.executable, "-c", code, str(os.getpid()), str(STACK_SIGNAL)])
-        yield
-        looker.kill()
-        looker.wait()
-        faulthandler.unregister(STACK_SIGNAL)
+def test_a_look_from_outside_is_not_taken_for_a_fault_of_the_token_pipe(pipe, monkeypatch):
+    """faulthandler leaves errno at 0: about one such signal in three hundred hits the read of an empty pipe so.
 
+    The signal itself does not come here: a thread that is just being called from C may not survive it.
+    """
 
-def test_a_look_from_outside_is_not_taken_for_a_fault_of_the_token_pipe(pipe, looked_at):
-    """faulthandler leaves errno at 0: about one such signal in three hundred hits the read of an empty pipe so."""
-    ends = time.monotonic() + 1.0
+    def looked_at(fd, size):
+        raise OSError(0, "Error")
 
-    while time.monotonic() < ends:
-        assert tokens.take(pipe[0]) is None
+    monkeypatch.setattr(tokens, "os", SimpleNamespace(read=looked_at))
+
+    assert tokens.take(pipe[0]) is None

@@ -5,20 +5,49 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from qworker import App, current
+from qworker.pool import tokens
 
 app = App()
 _kept: set[asyncio.Task[None]] = set()
+_reads: list[None] = []
 
 
 @app.task
 async def echo(value: object) -> object:
     return value
+
+
+@app.task
+async def stumble() -> None:
+    """From now on every third read of what the worker sends fails and leaves no reason."""
+    recv = socket.socket.recv
+
+    def unlucky(read: Callable[..., bytes], *args: Any) -> bytes:
+        _reads.append(None)
+        if len(_reads) % 3 == 0:
+            raise OSError(0, "Error")
+        return read(*args)
+
+    def unlucky_recv(self: socket.socket, size: int, *flags: int) -> bytes:
+        return unlucky(recv, self, size, *flags) if size == 256 * 1024 else recv(self, size, *flags)
+
+    socket.socket.recv = unlucky_recv  # type: ignore[method-assign,assignment]
+    tokens.os = SimpleNamespace(read=lambda *args: unlucky(os.read, *args))  # type: ignore[attr-defined]
+
+
+@app.task
+async def stumbled() -> int:
+    return len(_reads) // 3
 
 
 @app.task
@@ -78,6 +107,7 @@ async def begins_with_a_shield() -> None:
 async def takes_its_time(seconds: float) -> str:
     """Asks for the reason, cleans up, and returns all the same."""
     try:
+        print("began")
         await asyncio.sleep(3600)
     except asyncio.CancelledError as error:
         await asyncio.sleep(seconds)
@@ -144,6 +174,7 @@ async def call_in_thread(gate: str) -> None:
     """The thread runs on, whatever becomes of who waits for it."""
 
     def work() -> None:
+        print("began")
         while not Path(gate).exists():
             time.sleep(0.002)
 
