@@ -70,6 +70,15 @@ class Server:
         memory: dict[str, Any] = self.client.info("memory")
         return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
+    def used_memory_alone(self, within_s: float = 10.0) -> int:
+        """Return the bytes that the server holds when every other client is gone, and its buffers with it."""
+        ends = time.monotonic() + within_s
+        while len(self.client.client_list()) > 1:
+            if time.monotonic() > ends:
+                raise TimeoutError("clients of the server do not leave")
+            time.sleep(0.01)
+        return int(self.client.info("memory")["used_memory"])
+
     def traffic(self) -> tuple[int, int]:
         """Return how many commands the server has run (those in scripts, too) and how many messages it has read.
 

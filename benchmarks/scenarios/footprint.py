@@ -17,14 +17,19 @@ STARTED_WITHIN_S = 30.0
 
 
 def redis_bytes(stage: Stage) -> dict[str, float]:
-    """Memory of the server per queued task with a body of 16 characters, without the buffers of its connections."""
+    """Memory of the server per queued task with a body of 16 characters, when the producer has left."""
     needs_a_queue(stage)
-    adapter = stage.adapter()
-    adapter.order("fill", task="noop", count=100, body=SMALL)
-    before = stage.server.used_memory()
     count = stage.scaled(QUEUED)
+    before = _used_after(stage, 100)
+    return {"bytes": (_used_after(stage, count) - before) / count}
+
+
+def _used_after(stage: Stage, count: int) -> int:
+    """Queue so many tasks, and return the memory of the server when their producer is gone."""
+    adapter = stage.adapter()
     adapter.order("fill", task="noop", count=count, body=SMALL)
-    return {"bytes": (stage.server.used_memory() - before) / count}
+    adapter.stop()
+    return stage.server.used_memory_alone()
 
 
 def idle(stage: Stage) -> dict[str, float]:
