@@ -27,6 +27,7 @@ from . import machine
 from .parties import PARTIES, Cost, Place
 from .processes import children
 
+WAITING = (".wait", ".select", "poll")  # py-spy cannot always tell that a thread sleeps
 Load = Callable[[Place, int], Cost]
 
 
@@ -125,7 +126,7 @@ def profile(place: Place, seconds: float) -> dict[str, list[tuple[float, str]]]:
     running = {}
     for party, pid in parties.items():
         command = [spy, "record", "--pid", str(pid), "--duration", str(round(seconds)), "--rate", "500"]
-        command += ["--format", "raw", "--output", str(place.folder / party)]
+        command += ["--function", "--format", "raw", "--output", str(place.folder / party)]
         running[party] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while any(one.poll() is None for one in running.values()):
         place.order("submit", count=5_000)
@@ -140,11 +141,13 @@ def profile(place: Place, seconds: float) -> dict[str, list[tuple[float, str]]]:
 
 
 def hottest(raw: str, most: int = 12) -> list[tuple[float, str]]:
-    """Return the functions that were at the top of most stacks, each with its share of all samples."""
+    """Return the functions that were at the top of most stacks, each with its share; those that wait are left out."""
     own: Tally[str] = Tally()
     for line in raw.splitlines():
         stack, _, samples = line.rpartition(" ")
-        own[stack.rpartition(";")[2]] += int(samples)
+        function = stack.rpartition(";")[2]
+        if not function.partition(" ")[0].endswith(WAITING):
+            own[function] += int(samples)
     total = sum(own.values())
     return [(samples / total, function) for function, samples in own.most_common(most)]
 
@@ -179,7 +182,7 @@ def main(given: argparse.Namespace) -> int:
         given.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(told, ensure_ascii=False) if given.json else table(figures))
     for party, functions in (profiles or {}).items() if not given.json else ():
-        print(f"\n{party}: where it was (share of its samples)")
+        print(f"\n{party}: where it was (share of its samples, without those in which it waited)")
         for share, function in functions:
             print(f"  {share:6.1%}  {function}")
     return 0

@@ -25,9 +25,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import redis
 
 from . import counting, rig
 from .server import Server
@@ -253,7 +256,7 @@ def idle(server: Server, seconds: float = IDLE_S) -> Counts:
     worker = subprocess.Popen(command, cwd=HERE.parent, env=env)
     calls = 0
     try:
-        with server.client.monitor() as heard:
+        with redis.Redis.from_url(server.url, socket_timeout=WITHIN_S).monitor() as heard:
             heard_calls = (seen for seen in heard.listen() if seen["client_type"] != "lua")
             # The instants come as commands of ours, so that nobody waits for a worker that asks for nothing.
             for _ in range(STARTING_CALLS):
@@ -308,13 +311,10 @@ def run(wanted: str = "", *, bounds: Mapping[str, float], rounds: int = ROUNDS, 
     """Measure; what is above its bound is measured again. `settle`: measure all in every round, and take the most."""
     names = [name for name in SCENARIOS if wanted in name]
     found: Counts = {}
-    with tempfile.TemporaryDirectory(prefix="qworker-guard-") as folder:
+    with tempfile.TemporaryDirectory(prefix="qworker-guard-") as folder, ThreadPoolExecutor(1) as idlers:
         servers = [Server(_folder(folder, name)) for name in ("counted", "idle")]
         try:
-            beside: Counts = {}
-            idler = threading.Thread(target=lambda: beside.update(idle(servers[1])))
-            if wanted in "idle worker":
-                idler.start()
+            beside = idlers.submit(idle, servers[1]) if wanted in "idle worker" else None
             rig_ = Rig(servers[0], Path(folder), strace=counting.strace_works())
             if not rig_.strace:
                 print("system calls: skipped, for strace is not here or may not trace", file=sys.stderr)
@@ -327,12 +327,12 @@ def run(wanted: str = "", *, bounds: Mapping[str, float], rounds: int = ROUNDS, 
                     elif any(row.verdict == "GREW" for row in judged(counts, bounds)):
                         counts = least(counts, measure(rig_, name))
                 found |= counts
-            if wanted in "idle worker":
-                idler.join()
+            if beside is not None:
+                found |= beside.result()
         finally:
             for server in servers:
                 server.stop()
-    return found | beside
+    return found
 
 
 def _folder(parent: str, name: str) -> Path:

@@ -40,7 +40,8 @@ def test_the_table_has_a_line_for_each_party_and_the_scripts_of_each_load():
 
 
 def test_the_hottest_functions_are_those_at_the_top_of_the_stacks():
-    raw = "main (a.py:1);run (b.py:2) 30\nmain (a.py:1);run (b.py:2);pack (c.py:3) 60\nmain (a.py:1) 10\n"
+    stacks = ["Inbox.wait (d.py:4) 500", "run (b.py:2) 30", "run (b.py:2);pack (c.py:3) 60", "end (b.py:9) 10"]
+    raw = "".join(f"main (a.py:1);{stack}\n" for stack in stacks)
 
     assert account.hottest(raw, most=2) == [(0.6, "pack (c.py:3)"), (0.3, "run (b.py:2)")]
 
