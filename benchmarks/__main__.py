@@ -135,6 +135,7 @@ def _known(asked: list[str] | None, known: list[str], what: str) -> list[str]:
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would cut the first one's cleaning up short
     raise SystemExit(128 + number)  # through the `finally`s that stop what was started
 
 
