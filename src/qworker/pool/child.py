@@ -42,7 +42,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         _heed_no_signals()
         # Written by the signal handler itself, so it works while C code holds the GIL (see dumps.py).
         faulthandler.register(signal.SIGUSR2, file=dump_fd, all_threads=True)
-        # The flight recorder's: each thread walks its own frames only, which is safe at any moment (see recorder.py).
+        # The flight recorder's: each thread walks its own frames only (see recorder.py).
         faulthandler.register(linux.STACK_SIGNAL, file=stack_fd, all_threads=False)
         setproctitle.setproctitle(f"qworker: {plan.title}")
         random.seed()

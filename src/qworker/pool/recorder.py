@@ -7,7 +7,8 @@
 
 The stack is taken from outside, whatever the task is doing: the signal goes to the very thread that runs it, whose
 handler (faulthandler's, in C) walks that thread's own frames, also while other C code holds the GIL. No thread walks
-the frames of another, which may be running: that could crash a child with healthy siblings in it.
+the frames of another, which may be running: that could crash a child with healthy siblings in it. So can, far more
+seldom, its own walk, in the instant in which C code calls Python code (docs/decisions/0010).
 
 A coroutine that waits is on no thread. Its loop tells where it is: by itself before it throws the cancellation, and
 when it is asked once more. If it does not answer, the stack of its thread says what the loop stands still for.
