@@ -97,6 +97,7 @@ class Listening:
         """
         if not self._reading.acquire(blocking=False):
             return
+        undisturbed = False
         try:
             self._hearer = threading.get_ident()
             subscription = self._subscription
@@ -104,16 +105,18 @@ class Listening:
                 self._selector.unregister(self._registered)
                 try:
                     self._hear(subscription, take, done, timeout_s)
+                    undisturbed = True
                 finally:
-                    if subscription.failed:
-                        self.wake()  # the I/O thread sees to it
-                    else:
+                    if not subscription.failed:
                         self._selector.register(self._registered, selectors.EVENT_READ)
         except BrokerUnavailable:
             pass
         finally:
             self._hearer = None
             self._reading.release()
+            if not undisturbed:
+                # Only now, when the I/O thread can read: it sees to a lost connection, or to what was read in part.
+                self.wake()
 
     def _hear(
         self, subscription: Subscription, take: Callable[[bytes], None], done: Callable[[], bool], left_s: float | None
