@@ -100,18 +100,23 @@ def test_the_least_of_several_looks_counts():
 
 
 @pytest.mark.skipif(find_server("redis") is None, reason=missing("redis"))
+@pytest.mark.timeout(240)  # three whole runs of the command, which takes its time on a busy machine
 def test_it_passes_while_nothing_grows_and_fails_when_a_submit_sends_one_command_more(tmp_path: Path):
     bounds = tmp_path / "bounds.json"
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", SMALL, "--bounds", str(bounds), *arguments],
-            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=50, check=False,
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=75, check=False,
         )  # fmt: skip
 
     recorded = run("--record")
     assert recorded.returncode == 0, recorded.stderr
     assert any(name.endswith("Redis commands") for name in json.loads(bounds.read_text())["bounds"])
+
+    # What else is counted varies with what the threads of a busy machine do when; `judged` has tests of its own.
+    kept = {name: bound for name, bound in json.loads(bounds.read_text())["bounds"].items() if "Redis commands" in name}
+    bounds.write_text(json.dumps({"bounds": kept}))
 
     unchanged = run()
     assert unchanged.returncode == 0, unchanged.stdout
