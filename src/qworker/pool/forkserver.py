@@ -67,7 +67,10 @@ class ForkServer:
                 if fd != self._control.fileno():
                     self._bury(fd)
                 else:
-                    data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 6, socket.MSG_CMSG_CLOEXEC)
+                    try:
+                        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 6, socket.MSG_CMSG_CLOEXEC)
+                    except ConnectionResetError:  # it had not read all that it was told
+                        data, fds = b"", []
                     if not data:
                         self._end()
                     self._heed(msgpack.unpackb(data), fds)
