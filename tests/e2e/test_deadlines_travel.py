@@ -64,10 +64,10 @@ def test_a_retry_that_does_not_fit_into_the_groups_time_is_not_made(start, tree,
 
 
 def test_nothing_is_submitted_when_no_time_is_left(tree) -> None:
-    with tree.app.group(timeout=0.05) as g:
-        with pytest.raises(BadOption, match=r"a delay of 1.0 s is beyond the time of group g-.* which is up in"):
-            g.submit(tree.add.options(delay=1), 1, 2)
-        time.sleep(0.06)
+    with tree.app.group(timeout=1) as g:
+        with pytest.raises(BadOption, match=r"a delay of 5.0 s is beyond the time of group g-.* which is up in"):
+            g.submit(tree.add.options(delay=5), 1, 2)
+        time.sleep(1.01)
         with pytest.raises(GroupStopped, match=r"the time of group g-.* was up .* ago; nothing was queued"):
             g.submit(tree.add, 1, 2)
         with pytest.raises(GroupStopped, match="cannot open group"), tree.app.group():
