@@ -232,17 +232,16 @@ class Future(concurrent.futures.Future[R]):
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome. The first one counts: a push and a peek may bring the same one."""
-        with self._condition:
-            if self._outcome is not None or self._missing is not None:
-                return
-            self._outcome = outcome
-        if outcome.state is State.CANCELLED:
-            super().cancel()
-            self.set_running_or_notify_cancel()  # the second half of a cancellation: tells `wait` and `as_completed`
-        elif outcome.state is State.SUCCEEDED:
-            self.set_result(None)  # type: ignore[arg-type] # decoded when it is asked for
-        else:
-            self.set_exception(_ENDED_BADLY)
+        with self._condition:  # all at once, or again: Ctrl-C may end this in the middle, in a thread that waits
+            if not self.done():
+                self._outcome = outcome
+                if outcome.state is State.CANCELLED:
+                    super().cancel()
+                    self.set_running_or_notify_cancel()  # its second half: tells `wait` and `as_completed`
+                elif outcome.state is State.SUCCEEDED:
+                    self.set_result(None)  # type: ignore[arg-type] # decoded when it is asked for
+                else:
+                    self.set_exception(_ENDED_BADLY)
         self._wake()
 
     def give_up(self, *, submitted_here: bool) -> None:
@@ -253,10 +252,9 @@ class Future(concurrent.futures.Future[R]):
     def fail(self, error: Exception) -> None:
         """There will be no outcome, for this reason. Nothing happens if there is one."""
         with self._condition:
-            if self._outcome is not None or self._missing is not None:
-                return
-            self._missing = error
-        self.set_exception(error)
+            if not self.done():
+                self._missing = error
+                self.set_exception(error)
         self._wake()
 
     def tell(self, progress: Progress) -> None:

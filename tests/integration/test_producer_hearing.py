@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from qworker import App, Future
+from qworker.broker.broker import Subscription
 from support.fake_worker import FakeWorker
 from support.servers import Server
 from support.waiting import wait_until
@@ -150,3 +152,61 @@ def test_closing_the_app_ends_the_hearing(app: App) -> None:
     app.close()
 
     assert "the app was closed" in str(waiter.told())
+
+
+def test_a_limit_may_be_longer_than_the_kernel_can_wait(app: App, worker: FakeWorker) -> None:
+    future = app.submit("tasks.f")
+    answer = threading.Timer(0.05, lambda: worker.succeed(worker.claim_one(), 6))
+    answer.start()
+
+    assert future.wait(timeout=30 * 24 * 3600.0)
+    answer.join()
+
+
+def test_it_returns_with_its_own_answer_however_much_else_comes(
+    app: App, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = iter([b""] * 1000)
+    taken: list[str] = []
+
+    def following(_self: Subscription, _timeout_s: float) -> bytes | None:
+        taken.append(threading.current_thread().name)
+        return next(others, None)
+
+    monkeypatch.setattr(Subscription, "next", following)
+    waiter = Waiter(app, app.submit("tasks.f"))
+    worker.succeed(worker.claim_one(), 8)
+
+    assert waiter.told() == 8
+    assert taken.count(waiter.name) <= 2
+    wait_until(lambda: next(others, None) is None, description="the I/O thread to take the rest")
+
+
+def test_ctrl_c_in_the_middle_of_settling_loses_no_answer(
+    app: App, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    futures = [app.submit("tasks.f", n) for n in range(3)]
+    settle = Future.set_result
+    main = threading.current_thread()
+
+    def interrupted(self: Future[Any], value: Any) -> None:
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+        settle(self, value)
+
+    monkeypatch.setattr(Future, "set_result", interrupted)
+
+    def answer() -> None:
+        wait_until(lambda: app.client()._ear._hearer is not None, description="the main thread to hear")
+        for n, task in enumerate(worker.claim(3)):
+            worker.succeed(task, n)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        futures[0].result(20)
+    thread.join()
+
+    done, missing = concurrent.futures.wait(futures, timeout=20)
+    assert (len(done), len(missing)) == (3, 0)
+    assert sorted(future.result() for future in futures) == [0, 1, 2]

@@ -120,6 +120,10 @@ class Client:
         if future.add_waker(let_go):
             try:
                 self._ear.hear(self._take_push, lambda: future.done() or self._closing, timeout_s)
+            except BaseException:  # Ctrl-C, perhaps in the middle of a push: the rest of it is asked for
+                self._missed = True
+                self._ear.wake()
+                raise
             finally:
                 future.remove_waker(let_go)
             if self._fetch or self._missed:
@@ -304,8 +308,14 @@ class Client:
                 self.registry.set_deadline(full, time.monotonic() + 1.0)
 
     def _settle(self, id: str, outcome: Outcome) -> None:  # noqa: A002 - the public word
-        for future, _ in self.registry.take(id):
-            future.settle(outcome)
+        taken = self.registry.take(id)
+        try:
+            for future, _ in taken:
+                future.settle(outcome)
+        except BaseException:  # Ctrl-C, in a thread that hears: as if it had not come
+            for future, _ in taken:
+                self.keep(future)
+            raise
 
     def _send_posts(self) -> None:
         posts: list[Post] = []

@@ -25,6 +25,7 @@ from .connection import public_url
 
 _log = logging.getLogger("qworker.client")
 _LONGEST_PAUSE_S = 1.0
+_LONGEST_POLL_S = 1e6  # the kernel counts milliseconds in 31 bits
 
 
 class Listening:
@@ -104,8 +105,7 @@ class Listening:
             if subscription is not None and not subscription.failed:
                 self._selector.unregister(self._registered)
                 try:
-                    self._hear(subscription, take, done, timeout_s)
-                    undisturbed = True
+                    undisturbed = self._hear(subscription, take, done, timeout_s)
                 finally:
                     if not subscription.failed:
                         self._selector.register(self._registered, selectors.EVENT_READ)
@@ -115,28 +115,38 @@ class Listening:
             self._hearer = None
             self._reading.release()
             if not undisturbed:
-                # Only now, when the I/O thread can read: it sees to a lost connection, or to what was read in part.
+                # Only now, when the I/O thread can read: it sees to a lost connection, or to what was left unread.
                 self.wake()
 
     def _hear(
         self, subscription: Subscription, take: Callable[[bytes], None], done: Callable[[], bool], left_s: float | None
-    ) -> None:
+    ) -> bool:
+        """Say whether nothing is left in the driver's buffer, where no poll sees it."""
         ends = None if left_s is None else time.monotonic() + left_s
         poll = select.poll()
         poll.register(self._registered, select.POLLIN)
         poll.register(self._nudged, select.POLLIN)
+        more = False
         while not done() and self._subscription is subscription:
             if ends is not None:
                 left_s = ends - time.monotonic()
                 if left_s <= 0:
-                    return
-            for fd, _ in poll.poll(None if left_s is None else left_s * 1000):
+                    break
+            if more:
+                # One at a time: others' answers may come without a pause, and are no reason to stay.
+                if more := (message := subscription.next(0)) is not None:
+                    take(message)
+                continue
+            for fd, _ in poll.poll(None if left_s is None else min(left_s, _LONGEST_POLL_S) * 1000):
                 if fd == self._registered:
                     take(subscription.read())
-                    while (message := subscription.next(0)) is not None:
-                        take(message)
+                    more = True
                 else:
                     self._nudged.recv(4096)
+        if more and (message := subscription.next(0)) is not None:
+            take(message)
+            return False
+        return True
 
     def let_go(self) -> None:
         """Have the thread that hears return; it looks itself whether it has to go on."""
