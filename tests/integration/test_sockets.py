@@ -260,3 +260,47 @@ def test_a_worker_loads_no_redis_py() -> None:
 
     assert "redis" not in loaded
     assert "qworker.broker.aio" in loaded
+
+
+class LastWords:
+    """What answers every connection by an error, once, and closes it, as a server does that takes no more clients."""
+
+    def __init__(self, words: bytes) -> None:
+        self.words = words
+        self.calls = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.calls += 1
+        writer.write(self.words)
+        await writer.drain()
+        await reader.read(1000)
+        writer.close()
+
+
+@pytest.mark.parametrize("user", ["", ":secret@"])
+def test_a_server_that_has_too_many_clients_is_asked_again(go: Callable[[Main], Any], user: str) -> None:
+    full = LastWords(b"-ERR max number of clients reached\r\n")
+
+    async def main() -> None:
+        server = await asyncio.start_server(full, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, AsyncBroker(f"redis://{user}127.0.0.1:{port}", "t", timeout_s=0.6) as broker:
+            with pytest.raises(BrokerUnavailable, match="max number of clients reached"):
+                await say(broker, "PING")
+
+    go(main)
+    assert full.calls > 1
+
+
+def test_a_server_that_denies_every_connection_is_quoted_at_once(go: Callable[[Main], Any]) -> None:
+    denies = LastWords(b"-DENIED Redis is running in protected mode because protected mode is enabled\r\n")
+
+    async def main() -> None:
+        server = await asyncio.start_server(denies, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, AsyncBroker(f"redis://127.0.0.1:{port}", "t") as broker:
+            with pytest.raises(BrokerError, match="DENIED Redis is running in protected mode"):
+                await say(broker, "PING")
+
+    go(main)
+    assert denies.calls == 1

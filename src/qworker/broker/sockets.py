@@ -143,9 +143,12 @@ class Plain(asyncio.Protocol):
             try:
                 await self.reply()
             except hiredis.ReplyError as error:
+                if "max number of clients" in str(error):  # its last words, whatever it was asked; they may pass
+                    raise ConnectionError(str(error)) from None
                 if command[0] == "AUTH" and str(error).startswith("ERR"):
                     raise hiredis.ReplyError(f"NOAUTH {error}") from None
-                if command[0] != "CLIENT":  # a name is for people; where it is forbidden, there is none
+                # A name is for people; where it is forbidden, there is none. DENIED are last words, too.
+                if command[0] != "CLIENT" or str(error).startswith("DENIED"):
                     raise
 
     async def send(self, packed: bytes) -> None:
