@@ -52,6 +52,7 @@ def _read(path: Path) -> str:
 
 
 FIRST_S = 1.0  # for the look before the first claim
+MOST_ELSEWHERE = 10_000  # workers come and go for months
 
 
 class Neighbours:
@@ -82,6 +83,8 @@ class Neighbours:
             pass  # the next look finds them again
 
     async def _find_dead(self) -> list[WorkerRecord]:
+        if len(self._elsewhere) > MOST_ELSEWHERE:
+            self._elsewhere.clear()
         try:
             # What is known already is not asked for again: of fifty workers each would else read all others'.
             records = await self._broker.workers(but={self._state.id, *self._watched, *self._elsewhere})
