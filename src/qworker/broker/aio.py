@@ -166,9 +166,10 @@ class AsyncBroker(Verbs):
     ) -> None:
         """Call `on_hint` for each stop (or watch) that is pushed to this worker, until cancelled; reconnects by itself.
 
-        `on_hello` is called when another worker has told of itself for the first time, `on_group` with id and grace of
-        each group that is stopped. Only hints: a stop that is missed while the connection is down comes with the next
-        renewal or settle, that of a group when groups are read again.
+        `on_hello` is called when another worker has told of itself for the first time, or may have, unheard: whenever
+        listening begins. `on_group` is called with id and grace of each group that is stopped. Only hints: a stop that
+        is missed while the connection is down comes with the next renewal or settle, that of a group when groups are
+        read again.
         """
         connections = self._connections("stops")
         hello, groups = self.keyspace.hello.encode(), self.keyspace.group_stops.encode()
@@ -191,10 +192,10 @@ class AsyncBroker(Verbs):
                         await connection.send(pack(("PING",)))
                         continue
                     asked = False
-                    if kind != b"message":
-                        continue
-                    if channel == hello:
+                    if channel == hello:  # heard from now on, or heard
                         on_hello()
+                    elif kind != b"message":
+                        continue
                     elif channel == groups:
                         group, _, grace = data[0].decode("utf-8", "replace").partition(" ")
                         on_group(group, group_calls.read_grace(grace))
