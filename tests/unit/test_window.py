@@ -66,8 +66,8 @@ def test_a_fixed_window_never_breathes() -> None:
 def test_a_window_of_one_claims_one_at_a_time() -> None:
     room = Room(4, fixed=1)
 
-    assert room.worth_a_claim(held=0)
-    assert not room.worth_a_claim(held=1)
+    assert room.wanted(held=0) > 0
+    assert room.wanted(held=1) == 0
 
 
 def test_a_pool_without_slots_is_refused() -> None:
@@ -91,4 +91,4 @@ def test_whatever_happens_the_target_stays_between_the_slots_and_the_limit(slots
     assert slots <= room.target <= max(LIMIT, slots)
     assert held + room.room(held) <= max(held, room.target)
     # A worker whose slots would run dry always finds a claim worth it.
-    assert held >= room.target or held > room.floor or room.worth_a_claim(held)
+    assert held >= room.target or held > room.floor or room.wanted(held) > 0

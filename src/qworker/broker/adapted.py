@@ -5,6 +5,7 @@ AsyncBroker ─► Connections ─► Adapted ─► redis.asyncio.Connection
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -45,6 +46,11 @@ class Adapted:
 
     async def reply(self) -> Any:
         return await self._do(self._connection.read_response(disconnect_on_error=False))
+
+    async def ask(self, packed: bytes, within_s: float) -> Any:
+        async with asyncio.timeout(within_s):
+            await self.send(packed)
+            return await self.reply()
 
     async def close(self, *, wait: bool = False) -> None:
         self.closed = True

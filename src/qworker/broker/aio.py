@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -89,21 +90,24 @@ class AsyncBroker(Verbs):
         while True:
             sent = False
             try:
-                async with asyncio.timeout(tries.attempt_s):
-                    connection = await self._own.take()
-                    try:
-                        if tries.load and call.script is not None:
-                            await connection.send(pack(("SCRIPT", "LOAD", call.script.text)))
-                            await connection.reply()
-                        sent = True
-                        await connection.send(pack(wire(tries.call)))
-                        reply = await connection.reply()
-                    except BaseException as exc:
-                        if not in_step(exc):
-                            await connection.close()
-                        raise
-                    finally:
-                        self._own.give(connection)
+                within_s = tries.attempt_s
+                connection = self._own.take_idle()
+                if connection is None:
+                    began = time.monotonic()
+                    async with asyncio.timeout(within_s):
+                        connection = await self._own.take()
+                    within_s = max(0.001, within_s - (time.monotonic() - began))
+                try:
+                    if tries.load and call.script is not None:
+                        await connection.ask(pack(("SCRIPT", "LOAD", call.script.text)), within_s)
+                    sent = True
+                    reply = await connection.ask(pack(wire(tries.call)), within_s)
+                except BaseException as exc:
+                    if not in_step(exc):
+                        await connection.close()
+                    raise
+                finally:
+                    self._own.give(connection)
             except FAULTS as exc:
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
@@ -141,17 +145,18 @@ class AsyncBroker(Verbs):
         block_s = max(timeout_s, 0.001)
         connections = self._connections("bell")
         try:
-            async with asyncio.timeout(block_s + 2.0):
-                connection = await connections.take()
-                try:
-                    await connection.send(pack(("BLPOP", *bells, f"{block_s:.3f}")))
-                    reply = await connection.reply()
-                except BaseException:
-                    # Also when the waiter is cancelled: the answer may still come, and must not meet the next command.
-                    await connection.close()
-                    raise
-                finally:
-                    connections.give(connection)
+            connection = connections.take_idle()
+            if connection is None:
+                async with asyncio.timeout(block_s + 2.0):
+                    connection = await connections.take()
+            try:
+                reply = await connection.ask(pack(("BLPOP", *bells, f"{block_s:.3f}")), block_s + 2.0)
+            except BaseException:
+                # Also when the waiter is cancelled: the answer may still come, and must not meet the next command.
+                await connection.close()
+                raise
+            finally:
+                connections.give(connection)
         except FAULTS:
             await asyncio.sleep(random.uniform(0.05, 0.25))
             return None

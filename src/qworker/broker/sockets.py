@@ -36,6 +36,9 @@ class Connection(Protocol):
     async def reply(self) -> Any:
         """Wait for the next reply, or the next pushed message; raises hiredis.ReplyError for an error of the server."""
 
+    async def ask(self, packed: bytes, within_s: float) -> Any:
+        """Write a command and wait for its reply; raises TimeoutError when that takes longer."""
+
     async def close(self, *, wait: bool = False) -> None:
         """Let go of it; `wait` until it is closed."""
 
@@ -48,13 +51,20 @@ class Connections:
         self._idle: list[Connection] = []
         self._taken: set[Connection] = set()
 
-    async def take(self) -> Connection:
-        """Return a connection that nobody else uses."""
+    def take_idle(self) -> Connection | None:
+        """Return a connection that waits here, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 self._taken.add(connection)
                 return connection
+        return None
+
+    async def take(self) -> Connection:
+        """Return a connection that nobody else uses."""
+        connection = self.take_idle()
+        if connection is not None:
+            return connection
         connection = self._make()
         self._taken.add(connection)
         try:
@@ -170,6 +180,28 @@ class Plain(asyncio.Protocol):
             raise reply
         return reply
 
+    async def ask(self, packed: bytes, within_s: float) -> Any:
+        # As `send` and `reply` under asyncio.timeout do, at a third of its instructions.
+        if self._transport is None or self._lost is not None or self._replies:
+            async with asyncio.timeout(within_s):
+                await self.send(packed)
+                return await self.reply()
+        loop = asyncio.get_running_loop()
+        self._transport.write(packed)
+        waiter = self._waiter = loop.create_future()
+        timer = loop.call_later(within_s, _too_late, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            timer.cancel()
+        if not self._replies:
+            raise self._lost or ConnectionError("the connection is closed")
+        reply = self._replies.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
     async def close(self, *, wait: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
         self._abort()
 
@@ -204,3 +236,8 @@ class Plain(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
+
+
+def _too_late(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

@@ -24,15 +24,23 @@ class Doorbell:
     """The ears of one worker. Owned by the event loop."""
 
     def __init__(
-        self, broker: AsyncBroker, queues: tuple[str, ...], *, listen_s: float, has_room: Callable[[PoolNeed], bool]
+        self,
+        broker: AsyncBroker,
+        queues: tuple[str, ...],
+        *,
+        listen_s: float,
+        has_room: Callable[[PoolNeed], bool],
+        wake: Callable[[], None],
     ) -> None:
+        """Make one; `wake` is called when it rang, and when an ear has ended."""
         self._broker, self._queues, self._listen_s, self._has_room = broker, queues, listen_s, has_room
+        self._wake = wake
         self._ears: dict[asyncio.Task[None], tuple[frozenset[PoolNeed], float]] = {}  # what it hears, and until when
         # It rang for something that this worker has room for; cleared by who claims.
-        self.rung = asyncio.Event()
+        self.rung = False
 
-    def listen(self, needs: Iterable[PoolNeed]) -> set[asyncio.Task[None]]:
-        """See to it that these bells are heard from now on; returns the ears. Raises what ended one of them."""
+    def listen(self, needs: Iterable[PoolNeed]) -> None:
+        """See to it that these bells are heard from now on. Raises what ended an ear."""
         for ear in [ear for ear in self._ears if ear.done()]:
             del self._ears[ear]
             ear.result()
@@ -41,8 +49,9 @@ class Doorbell:
             now = time.monotonic()
             ends = min((until for _, until in self._ears.values()), default=now + self._listen_s)
             ends = max(ends, now + _SHORTEST_S)
-            self._ears[asyncio.create_task(self._hear(missing, ends - now), name="bell")] = (missing, ends)
-        return set(self._ears)
+            ear = asyncio.create_task(self._hear(missing, ends - now), name="bell")
+            ear.add_done_callback(self._ended)
+            self._ears[ear] = (missing, ends)
 
     async def hush(self) -> None:
         """Listen no longer: what this worker gives back rings for the others. Raises what ended an ear."""
@@ -55,13 +64,17 @@ class Doorbell:
             if not ear.cancelled():
                 ear.result()
 
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self._wake()
+
     async def _hear(self, needs: frozenset[PoolNeed], timeout_s: float) -> None:
         # In the order of their names: the calls of a worker look alike.
         heard = await self._broker.wait_bell(self._queues, sorted(needs), timeout_s=timeout_s)
         if heard is None:
             return
         if self._has_room(heard.pool):
-            self.rung.set()
+            self.rung = True
+            self._wake()
             return
         try:
             await self._broker.ring(heard.queue, heard.pool)

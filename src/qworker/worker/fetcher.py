@@ -46,7 +46,7 @@ class Fetcher:
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
         self._no_claims_until = 0.0
         self._cool_until = 0.0
-        self._bell = Doorbell(broker, state.queues, listen_s=BELL_S, has_room=self._has_room)
+        self._bell = Doorbell(broker, state.queues, listen_s=BELL_S, has_room=self._has_room, wake=state.wake.set)
         # Nothing is ready, nothing is held, and no retry of ours is still to come: what --burst waits for. Tasks that
         # are scheduled for later are for a worker that stays.
         self.empty = asyncio.Event()
@@ -87,26 +87,39 @@ class Fetcher:
     def _rooms(self) -> dict[PoolKind, int]:
         """Return the room of each pool that is worth a claim now; empty when nothing may be claimed."""
         state = self._state
-        now = time.monotonic()
-        if state.alone and not state.ledger.tasks:
-            state.alone = False
-        if state.alone or len(state.ledger.claims) >= MOST_CLAIMS:
-            return {}
-        if state.ledger.claims and state.lease.uncertain(now):
-            return {}  # it cannot renew what it holds: it takes nothing on top
-        if now < self._no_claims_until and state.ledger.tasks:
+        if not self._may_claim():
             return {}
         held = state.ledger.in_pool
-        return {k: room.room(held[k]) for k, room in state.rooms.items() if room.worth_a_claim(held[k])}
+        rooms = {}
+        for kind, room in state.rooms.items():
+            wanted = room.wanted(held[kind])
+            if wanted:
+                rooms[kind] = wanted
+        return rooms
+
+    def _may_claim(self) -> bool:
+        state, ledger = self._state, self._state.ledger
+        if not ledger.tasks:
+            state.alone = False
+        elif state.alone or len(ledger.claims) >= MOST_CLAIMS:
+            return False
+        if not ledger.claims:
+            return True
+        now = time.monotonic()
+        if state.lease.uncertain(now):
+            return False  # it cannot renew what it holds: it takes nothing on top
+        return now >= self._no_claims_until or not ledger.tasks
 
     def _has_room(self, need: PoolNeed) -> bool:
-        return self._state.kind_of(need) in self._rooms()
+        state = self._state
+        kind = state.kind_of(need)
+        return kind in state.rooms and self._may_claim() and state.rooms[kind].wanted(state.ledger.in_pool[kind]) > 0
 
     async def _round(self, rooms: dict[PoolKind, int]) -> None:
         """Claim from each queue in turn until the rooms are full."""
         state = self._state
         # What rings from here on may be for what the claims of this round do not see any more.
-        self._bell.rung.clear()
+        self._bell.rung = False
         # Only such a round can find that nothing is left: it looks at every line, and nothing comes back behind it.
         whole = not state.ledger.tasks and len(rooms) == len(state.rooms)
         took = 0
@@ -204,29 +217,24 @@ class Fetcher:
             parked = self._next_due_s <= state.parked_until + AFTER_YOU_S
             ends = min(ends, self._next_due_s + (AFTER_YOU_S if parked else 0.0))
         needs = [need for kind in rooms for need in state.needs(kind)]
-        rung = asyncio.ensure_future(self._bell.rung.wait())
-        wake = asyncio.ensure_future(state.wake.wait())
-        try:
-            while not self._bell.rung.is_set() and (left := ends - time.monotonic()) > 0:
-                ears = self._bell.listen(needs)
-                await asyncio.wait({wake, rung, *ears}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if state.phase is not Phase.RUNNING:
-                    break
-                if wake.done():
-                    now = self._rooms()
-                    if any(self._left[kind] or kind not in rooms for kind in now):
-                        break
-                    if state.settings.burst and not state.ledger.tasks:
-                        break  # was that the last?
-                    state.wake.clear()
-                    wake = asyncio.ensure_future(state.wake.wait())
-        finally:
-            wake.cancel()
-            rung.cancel()
+        while not self._bell.rung and (left := ends - time.monotonic()) > 0:
+            self._bell.listen(needs)
+            await self._wait_wake(left)
+            if state.phase is not Phase.RUNNING:
+                break
+            if state.settings.burst and not state.ledger.tasks:
+                break  # was that the last?
+            # Those that it listens for had nothing left: only room in another pool is worth a claim.
+            if len(rooms) < len(state.rooms) and not self._rooms().keys() <= rooms.keys():
+                break
+            state.wake.clear()
 
     async def _wait_wake(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._state.wake.wait()
-        except TimeoutError:
-            pass  # the claim decides again: time may have opened what no event announces
+        # When the time is over it wakes itself: the claim decides again, for time may have opened what no event tells.
+        state = self._state
+        if not state.wake.is_set():
+            timer = asyncio.get_running_loop().call_later(timeout_s, state.wake.set)
+            try:
+                await state.wake.wait()
+            finally:
+                timer.cancel()

@@ -64,22 +64,25 @@ class Lender:
         """Lend until cancelled."""
         state, pause = self._state, FIRST_PAUSE_S
         while True:
-            waiting = any(map(self._waits.count, state.pools))
-            if not waiting:
+            if any(map(self._waits.count, state.pools)):
+                try:
+                    async with asyncio.timeout(pause):
+                        await state.lend.wait()
+                    pause = FIRST_PAUSE_S
+                except TimeoutError:
+                    # What waits may have been put aside, or be held by a worker that died.
+                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                    await self._see_to_queues()
+                    self._waits.news = True
+            else:
                 self._unknown.clear()
                 self._untied.clear()
                 self._hopeless_since = None
-            try:
-                async with asyncio.timeout(pause if waiting else None):
-                    await state.lend.wait()
+                await state.lend.wait()
                 pause = FIRST_PAUSE_S
-            except TimeoutError:
-                # What waits may have been put aside, or be held by a worker that died.
-                pause = min(pause * 2, LONGEST_PAUSE_S)
-                await self._see_to_queues()
-                self._waits.news = True
             state.lend.clear()
-            await self._round()
+            if self._waits:
+                await self._round()
 
     async def _round(self) -> None:
         """Fill the places that are free now."""

@@ -33,10 +33,10 @@ class Room:
         """Return how many tasks may be claimed while `held` are claimed and not ended."""
         return max(0, self.target - held)
 
-    def worth_a_claim(self, held: int) -> bool:
-        """Say whether a claim now is worth its round trip: half a window is free, or the slots would run dry."""
-        room = self.room(held)
-        return room > 0 and (room * 2 >= self.target or held <= self.floor)
+    def wanted(self, held: int) -> int:
+        """Return how many tasks to claim now; 0 unless half a window is free, or the slots would run dry."""
+        room = self.target - held
+        return room if room > 0 and (room * 2 >= self.target or held <= self.floor) else 0
 
     def drained(self, size: int, took_s: float) -> None:
         """Learn from a window of `size` tasks that all ended within `took_s` seconds of its claim."""
