@@ -19,9 +19,11 @@ local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH = 1000, 1000, 1000, 128
 
 local now = begin()
 local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)
-local epoch, fence, hold = read_meta(now, lease)
+-- Where nobody holds anything and nothing is put aside, one look stands for seven.
+local quiet = call('EXISTS', K.leases, K.held, K.later, K.suspects, K.cursors) == 0
+local epoch, fence, hold = read_meta(now, lease, quiet)
 
-local known = call('HGET', K.held, claim)
+local known = not quiet and call('HGET', K.held, claim)
 if known then
   -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
   call('ZADD', K.leases, int(now + lease), claim)
@@ -33,7 +35,7 @@ end
 
 -- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest.
 local rescued = 0
-local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
+local lapsed = quiet and {} or call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
 if #lapsed > 0 and hold <= now then
   local part, size = {}, 0
   for i = 1, #lapsed do
@@ -46,7 +48,7 @@ end
 
 -- What is due comes to the back of its line, in the order of its due times.
 local left = {} -- pools that may have work when we are done
-local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+local next_due = quiet and {} or call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
 if next_due[2] and tonumber(next_due[2]) <= now then
   local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
   local texts, records, by_line = fetch(K.tasks, due), {}, {}
@@ -72,6 +74,7 @@ end
 
 local ids, blobs, texts, pairs_to_write = {}, {}, {}, {}
 local taken, size, passed, seen = 0, 0, 0, {}
+local unseen = 0 -- how many of the lines hold something, and were not looked at yet
 local first_texts = {} -- per line, the record of a task that is claimed for the first time: one text for all
 
 local function take(id, blob, text)
@@ -111,7 +114,7 @@ end
 
 -- Take up to `room` tasks from one line. Returns how much room is left.
 local function drain(line, room)
-  local key, batch = K.lines[line], 32
+  local key, batch, counted = K.lines[line], 32, false
   while room > 0 do
     if size >= max_bytes or passed >= PASS_OVER then
       left[pool_of(line)] = true
@@ -121,6 +124,7 @@ local function drain(line, room)
     local ask = math.min(room, batch)
     local popped = call('LPOP', key, ask)
     if not popped then return room end
+    if not counted then unseen, counted = unseen - 1, true end
     local found, records = fetch(K.bodies, popped), fetch(K.tasks, popped)
     for i = 1, #popped do
       local id, blob = popped[i], found[i]
@@ -151,7 +155,7 @@ end
 
 -- One suspect, whose pool this worker has room for, and nothing beside it.
 local alone = '0'
-if A.alone == '1' then
+if A.alone == '1' and not quiet then
   local serves = {}
   for i = REST, #ARGV, 2 do
     for digit in string.gmatch(ARGV[i], '%d') do serves[tonumber(digit)] = true end
@@ -176,11 +180,20 @@ if A.alone == '1' then
 end
 
 if taken == 0 then
+  local keys = {}
+  for i = REST, #ARGV, 2 do
+    for n = 1, #ARGV[i] do
+      local first = 97 + tonumber(sub(ARGV[i], n, n)) * 3
+      for code = first, first + 2 do keys[#keys + 1] = K.lines[string.char(code)] end
+    end
+  end
+  unseen = #keys > 0 and call('EXISTS', unpack(keys)) or 0
   for priority = 0, 2 do
     for i = REST, #ARGV, 2 do
       local needs, room = ARGV[i], tonumber(ARGV[i + 1])
       -- The lists of one pool take turns at being first, so that none of them can starve another.
       for n = 0, #needs - 1 do
+        if unseen == 0 then break end
         local turn = (n + fence) % #needs + 1
         room = drain(string.char(97 + tonumber(sub(needs, turn, turn)) * 3 + priority), room)
       end
@@ -211,11 +224,12 @@ for pool in pairs(left) do
   end
 end
 
-local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), rescued, int(fence), alone, 0 }
+local suspects = quiet and 0 or call('LLEN', K.suspects)
+local reply = { int(now), epoch, next_due[2] or '0', suspects, rescued, int(fence), alone, 0 }
 local at = 8
 for i = 1, taken do
   reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], blobs[i], texts[i]
   at = at + 3
 end
-add_cursors(reply, ids)
+if not quiet then add_cursors(reply, ids) end
 return reply

@@ -225,7 +225,8 @@ end
 --
 -- A worker that saw the server stand still, or its clock step, is a witness that leases lapsed for no fault of their
 -- holders: then nothing is rescued for one lease. Without a witness silence proves nothing, and lapsed is lapsed.
-local function read_meta(now, lease)
+-- `none`: there are no leases, as the caller knows.
+local function read_meta(now, lease, none)
   local meta = call('HMGET', K.meta, 'epoch', 'fence', 'hold', 'longest')
   local epoch, hold, longest = meta[1], tonumber(meta[3] or '0'), tonumber(meta[4] or '0')
   if not epoch then
@@ -237,7 +238,7 @@ local function read_meta(now, lease)
     call('HSET', K.meta, 'longest', int(lease))
   end
   -- After a backward step no lease may end further away than any lease is long.
-  local far = call('ZRANGEBYSCORE', K.leases, '(' .. int(now + longest), '+inf', 'LIMIT', 0, CHUNK)
+  local far = none and {} or call('ZRANGEBYSCORE', K.leases, '(' .. int(now + longest), '+inf', 'LIMIT', 0, CHUNK)
   for i = 1, #far do call('ZADD', K.leases, int(now + lease), far[i]) end
   local expected = tonumber(A.expected_ms or '')
   if A.stalled == '1' or (expected and math.abs(now - expected) > lease / 2) or hold > now + longest then

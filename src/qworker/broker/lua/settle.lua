@@ -66,7 +66,9 @@ for _ = 1, tonumber(A.groups) do
 end
 many('HDEL', K.bodies, gone)
 many('HDEL', K.tasks, gone)
-forget_notes(gone)
+-- Mostly there is nothing of this kind in the whole queue, and what follows adds no stops.
+local notes = call('EXISTS', K.cursors, K.progress, K.stops) > 0
+if notes then forget_notes(gone) end
 
 local moves = tonumber(A.moves)
 if moves > 0 then
@@ -147,5 +149,5 @@ for client, message in pairs(messages) do
 end
 
 local reply = { int(now), table.concat(letters) }
-add_stops(reply, at, #ARGV)
+if notes then add_stops(reply, at, #ARGV) end
 return reply
