@@ -193,7 +193,7 @@ def test_what_a_dead_worker_ran_runs_for_who_waits_for_it_although_no_slot_is_fr
     """Nobody claims from that queue any more, so nobody else would put it back into its line."""
     other = serve("-c", "process=1", "-q", "elsewhere", "--lease", "2")
     serve("-c", "process=1", "--lease", "2", "--max-lent", "1")
-    asking = trees.ask_far_away.submit(7, 1.0)
+    asking = trees.ask_far_away.submit(7, 5.0)  # longer than a look from a process of its own takes
     wait_until(lambda: claimed(url, "elsewhere"), description="the one that it asks for")
 
     other.kill()
