@@ -210,3 +210,64 @@ def test_ctrl_c_in_the_middle_of_settling_loses_no_answer(
     done, missing = concurrent.futures.wait(futures, timeout=20)
     assert (len(done), len(missing)) == (3, 0)
     assert sorted(future.result() for future in futures) == [0, 1, 2]
+
+
+@pytest.fixture
+def signalled() -> Iterator[Callable[[App, Callable[[], object]], threading.Thread]]:
+    """Have something done by a signal's handler in the main thread, as soon as that hears."""
+
+    def arrange(app: App, work: Callable[[], object]) -> threading.Thread:
+        signal.signal(signal.SIGUSR1, lambda *_: work())
+
+        def send() -> None:
+            wait_until(lambda: app.client()._ear._hearer is not None, description="the main thread to hear")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+    before = signal.getsignal(signal.SIGUSR1)
+    yield arrange
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signals_handler_may_wait_in_the_middle_of_a_wait(app: App, worker: FakeWorker, signalled: Any) -> None:
+    outer, inner = app.submit("tasks.f", "outer"), app.submit("tasks.f", "inner")
+    tasks = {task.args[0]: task for task in worker.claim(2)}
+    told: list[Any] = []
+
+    def work() -> None:
+        worker.succeed(tasks["inner"], 1)
+        told.append(inner.wait(10))
+        worker.succeed(tasks["outer"], 2)
+
+    thread = signalled(app, work)
+
+    assert outer.result(20) == 2
+    assert told == [True]
+    assert inner.result() == 1
+    thread.join()
+
+
+def test_a_signals_handler_that_closes_the_app_waits_for_nobody(
+    app: App, signalled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = app.client()
+    join, ear = client._thread.join, client._ear
+    joined_while_hearing: list[bool] = []
+
+    def joined(wait_s: float) -> None:
+        joined_while_hearing.append(ear.heard_here)
+        join(wait_s)
+
+    monkeypatch.setattr(client._thread, "join", joined)
+    future = app.submit("tasks.f")
+    thread = signalled(app, app.close)
+
+    with pytest.raises(RuntimeError, match="the app was closed while"):
+        future.result(20)
+
+    assert joined_while_hearing == [False]
+    assert not client._thread.is_alive()
+    thread.join()

@@ -116,6 +116,11 @@ class Client:
 
     def hear(self, future: Awaited, timeout_s: float | None) -> None:
         """Listen in this thread, if no other does, until the future is settled or the time is up."""
+        if self._ear.heard_here:
+            # Nobody hears a push until this signal's handler returns: so the I/O thread asks.
+            self.registry.hurry((future.id,))
+            self._ear.wake()
+            return
         let_go = self._ear.let_go
         if future.add_waker(let_go):
             try:
@@ -126,7 +131,9 @@ class Client:
                 raise
             finally:
                 future.remove_waker(let_go)
-            if self._fetch or self._missed:
+            if self.closed:
+                self._end_thread(1.0)
+            elif self._fetch or self._missed:
                 self._ear.wake()  # the I/O thread asks
 
     def keep(self, future: Awaited) -> None:
@@ -182,17 +189,22 @@ class Client:
         self._exiting = not wake_waiters
         self._closing = True
         self._ear.wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(wait_s)
+        # Below a signal's handler that closes there may be a wait: the I/O thread can end when that goes on.
+        if not self._ear.heard_here:
+            self._end_thread(wait_s)
         self._refuse_posts()
         if wake_waiters:
             for future in self.registry.all():
                 future.wake_waiters()
-        if not self._thread.is_alive():
-            self._ear.close_bell()
         self.groups.let_go()
         self._broker.close()
         self._look.close()
+
+    def _end_thread(self, wait_s: float) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join(wait_s)
+        if not self._thread.is_alive():
+            self._ear.close_bell()
 
     def leave_parent(self) -> None:
         """In a forked child: let go of what is the parent's, without a word on its connections."""

@@ -62,6 +62,11 @@ class Listening:
         """Whether pushes can come."""
         return self._subscription is not None
 
+    @property
+    def heard_here(self) -> bool:
+        """Whether this very thread listens, below what it does now: a signal's handler."""
+        return self._hearer == threading.get_ident()
+
     def wake(self) -> None:
         """Have the thread that waits look round."""
         if not self._rung:  # else it has not looked yet since somebody rang
