@@ -107,9 +107,11 @@ class Collector:
             verdict = SUCCESS if kind == "returned" else self._judge(held, ending, now)
             end(held)
             claim = held.claim
+            if ending.ran_s:
+                claim.ran_s += ending.ran_s
             if claim.running == 0:
                 for pool, size in claim.sizes.items():
-                    state.rooms[pool].drained(size, now - claim.opened)
+                    state.rooms[pool].drained(size, now - claim.opened, claim.ran_s)
             settler.put(held, verdict, ending, ended_ms=ended_ms)
         for pool in stalled:
             state.rooms[pool].recalled()  # once, however many came back: they were one window too many

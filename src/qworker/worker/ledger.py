@@ -23,6 +23,7 @@ class OpenClaim:
     alone: bool = False
     numbers: set[int] = field(default_factory=set)
     sizes: dict[PoolKind, int] = field(default_factory=dict)
+    ran_s: float = 0.0  # by its tasks, all together
     running: int = 0  # how many of its tasks have not ended in their pool; the others only wait to be settled
 
 

@@ -2,15 +2,16 @@
 
     room = target - held        target: between the pool's slots and its limit
 
-The target starts at twice the slots, doubles while a whole window drains within 20 ms (short tasks: round trips are
-what costs), halves when a window took long, and falls to the slots when tasks had to be given back unstarted (long
+The target starts at twice the slots, doubles while the tasks of a whole window keep the slots busy for 20 ms at most
+(short tasks: round trips are what costs), halves when a window took long, and falls to the slots when tasks had to be
+given back unstarted (long
 tasks: what is claimed ahead only waits here while another worker may be free; halving would claim most of them again at
 once). At its floor a worker claims exactly what its free slots can start.
 """
 
 from __future__ import annotations
 
-QUICK_S = 0.020  # a window that drains faster than this was too small
+QUICK_S = 0.020  # a window that keeps its slots busy for less than this was too small
 SLOW_S = 0.5  # and one that takes longer than this was too large
 LIMIT = 1024  # a claim's script stays well under 2 ms, and a dead worker leaves no more than this
 
@@ -24,6 +25,7 @@ class Room:
     def __init__(self, slots: int, *, fixed: int | None = None, limit: int = LIMIT) -> None:
         if slots < 1:
             raise ValueError(f"a pool has at least one slot, not {slots}")
+        self.slots = slots
         self.floor = slots if fixed is None else min(slots, fixed)
         self.limit = max(limit, slots) if fixed is None else fixed
         self.fixed = fixed is not None
@@ -38,15 +40,20 @@ class Room:
         room = self.target - held
         return room if room > 0 and (room * 2 >= self.target or held <= self.floor) else 0
 
-    def drained(self, size: int, took_s: float) -> None:
-        """Learn from a window of `size` tasks that all ended within `took_s` seconds of its claim."""
+    def drained(self, size: int, took_s: float, ran_s: float) -> None:
+        """Learn from a window of `size` tasks that all ended within `took_s` seconds of its claim, and ran for `ran_s`.
+
+        What they ran themselves tells whether they are short. The time since the claim does not: on a crowded machine
+        the worker and its children wait for processors, and that is when round trips cost most.
+        """
         if self.fixed:
             return
         # A window smaller than half the target says nothing about a larger one: the queue ran dry.
-        if took_s <= QUICK_S and size * 2 >= self.target:
-            self.target = min(self.target * 2, self.limit)
-        elif took_s >= SLOW_S:
+        busy_s = ran_s / max(1, min(size, self.slots))
+        if took_s >= SLOW_S:
             self.target = max(self.target // 2, self.floor)
+        elif busy_s <= QUICK_S and size * 2 >= self.target:
+            self.target = min(self.target * 2, self.limit)
 
     def recalled(self) -> None:
         """Learn that tasks had to be given back unstarted: the window was larger than the slots digest."""
