@@ -32,7 +32,7 @@ def frames_of(stack: str) -> list[str]:
 def test_a_task_is_seen_where_it_hangs_also_in_c_with_the_gil_held(kind, name, frames):
     async def check():
         async with a_pool(kind, 2) as pool:
-            ending = await run(pool, name, *([3600] if name == "nap" else []), timeout_s=0.3, grace_s=0.6)
+            ending = await run(pool, name, *([3600] if name == "nap" else []), timeout_s=0.3, grace_s=1.2)
 
             asked, forced = ending.flight
             assert (asked.why, forced.why) == ("asked", "forced")

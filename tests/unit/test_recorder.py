@@ -22,6 +22,14 @@ def test_the_frames_below_the_task_are_dropped():
     assert read_dump(HEAD + TASK + interruptible + OURS) == ('  File "/app/tasks.py", line 7 in work', True, 12)
 
 
+def test_a_look_that_came_in_the_middle_of_another_does_not_show_it():
+    answer = (
+        b'  File "/q/qworker/pool/page.py", line 9 in take_looks\n  File "/q/qworker/pool/looks.py", line 9 in answer\n'
+    )
+
+    assert read_dump(HEAD + answer + TASK + OURS) == ('  File "/app/tasks.py", line 7 in work', True, 12)
+
+
 def test_what_the_task_itself_calls_of_qworker_stays():
     inner = b'  File "/lib/qworker/context.py", line 9 in sleep\n  File "/lib/qworker/pool/page.py", line 3 in wait\n'
 

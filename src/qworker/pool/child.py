@@ -23,7 +23,7 @@ import setproctitle
 from .. import place
 from ..errors import AppImportError
 from . import apps as apps_
-from . import frames, interrupts, linux, output
+from . import frames, interrupts, linux, looks, output
 from .inbox import Inbox
 from .orders import Ends, Plan
 from .outbox import Outbox
@@ -42,7 +42,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         _heed_no_signals()
         # Written by the signal handler itself, so it works while C code holds the GIL (see dumps.py).
         faulthandler.register(signal.SIGUSR2, file=dump_fd, all_threads=True)
-        # The flight recorder's: each thread walks its own frames only (see recorder.py).
+        # The flight recorder's, for what looks.py cannot see: each thread walks its own frames only (see recorder.py).
         faulthandler.register(linux.STACK_SIGNAL, file=stack_fd, all_threads=False)
         setproctitle.setproctitle(f"qworker: {plan.title}")
         random.seed()
@@ -61,6 +61,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
             _fail(outbox, f"start hook: {type(error).__qualname__}: {error} ({last.filename}, line {last.lineno})")
         captured.finish(0)
         page = Page(page_fd, plan.cells)
+        looks.install(page, stack_fd)
         runner = Runner(apps.find, page, captured, outbox.send)
         inbox = Inbox(stream, token_fd, page, outbox)
 
@@ -70,6 +71,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
             undo_capture()
             faulthandler.unregister(signal.SIGUSR2)
             faulthandler.unregister(linux.STACK_SIGNAL)
+            signal.signal(linux.LOOK_SIGNAL, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ConfigError
 
@@ -23,6 +24,8 @@ _tgkill = getattr(_libc, "tgkill", None)  # glibc has it since 2.30, musl has no
 
 # A thread of a child that gets it writes its Python stack into the stack pipe of the child.
 STACK_SIGNAL = INTERRUPT_SIGNAL + 1
+# Has the main thread of a child write, in Python, the stacks that the page asks for.
+LOOK_SIGNAL = INTERRUPT_SIGNAL + 2
 
 
 def check_platform() -> None:
@@ -85,6 +88,26 @@ def is_handling(pid: int, number: int) -> bool:
     The kernel blocks a signal while its handler runs. Code that blocks it itself looks the same.
     """
     return _has(pid, number, b"SigPnd:", b"ShdPnd:", b"SigBlk:")
+
+
+class Motion(NamedTuple):
+    """How a thread has moved so far."""
+
+    asleep: bool
+    sleeps: int  # how often it gave up its processor by itself: to wait for something, such as the GIL
+    ran_ticks: int  # of a hundredth of a second
+
+
+def motion_of(pid: int, thread: int) -> Motion | None:
+    """Look how a thread of a process moves; None: it is gone."""
+    task = f"/proc/{pid}/task/{thread}"
+    try:
+        words = Path(f"{task}/stat").read_bytes().rpartition(b")")[2].split()
+        status = Path(f"{task}/status").read_bytes()
+        sleeps = int(status.partition(b"\nvoluntary_ctxt_switches:")[2].split(maxsplit=1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return Motion(words[0] == b"S", sleeps, int(words[11]) + int(words[12]))
 
 
 def thread_count() -> int:

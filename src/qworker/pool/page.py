@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 import time
-from _thread import get_native_id
+from _thread import get_ident, get_native_id
 from collections.abc import Callable, Sequence
 from threading import local
 from typing import Final
@@ -30,10 +30,12 @@ _HEADER: Final = 8
 _NUMBER, _STARTED, _STOP, _REASON, _PROGRESS = 0, 1, 2, 3, 4  # progress: a version, done, total, length of text
 _SHIELD, _THREAD, _REFUSED, _LOOK = 8, 9, 10, 11
 _CYCLE: Final = 1 << 63  # beside the number in _REFUSED
-_TEXT: Final = 12
-_PER_SLOT: Final = 24
+_LOOK_NOW: Final = 12
+_TEXT: Final = 13
+_PER_SLOT: Final = 25
 _TEXT_MAX: Final = (_PER_SLOT - _TEXT) * 8
 _here = local()  # each thread's native id, asked of the kernel once
+thread_idents: Final[dict[int, int]] = {}  # of the threads that ran attempts here, by their native ids
 
 
 class Page:
@@ -130,6 +132,29 @@ class Page:
         """Have attempt `number` tell its stack, if it is a coroutine that can only do so itself."""
         self.cells[_HEADER + slot * _PER_SLOT + _LOOK] = number
 
+    def look(self, slot: int, number: int) -> None:
+        """Have the child's main thread write the stack of the thread that runs attempt `number`, at the next signal."""
+        self.cells[_HEADER + slot * _PER_SLOT + _LOOK_NOW] = number
+
+    def looked_for(self, slot: int, number: int) -> bool:
+        """Has the child not yet taken the ask for the stack of attempt `number`?"""
+        return self.cells[_HEADER + slot * _PER_SLOT + _LOOK_NOW] == number
+
+    def take_looks(self) -> list[tuple[int, int, int]]:
+        """(slot, number, thread) of every attempt whose stack is to be written. Once for each time that it was asked.
+
+        For the child.
+        """
+        cells = self.cells
+        found = []
+        for slot, number in enumerate(cells[_HEADER + _LOOK_NOW :: _PER_SLOT].tolist()):
+            if number:
+                base = _HEADER + slot * _PER_SLOT
+                cells[base + _LOOK_NOW] = 0
+                if cells[base + _NUMBER] == number and cells[base + _THREAD]:
+                    found.append((slot, number, cells[base + _THREAD]))
+        return found
+
     def refuse_wait(self, slot: int, number: int, *, cycle: bool) -> None:
         """Tell attempt `number` that there is no place for what it waits for, or that this waits for it (`cycle`)."""
         self.cells[_HEADER + slot * _PER_SLOT + _REFUSED] = number | (_CYCLE if cycle else 0)
@@ -217,6 +242,7 @@ class SlotCells:
             thread = _here.id
         except AttributeError:
             thread = _here.id = get_native_id()
+            thread_idents[thread] = get_ident()
         self._cells[self._base + _THREAD] = thread
 
     def lend(self, ids: Sequence[str], *, more: bool = False) -> None:

@@ -2,13 +2,15 @@
 
     flag raised ──► watch() ──► Sighting("asked": run time, progress, last lines) ─┐
     force is near ► watch() ──► Sighting("forced": …)                              ├──► Ending.flight
-                      ├──► STACK_SIGNAL ──► the thread in the slot ──► stack pipe ─┤
+                      ├──► LOOK_SIGNAL ──► the child's main thread ──► stack pipe ─┤
+                      │ no answer: STACK_SIGNAL ──► the thread in the slot ──► " ──┤
                       └──► the loop of a coroutine ──► STACK frame ──► told() ─────┘
 
-The stack is taken from outside, whatever the task is doing: the signal goes to the very thread that runs it, whose
-handler (faulthandler's, in C) walks that thread's own frames, also while other C code holds the GIL. No thread walks
-the frames of another, which may be running: that could crash a child with healthy siblings in it. So can, far more
-seldom, its own walk, in the instant in which C code calls Python code (docs/decisions/0010).
+The stack is taken by Python code (looks.py), which is safe at any moment. Where Python does not get to run, it is taken
+from outside: a signal to the very thread that runs the task, whose handler (faulthandler's, in C) walks that thread's
+own frames without the GIL. That can crash a child in the instant in which C code calls Python code. So it is sent to a
+thread only that has been seen to be asleep, or to have computed without once giving up the GIL that another asked for:
+it is in the middle of C code, and its frames are whole (docs/decisions/0010).
 
 A coroutine that waits is on no thread. Its loop tells where it is: by itself before it throws the cancellation, and
 when it is asked once more. If it does not answer, the stack of its thread says what the loop stands still for.
@@ -27,7 +29,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..model import Reason, Sighting
 from .ladder import NEVER, Asked
-from .linux import STACK_SIGNAL
+from .linux import LOOK_SIGNAL, STACK_SIGNAL, Motion, motion_of
+from .looks import BEGIN, END
 from .page import Page
 from .process import Process
 
@@ -36,9 +39,9 @@ if TYPE_CHECKING:
 
 # What interrupts a task for the worker's sake leaves no outcome behind that could tell of it.
 _REASONS: Final[frozenset[Reason]] = frozenset({"timeout", "deadline", "stop"})
-# So long before force the second look is taken: a fifth of what lies between, within these bounds. The thread has to
+# So long before force the second look is taken: a third of what lies between, within these bounds. The thread has to
 # get a processor meanwhile. When force comes sooner after the ask than twice the shortest, the first look says it all.
-_LEAD_S: Final = (0.02, 0.1)
+_LEAD_S: Final = (0.05, 0.4)
 _LINES: Final = 10
 _LINE_MAX: Final = 300  # characters
 _STACK_MAX: Final = 8 * 1024
@@ -50,6 +53,13 @@ _BLOCKED: Final = "  (its event loop did not answer: this is what its thread did
 _TEXT_MAX: Final = 64 * 1024  # what a pipe holds; faulthandler writes at most 100 frames
 # faulthandler writes nothing for who is signalled while another thread is in its handler: ask again, some times.
 _AGAIN_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+# When it is looked why a child's Python has not answered: its main thread may wait for the GIL, or for a processor.
+_ASK_S: Final = (*(0.01,) * 10, *(0.02,) * 10, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_SIGNAL_EVERY: Final = 3  # of these; in between it has the time to wait for the GIL twice
+# A thread that has computed for so many hundredths of a second, though it was to give up the GIL, runs C code.
+_IN_C_TICKS: Final = 2
+# When the main thread has slept so often since it was asked, it has waited for the GIL for 5 ms, and then asked for it.
+_PRESSED: Final = 2
 
 _HEAD: Final = b"Stack (most recent call first):\n"
 _DEEPER: Final = "  ..."  # faulthandler's word for the frames beyond a hundred
@@ -60,7 +70,9 @@ _OURS: Final = re.compile(
     r'  File ".*[/\\]qworker[/\\]pool[/\\]'
     r'(?:(?:child|coroutines|loop|slots|threads)\.py", line |interrupts\.py", line \d+ in interruptible)'
 )
+_LOOKS: Final = re.compile(r'  File ".*[/\\]qworker[/\\]pool[/\\]looks\.py", line ')
 _SLOT: Final = re.compile(r" in slot_(\d+)$")  # threads.py calls it so
+_ANSWER: Final = re.compile(b"%b(\\d+)\n([^%b%b]*)%b" % (BEGIN, BEGIN, END, END))
 
 
 class Dump(NamedTuple):
@@ -78,12 +90,22 @@ def read_dump(text: bytes | bytearray) -> Dump:
     """
     _, head, dump = text.rpartition(_HEAD)
     lines = dump.decode("utf-8", "backslashreplace").split("\n")[:-1] if head else []
+    stack, slot = _cut(lines)
+    whole = bool(lines) and dump.endswith(b"\n") and (lines[-1] == _DEEPER or lines[-1].endswith(_OUTERMOST))
+    return Dump(stack, whole, slot)
+
+
+def _cut(lines: list[str]) -> tuple[str, int | None]:
+    """Return the task's part of a stack, and the slot whose thread it is of."""
     kept: list[str] = []
     size = 0
     slot: int | None = None
     cut = False
     for line in lines:
-        if _OURS.match(line):
+        if _LOOKS.match(line):
+            kept.clear()  # it was answering an earlier ask
+            size = 0
+        elif _OURS.match(line):
             cut = True
             if (found := _SLOT.search(line)) is not None:
                 slot = int(found[1])
@@ -91,14 +113,25 @@ def read_dump(text: bytes | bytearray) -> Dump:
             size += len(line) + 1
             cut = line == _DEEPER or size > _STACK_MAX - len(_DEEPER)
             kept.append(_DEEPER if cut else line)
-    whole = bool(lines) and dump.endswith(b"\n") and (lines[-1] == _DEEPER or lines[-1].endswith(_OUTERMOST))
-    return Dump("\n".join(kept), whole, slot)
+    return "\n".join(kept), slot
+
+
+def _is_in_c(before: Motion, now: Motion, *, pressed: bool) -> bool:
+    """Was a thread in one and the same call of C code between these two looks at it?
+
+    It was if it slept all the time; if it computed, only when it was `pressed` to give up the GIL and did not.
+    """
+    ran = pressed and now.ran_ticks - before.ran_ticks >= _IN_C_TICKS
+    return now.sleeps == before.sleeps and (now.asleep or ran)
 
 
 class _Look:
     """One sighting in the making: all but its stack is known at once."""
 
-    __slots__ = ("at", "blocked", "kid", "lines", "number", "progress", "ran_s", "slot", "stack", "told", "why")
+    __slots__ = (
+        "at", "blocked", "kid", "lines", "main", "motion", "number", "pressed", "progress", "ran_s", "slot", "stack",
+        "told", "why",
+    )  # fmt: skip
 
     def __init__(self, why: str, kid: Kid, slot: int, number: int, lines: tuple[str, ...], now: float) -> None:
         _, started_ns = kid.page.seen(slot)
@@ -112,6 +145,9 @@ class _Look:
         self.stack = ""
         self.told = False  # by its loop, which knows better than any thread
         self.blocked = False  # its loop did not
+        self.motion: Motion | None = None  # of its thread, since it was asked and last woke
+        self.main: Motion | None = None  # of the main thread, when that was asked
+        self.pressed = False  # its thread is to give up the GIL, so that the main thread can answer
         self.kid = kid
 
     def dumped(self, stack: str) -> None:
@@ -126,16 +162,18 @@ class _Look:
 
 
 class Stacks:
-    """The pipe through which the threads of one child write their stacks, one thread at a time."""
+    """The pipe through which one child writes stacks: Python's answers, and faulthandler's, one thread at a time."""
 
     def __init__(self, page: Page) -> None:
         self.process: Process | None = None
         self._page = page
         self._read, self._theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # a dump that finds it full is cut short
-        self._wanted: deque[_Look] = deque()
+        self._asked: dict[_Look, asyncio.TimerHandle] = {}  # of the child's Python, which has not answered
+        self._wanted: deque[_Look] = deque()  # of faulthandler
         self._pending: _Look | None = None  # whose thread was signalled
         self._again: asyncio.TimerHandle | None = None
         self._text = bytearray()
+        self._reading = False
 
     def detach(self) -> int:
         """Return the child's end, which is the caller's from now on."""
@@ -144,12 +182,14 @@ class Stacks:
 
     def want(self, look: _Look) -> None:
         """Have the stack of a look taken, as soon as may be."""
-        self._wanted.append(look)
-        self._next()
+        self._ask(look, 0)
 
     def give_up(self, look: _Look) -> None:
         """Its attempt ends: what has been written of its stack must do."""
-        if look in self._wanted:
+        if look in self._asked:
+            self._drain()
+            self._answered(look)
+        elif look in self._wanted:
             self._wanted.remove(look)
         elif look is self._pending:
             self._receive()
@@ -161,11 +201,72 @@ class Stacks:
 
     def close(self) -> None:
         """The child is gone."""
+        for look in list(self._asked):
+            self._answered(look)
         self._wanted.clear()
         self._settle()
         if self._theirs >= 0:
             os.close(self._theirs)
         os.close(self._read)
+
+    def _ask(self, look: _Look, times: int) -> None:
+        """Have Python answer.
+
+        The main thread is asked again, for it may have gone to sleep just as the signal came. Where it runs the task
+        itself, only when its answer found the pipe full: a signal wakes who sleeps, and its sleep tells enough.
+        """
+        thread = self._page.thread(look.slot)
+        if self.process is None or not thread or self._page.number(look.slot) != look.number:
+            self._answered(look)  # not begun, or over: there is nothing to see
+            return
+        if look.motion is None:
+            look.motion = motion_of(self.process.pid, thread)
+            look.pressed = thread == self.process.pid
+        again = not look.pressed and times % _SIGNAL_EVERY == 0
+        if again or not self._page.looked_for(look.slot, look.number):
+            self._page.look(look.slot, look.number)
+            look.main = motion_of(self.process.pid, self.process.pid)
+            self.process.signal_thread(self.process.pid, LOOK_SIGNAL)
+        later = asyncio.get_running_loop().call_later(_ASK_S[times], self._unanswered, look, times + 1)
+        self._asked[look] = later
+        self._watch()
+
+    def _unanswered(self, look: _Look, times: int) -> None:
+        assert self.process is not None
+        pid = self.process.pid
+        now, main = motion_of(pid, self._page.thread(look.slot)), motion_of(pid, pid)
+        self._drain()
+        if look not in self._asked:
+            return
+        before = look.motion
+        if now is not None and before is not None and _is_in_c(before, now, pressed=look.pressed):
+            self._answered(look)
+            self._wanted.append(look)
+            self._next()
+        elif times == len(_ASK_S):
+            self._answered(look)
+        else:
+            if before is None or now is None or now.sleeps != before.sleeps or not look.pressed:
+                look.motion = now
+            if main is not None and look.main is not None and main.sleeps - look.main.sleeps >= _PRESSED:
+                look.pressed = True
+            self._ask(look, times)
+
+    def _answered(self, look: _Look) -> None:
+        if (later := self._asked.pop(look, None)) is not None:
+            later.cancel()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Read the pipe while somebody writes there."""
+        wanted = bool(self._asked) or self._pending is not None
+        if wanted is not self._reading:
+            self._reading = wanted
+            loop = asyncio.get_running_loop()
+            if wanted:
+                loop.add_reader(self._read, self._readable)
+            else:
+                loop.remove_reader(self._read)
 
     def _next(self) -> None:
         while self._pending is None and self._wanted:
@@ -174,9 +275,8 @@ class Stacks:
             self._text.clear()
             if self._signal(look):
                 self._pending = look
-                loop = asyncio.get_running_loop()
-                loop.add_reader(self._read, self._readable)
-                self._again = loop.call_later(_AGAIN_S[0], self._ask_again, 1)
+                self._again = asyncio.get_running_loop().call_later(_AGAIN_S[0], self._ask_again, 1)
+                self._watch()
 
     def _signal(self, look: _Look) -> bool:
         thread = self._page.thread(look.slot)
@@ -199,8 +299,12 @@ class Stacks:
 
     def _receive(self) -> None:
         """Take what has come; the look that it was for may be complete by it."""
-        assert self._pending is not None
         over = self._drain()
+        if self._pending is None:
+            if over:
+                for look in list(self._asked):
+                    self._answered(look)
+            return
         dump = read_dump(self._text)
         if dump.whole and dump.slot not in (None, self._pending.slot):
             self._text.clear()  # it came too late for its own look
@@ -211,9 +315,9 @@ class Stacks:
     def _settle(self) -> None:
         if self._pending is not None:
             self._pending = None
-            asyncio.get_running_loop().remove_reader(self._read)
             assert self._again is not None
             self._again.cancel()
+            self._watch()
         self._text.clear()
 
     def _drain(self) -> bool:
@@ -226,7 +330,19 @@ class Stacks:
             if not data:
                 return True
             self._text += data
+            self._text[:] = _ANSWER.sub(self._take, bytes(self._text))
         return True
+
+    def _take(self, answer: re.Match[bytes]) -> bytes:
+        """Take an answer of Python's out of what was written."""
+        number = int(answer[1])
+        look = next((look for look in (*self._asked, *self._wanted) if look.number == number), None)
+        if look is not None:
+            look.dumped(_cut(answer[2].decode("utf-8", "backslashreplace").split("\n")[:-1])[0])
+            self._answered(look)
+            if look in self._wanted:
+                self._wanted.remove(look)
+        return b""
 
 
 class Recorder:
@@ -268,7 +384,7 @@ class Recorder:
         shortest, longest = _LEAD_S
         if len(looks) > 1 or patience_s < 2 * shortest:
             return NEVER
-        lead_s = min(max(patience_s / 5, shortest), longest)
+        lead_s = min(max(patience_s / 3, shortest), longest)
         # A shield that is left before its time gives force that much more patience again; the patrol looks meanwhile.
         due = max(asked.force_at, min(kid.page.shielded_until(slot, number), asked.patience)) - lead_s
         if now < due:

@@ -2,7 +2,8 @@
 
     task ── coroutine ── what it awaits ── what that awaits ──► frames, innermost first
 
-For the flight recorder (recorder.py). Called in a child, by the loop that the coroutine belongs to.
+For the flight recorder (recorder.py). Called in a child, by the loop that the coroutine belongs to. What is on a thread
+is seen by looks.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _follow(task: Any, lines: list[str]) -> None:
         while awaited is not None and len(lines) < _FRAMES_MAX:
             frame, awaited = _link(awaited)
             if frame is not None:
-                lines.append(_line(frame.f_code, frame.f_lineno))
+                lines.append(frame_line(frame.f_code, frame.f_lineno))
                 if _is_ours(frame.f_code):
                     lines.clear()  # what is around the task's own code
         waiter = getattr(task, "_fut_waiter", None)
@@ -56,6 +57,7 @@ def _is_ours(code: CodeType) -> bool:
     return code.co_filename.startswith(_HERE)
 
 
-def _line(code: CodeType, line: int | None) -> str:
+def frame_line(code: CodeType, line: int | None) -> str:
+    """Write one frame as faulthandler does."""
     name = code.co_filename.encode("utf-8", "backslashreplace").decode()
     return f'  File "{name}", line {line} in {code.co_name}'

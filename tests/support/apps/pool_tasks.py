@@ -293,3 +293,46 @@ def set_precision(digits: int) -> int:
     found = decimal.getcontext().prec
     decimal.getcontext().prec = digits
     return found
+
+
+def _key(value: int) -> int:
+    return -value
+
+
+@app.task
+def sort_for_ever() -> None:
+    """C code that calls Python code all the time."""
+    while True:
+        sorted(range(50), key=_key)
+
+
+@app.task
+def hook_for_ever() -> None:
+    """Json with hooks: C code calls Python code, which is called by C code."""
+    import json
+
+    text = json.dumps([{"a": index} for index in range(50)])
+    while True:
+        json.loads(text, object_hook=lambda found: _key(found["a"]))
+
+
+@app.task
+async def turn_for_ever() -> None:
+    """An event loop that never rests, and whose callbacks are called from C code."""
+    while True:
+        await asyncio.gather(*(asyncio.sleep(0) for _ in range(20)))
+
+
+@app.task
+async def sort_on_the_loop() -> None:
+    """A loop that stands still in Python code."""
+    sort_for_ever.fn()
+
+
+@app.task
+def receive() -> None:
+    """A system call that the kernel goes on with after a signal, in C code that does not look at signals meanwhile."""
+    import ctypes
+
+    ours, _theirs = os.pipe()
+    ctypes.CDLL(None).read(ours, ctypes.create_string_buffer(1), 1)
