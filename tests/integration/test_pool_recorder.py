@@ -31,7 +31,8 @@ def frames_of(stack: str) -> list[str]:
 @pytest.mark.parametrize(("name", "frames"), [("regex", ["match", "regex"]), ("nap", ["nap"])])
 def test_a_task_is_seen_where_it_hangs_also_in_c_with_the_gil_held(kind, name, frames):
     async def check():
-        async with a_pool(kind, 2) as pool:
+        # Prompt, as in a worker: a thread child that says nothing with the GIL held ends with the grace of its culprit.
+        async with a_pool(kind, 2, prompt=True) as pool:
             ending = await run(pool, name, *([3600] if name == "nap" else []), timeout_s=0.3, grace_s=1.2)
 
             asked, forced = ending.flight

@@ -84,7 +84,9 @@ class Listening:
                     self._waked.recv(4096)
                 except BlockingIOError:
                     pass
-                self._rung = False  # before it looks: whoever finds it set has come in time
+        # Before it looks: whoever finds it set has come in time. Also when nobody rang: whoever set it may have been
+        # interrupted before its ring.
+        self._rung = False
 
     def take_messages(self, take: Callable[[bytes], None]) -> None:
         """Have the pushes taken that are there; nothing happens while another thread listens."""

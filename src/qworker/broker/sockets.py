@@ -110,7 +110,7 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         options = parse_qs(parts.query, keep_blank_values=True)
         db = options.pop("db", [parts.path.strip("/") if parts.scheme == "redis" else "0"])[0] or "0"
-        if parts.scheme not in ("redis", "unix") or options or parts.fragment or not db.isdigit():
+        if parts.scheme not in ("redis", "unix") or options or parts.fragment or not (db.isascii() and db.isdigit()):
             return None
         if parts.username and not parts.password:
             return None
