@@ -323,7 +323,8 @@ def test_a_task_that_notices_the_ask_ends_by_itself_within_its_grace():
                 lambda: pool.pool.running()[0].progress == (1.0, 4.0, "first quarter"), description="its progress"
             )
 
-            assert ("progressed", number, 0) in pool.heard.told
+            told = ("progressed", number, 0)  # by the patrol, which may look a moment later than we did
+            await await_until(lambda: told in pool.heard.told, description="the word of its progress")
             assert pool.pool.progress(number, 0) == Progress(1.0, 4.0, "first quarter")
             # Slots are told by children, and children run user code: any number may come.
             assert [pool.pool.progress(number, slot) for slot in (1, 2**40, -1)] == [None] * 3

@@ -239,7 +239,9 @@ class Stacks:
         if look not in self._asked:
             return
         before = look.motion
-        if now is not None and before is not None and _is_in_c(before, now, pressed=look.pressed):
+        # An ask that was taken, and whose answer got lost, was taken by Python code: it is asked again.
+        pending = self._page.looked_for(look.slot, look.number)
+        if pending and now is not None and before is not None and _is_in_c(before, now, pressed=look.pressed):
             self._answered(look)
             self._wanted.append(look)
             self._next()
