@@ -59,7 +59,15 @@ def order(number: int, name: str, *args: Any, timeout_s: float | None = None) ->
     header = codec.pack_header(Header(name=f"hung.{name}"))
     body = codec.pack_body(args, {})
     blob = codec.pack_envelope(header=header, body=body, line=Line(), client=codec.NOBODY, sent_ms=0)
-    return Order(number, f"bench:{number}", f"hung.{name}", blob, 1, 1, 1, timeout_s, GRACE_S)
+    return Order(
+        number=number,
+        id=f"bench:{number}",
+        name=f"hung.{name}",
+        blob=blob,
+        fence=1,
+        timeout_s=timeout_s,
+        grace_s=GRACE_S,
+    )
 
 
 def is_running(pid: int) -> bool:
