@@ -9,7 +9,7 @@ import pytest
 
 from qworker.pool import linux
 from qworker.pool.linux import LOOK_SIGNAL, STACK_SIGNAL, Motion
-from qworker.pool.recorder import _is_in_c, _Look
+from qworker.pool.stack_pipe import Look, is_in_c
 from support.pools import a_pool
 from support.waiting import await_until
 
@@ -25,7 +25,7 @@ async def place_of(pool, number):
 
 async def look_at(kid, slot, number):
     """Take the stack of a task once; "" when none came."""
-    look = _Look("asked", kid, slot, number, (), time.monotonic())
+    look = Look("asked", kid, slot, number, (), time.monotonic())
     kid.stacks.want(look)
     stacks = kid.stacks
     await await_until(
@@ -147,7 +147,7 @@ def test_python_is_asked_again_when_its_answer_found_the_pipe_full():
     ],
 )
 def test_a_thread_is_in_c_code_when_it_slept_or_did_not_give_up_the_gil(now, pressed, in_c):
-    assert _is_in_c(Motion(asleep=True, sleeps=5, ran_ticks=10), now, pressed=pressed) is in_c
+    assert is_in_c(Motion(asleep=True, sleeps=5, ran_ticks=10), now, pressed=pressed) is in_c
 
 
 def test_the_motion_of_a_thread_that_is_gone_is_none():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qworker.pool.recorder import Recorder, read_dump
+from qworker.pool.recorder import Recorder
+from qworker.pool.stack_text import read_dump
 
 HEAD = b"Stack (most recent call first):\n"
 TASK = b'  File "/app/tasks.py", line 7 in work\n'

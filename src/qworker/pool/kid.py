@@ -27,7 +27,7 @@ from .ladder import NEVER
 from .orders import Plan
 from .page import Page
 from .process import Process
-from .recorder import Stacks
+from .stack_pipe import Stacks
 
 # Room in the kernel for a few milliseconds of bodies; where the limit is lower, the kernel takes what it allows.
 _SEND_BUFFER: Final = 1024 * 1024
