@@ -79,6 +79,14 @@ def test_seven_levels_in_two_threads_take_few_children_more(serve, trees) -> Non
     assert len(worker.events("child.started")) <= 3
 
 
+def test_a_recursion_goes_down_before_it_goes_wide(serve, trees, url: str) -> None:
+    """Depth times slots is room enough, although the worker claims the oldest of the queue, the shallowest, ahead."""
+    worker = serve(*POOLS["process"], "--max-lent", "16")
+
+    assert trees.by_as_completed.submit(8).result(timeout=50) == 256
+    assert not worker.events("pool.exhausted")
+
+
 def test_seven_levels_of_coroutines_on_two_slots(serve, coroutines) -> None:
     serve("-c", "async=2,process=2", "--pool", "async", target=COROUTINES)
 

@@ -26,6 +26,7 @@ from ..errors import ServerUnfit
 from ..ids import new_token
 from ..model import POOL_NEEDS, PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
+from .ledger import Held
 from .state import UNANSWERED, Phase, State
 from .waits import Waiter, Waits
 
@@ -99,17 +100,41 @@ class Lender:
         waiters = waits.blocked()
         if not waiters:
             return
-        self._advance(waiters)
-        if not self._may_claim():
-            return
+        # Room that opens while a claim is under way is for a round that sees who opened it.
+        rooms = {kind: self._room(kind)[0] for kind in state.pools}
+        dry = set(state.pools)
+        deeper: list[Waiter] = []
+        # What is held here already is the oldest of its queue, so the shallowest: deeper ones are claimed before it.
+        for _, level in itertools.groupby(waiters, key=lambda waiter: waiter.held.header.depth):
+            equals = list(level)
+            if here := self._here(equals):
+                dry &= await self._claim_for(deeper, rooms)
+                deeper.clear()
+                self._advance(here, rooms)
+            deeper += equals
+        dry &= await self._claim_for(deeper, rooms)
+        if self._may_claim():
+            self._barren |= dry
+            await self._refuse_one()
+
+    async def _claim_for(self, waiters: Sequence[Waiter], rooms: dict[PoolKind, int]) -> set[PoolKind]:
+        """Claim what these wait for, as much as there is room for. Return the pools for which there is no more."""
+        state, dry = self._state, set(self._state.pools)
+        if not waiters or not self._may_claim():
+            return dry
         # A task mostly waits for its like.
         for kind in sorted(state.pools, key=lambda kind: kind != waiters[0].held.kind):
-            room, lent = self._room(kind)
-            if room <= 0 or kind in self._barren:
+            if kind in self._barren:
                 continue
-            if not await self._fill(kind, room, waiters, lent=lent):
-                self._barren.add(kind)
-        await self._refuse_one()
+            room, lent = self._room(kind)
+            room = min(room, rooms[kind])
+            if room > 0:
+                rest = await self._fill(kind, room, waiters, lent=lent)
+                rooms[kind] -= room - rest
+                room = rest
+            if room <= 0:
+                dry.discard(kind)
+        return dry
 
     def _may_help(self, kind: PoolKind) -> bool:
         """Is there room for something, and perhaps something to be had? What waits here may always have just come."""
@@ -131,20 +156,23 @@ class Lender:
         most = min(self._waits.count(kind), most_lent(kind, state.settings.max_lent))
         return most - state.ledger.lent[kind], True
 
-    def _advance(self, waiters: Iterable[Waiter]) -> None:
-        """Start what is awaited and waits here, behind the slots of a pool."""
+    def _here(self, waiters: Iterable[Waiter]) -> list[Held]:
+        """Return what is awaited by these and waits here, behind the slots of a pool."""
+        by_id = self._state.ledger.by_id
+        awaited = (full_id for waiter in waiters for full_id in itertools.islice(waiter.awaited, _LOOK_AT))
+        found = (by_id.get(full_id) for full_id in awaited)
+        return [held for held in found if held is not None and not held.ended and not held.lent]
+
+    def _advance(self, here: Iterable[Held], rooms: dict[PoolKind, int]) -> None:
+        """Start these, as many as there is room for."""
         state = self._state
-        rooms = {kind: self._room(kind) for kind in state.pools}
-        for waiter in waiters:
-            for full_id in itertools.islice(waiter.awaited, _LOOK_AT):
-                held = state.ledger.by_id.get(full_id)
-                if held is None or held.ended or held.lent:
-                    continue
-                room, lent = rooms[held.kind]
-                # With a free slot it is about to start there.
-                if lent and room > 0 and state.pools[held.kind].annex.advance(held.number):
-                    state.ledger.lend(held)
-                    rooms[held.kind] = (room - 1, lent)
+        for held in here:
+            kind = held.kind
+            room, lent = self._room(kind)
+            # With a free slot it is about to start there.
+            if lent and min(room, rooms[kind]) > 0 and state.pools[kind].annex.advance(held.number):
+                state.ledger.lend(held)
+                rooms[kind] -= 1
 
     def _wanted(self, waiters: Iterable[Waiter]) -> Iterator[tuple[str, list[str]]]:
         """Yield what is awaited and not held here, as (queue, some local ids), what matters most first.
@@ -166,13 +194,13 @@ class Lender:
                 size = next(sizes)
         yield from found.items()
 
-    async def _fill(self, kind: PoolKind, room: int, waiters: Iterable[Waiter], *, lent: bool) -> bool:
-        """Claim up to `room` of these for a pool. False: there was nothing more to be had."""
+    async def _fill(self, kind: PoolKind, room: int, waiters: Iterable[Waiter], *, lent: bool) -> int:
+        """Claim up to `room` of these for a pool. Return how much room is left when there is nothing more to be had."""
         state = self._state
         for queue, ids in self._wanted(waiters):
             sent, window = await self._claim(queue, ids, most=room, needs=state.needs(kind))
             if window is None:
-                return True
+                return 0
             if not window.tasks:
                 continue
             self._dispatcher.accept(window, sent, alone=False, lent=lent)
@@ -183,8 +211,8 @@ class Lender:
                 else:
                     room -= 1
             if room <= 0:
-                return True
-        return False
+                return 0
+        return room
 
     async def _claim(
         self, queue: str, ids: Sequence[str], *, most: int, needs: Sequence[PoolNeed]
