@@ -19,13 +19,13 @@ PROMISES = "support.apps.promises:app"
 
 
 @contextmanager
-def bound(url: str) -> Iterator[ModuleType]:
-    """Import the hostile app afresh, as a producer of this server."""
+def bound(url: str, name: str = "support.apps.promises") -> Iterator[ModuleType]:
+    """Import the hostile app (or another one) afresh, as a producer of this server."""
     before = os.environ.get("QWORKER_URL")
     os.environ["QWORKER_URL"] = url
-    sys.modules.pop("support.apps.promises", None)
+    sys.modules.pop(name, None)
     try:
-        module = importlib.import_module("support.apps.promises")
+        module = importlib.import_module(name)
         yield module
         module.app.close()
     finally:

@@ -1,0 +1,241 @@
+"""A chaos run: a seeded workload, seeded faults, real workers on a private server, and the judge at the end.
+
+producer thread: batches, cancels and stops ─┐
+main thread: faults, each at its share of the tasks ─► quiet ─► workers drained ─► History ─► judge
+
+PYTHONPATH=src:tests python -m support.history.chaos --seed 7 --tasks 20000 --faults 60      (make chaos)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.daemon import Worker, spawn_worker, start_worker
+from support.promised import bound
+from support.servers import Server, any_kind, start_server
+
+from . import executions, faults, workload
+from .client import Batch, Recorder, look
+from .judge import Violation, judge, report
+from .records import Event, Fault, History, save
+
+APP = "support.apps.history_tasks"
+TOLD = ("worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "outcome.refused", "claim.lost")
+MOST_PENDING = 2_000  # so that faults meet a queue, and cancels something to cancel
+AHEAD = 0.03  # the share of all tasks that may be submitted beyond the next fault's: what that is done to
+QUIET_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does. The same plan draws the same batches and faults; what runs when is up to the machine."""
+
+    seed: int
+    tasks: int
+    faults: Sequence[str] = ()
+    workers: int = 2
+    slots: str = "process=2,thread=2"
+    lease_s: float = 2.0
+
+
+@dataclass
+class Done:
+    """What came of it."""
+
+    history: History
+    violations: list[Violation]
+    took_s: float
+    after_last_fault_s: float
+    torn: int = 0
+
+    def summary(self) -> str:
+        """The run as a table."""
+        history = self.history
+        starts = Counter(line.id for line in history.lines if line.what == "start")
+        rows = {
+            "seed": history.note,
+            "tasks": f"{len({submit.id for submit in history.submitted}):,}",
+            "submits": _counted(submit.answer for submit in history.submitted),
+            "outcomes": _counted({end.id: end.state for end in history.ended}.values()),
+            "starts": f"{starts.total():,}, of {len(starts):,} tasks; {self.torn} lines torn",
+            "faults": _counted(fault.kind for fault in history.faults),
+            "took": f"{self.took_s:.1f} s, {self.after_last_fault_s:.1f} s of it after the last fault",
+            "verdict": f"{len(self.violations)} violations",
+        }
+        return "\n".join(f"  {name:<9} {value}" for name, value in rows.items())
+
+
+@dataclass
+class Fleet:
+    """The server and the workers of a run, and all that have been of it."""
+
+    server: Server
+    plan: Plan
+    directory: Path
+    log: Path
+    workers: list[Worker] = field(default_factory=list)
+    gone: list[Worker] = field(default_factory=list)
+
+    @property
+    def lease_s(self) -> float:
+        return self.plan.lease_s
+
+    def begin(self) -> None:
+        """Start all workers and return when they serve."""
+        for _ in range(self.plan.workers):
+            self.workers.append(self._new(start_worker))
+
+    def replace(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        self.gone.append(worker)
+        self.workers.append(self._new(spawn_worker))
+
+    def end(self) -> None:
+        """Drain all workers."""
+        for worker in self.workers:
+            worker.term()
+        for worker in self.workers:
+            worker.wait()
+
+    def close(self) -> None:
+        for worker in [*self.workers, *self.gone]:
+            worker.close()
+        self.server.stop()
+
+    def events(self) -> tuple[Event, ...]:
+        """What all workers told, of what the judge asks for."""
+        found = []
+        for worker in [*self.workers, *self.gone]:
+            for event in worker.events():
+                if event.get("event") in TOLD:
+                    count = event.get("rescued", event.get("count", 1))
+                    found.append(Event(event["event"], str(worker.pid), event.get("task", ""), count))
+        return tuple(found)
+
+    def _new(self, start: Callable[..., Worker]) -> Worker:
+        env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s)}
+        return start(self.server.url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
+
+
+class Producer(threading.Thread):
+    """Submits all batches, never too far ahead, and cancels and stops what its plan says."""
+
+    def __init__(self, client: Recorder, batches: Sequence[Batch]) -> None:
+        super().__init__(name="producer", daemon=True)
+        self._client, self._batches = client, batches
+        self._most = 0
+        self.error: BaseException | None = None
+
+    def go_on_to(self, most: int) -> None:
+        """So many tasks may be submitted from now on."""
+        self._most = most
+        self._client.look_again()
+
+    def run(self) -> None:
+        client = self._client
+        try:
+            for batch in self._batches:
+                client.wait(lambda: client.pending < MOST_PENDING and len(client.futures) < self._most, None)
+                for future in self._client.submit(batch):
+                    if batch.stop:
+                        self._client.stop(future, batch.stop)
+        except BaseException as error:  # told by the main thread
+            self.error = error
+
+
+def run(plan: Plan, directory: Path, *, tell: Callable[[str], None] = lambda _: None) -> Done:
+    """Do a whole run and judge it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / "executions.log"
+    fleet = Fleet(start_server(any_kind(), directory / "server"), plan, directory, log)
+    try:
+        with bound(fleet.server.url, APP) as tasks:
+            client = Recorder(tasks.app, tasks)
+            fleet.begin()
+            began = executions.now()
+            done = _disturb(plan, fleet, client, tell)
+            last = done[-1].until if done else began
+            _wait_quiet(client)
+            quiet_at = executions.now()
+        fleet.end()
+        quiet, kept = look(fleet.server.url)
+        found = executions.read(log)
+        history = History(
+            found.lines, tuple(client.submitted), tuple(client.stopped), (*client.ended, *kept), tuple(done),
+            fleet.events(), quiet, lease_s=plan.lease_s, note=f"{plan.seed}",
+        )  # fmt: skip
+        return Done(history, judge(history), quiet_at - began, quiet_at - last, len(found.torn))
+    finally:
+        fleet.close()
+
+
+def _disturb(plan: Plan, fleet: Fleet, client: Recorder, tell: Callable[[str], None]) -> list[Fault]:
+    """Let the producer submit, and do each fault when its share of the tasks has ended."""
+    producer = Producer(client, workload.plan(plan.seed, plan.tasks))
+    ways = faults.Faults(fleet, executions.Tail(fleet.log), seed=plan.seed)
+    producer.start()
+    for share, kind in faults.plan(plan.seed, sorted(set(plan.faults)), len(plan.faults)):
+        producer.go_on_to(int((share + AHEAD) * plan.tasks))
+        enough = client.wait(lambda share=share: client.done >= share * plan.tasks, QUIET_S)
+        if not enough:
+            raise AssertionError(
+                f"{client.done} of {plan.tasks} tasks have ended, and nothing more does:\n{_logs(fleet)}"
+            )
+        fault = ways.do(kind)
+        tell(f"{client.done:>7,} tasks: {fault or kind + ': nothing to do it to'}")
+    producer.go_on_to(plan.tasks)
+    producer.join()
+    if producer.error is not None:
+        raise producer.error
+    return ways.done
+
+
+def _wait_quiet(client: Recorder) -> None:
+    """Wait until all that is known to be queued has ended; what has not is for the judge."""
+    while client.pending:
+        before = client.done
+        if not client.wait(lambda before=before: client.done > before or not client.pending, QUIET_S):
+            return
+
+
+def _logs(fleet: Fleet) -> str:
+    return "\n".join(worker.log() for worker in fleet.workers)
+
+
+def _counted(words: object) -> str:
+    return ", ".join(f"{count:,} {word}" for word, count in sorted(Counter(words).items())) or "none"  # type: ignore[call-overload]
+
+
+def main() -> int:
+    """`make chaos`: one run, its summary, and the history kept if it is bad."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--kinds", default=",".join(faults.KINDS), help="which faults, by comma")
+    given = parser.parse_args()
+    kinds = given.kinds.split(",")
+    plan = Plan(given.seed, given.tasks, [kinds[n % len(kinds)] for n in range(given.faults)], given.workers)
+    directory = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
+    done = run(plan, directory, tell=lambda text: print(text, flush=True))
+    print(done.summary())
+    if done.violations:
+        save(done.history, directory / "history.jsonl")
+        print(report(done.violations))
+        print(f"kept: {directory}\nagain: python -m support.history.chaos --seed {given.seed} --tasks {given.tasks} "
+              f"--faults {given.faults} --workers {given.workers} --kinds '{given.kinds}'")  # fmt: skip
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

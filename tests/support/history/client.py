@@ -1,0 +1,180 @@
+"""The client's half of a history: it submits, stops and waits, and writes down each answer when it had it.
+
+    client = Recorder(app); futures = client.submit(batch); client.stop(future, "cancel")
+    client.submitted, client.stopped, client.ended ─► History
+
+Any thread may use it: what it keeps it only appends to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from qworker import App, Future, codec
+from qworker.broker.keys import QueueKeys
+from qworker.errors import BrokerError, QWorkerError, Refused, SubmitUnknown
+from qworker.lifecycle import State
+from qworker.model import Outcome
+
+from .executions import now
+from .records import Answer, Ended, Quiet, Stopped, Submitted
+
+QUEUE = QueueKeys("default", "default")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tasks of one kind that are submitted in one call. With `ids` they are given, else drawn by the submit."""
+
+    kind: str
+    task: str
+    args: tuple[Any, ...]
+    count: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    pool: str = "process"
+    ids: tuple[str, ...] = ()
+    stop: str = ""  # "cancel" or "stop": what the client does with them once they are submitted
+
+
+class Recorder:
+    """Does what a client does, and writes it down."""
+
+    def __init__(self, app: App, tasks: Any) -> None:
+        self._app, self._tasks = app, tasks
+        self.submitted: list[Submitted] = []
+        self.stopped: list[Stopped] = []
+        self.ended: list[Ended] = []
+        self.futures: dict[str, Future[Any]] = {}
+        self._moved = threading.Condition()
+        self._done = 0
+
+    def submit(self, batch: Batch) -> list[Future[Any]]:
+        """Submit a batch, and return the futures of those that are known to be queued."""
+        asked = now()
+        task = getattr(self._tasks, batch.task).options(**batch.options)
+        calls = [task.options(id=id_).call(*batch.args) for id_ in batch.ids]
+        calls = calls or [task.call(*batch.args)] * batch.count
+        futures: list[Future[Any]] = []
+        unknown: tuple[str, ...] = ()
+        refused = False
+        try:
+            futures = list(self._app.submit_many(calls))
+        except SubmitUnknown as error:
+            futures, unknown = list(error.accepted), error.ids
+        except (Refused, BrokerError) as error:
+            futures, refused = list(getattr(error, "accepted", ())), True
+        for future in futures:
+            self._note(batch, future.id, asked, "accepted")
+            self.futures[future.id] = future
+            future.add_done_callback(self._told)
+        for id_ in unknown:
+            self._note(batch, id_, asked, "unknown")
+        if refused:
+            for id_ in batch.ids:
+                if f"default:{id_}" not in self.futures:
+                    self._note(batch, f"default:{id_}", asked, "refused")
+        return futures
+
+    def stop(self, future: Future[Any], verb: str) -> None:
+        """Cancel or stop a task, and note what was answered."""
+        asked = now()
+        try:
+            if verb == "cancel":
+                answer = "cancelled" if future.cancel() else "not cancelled"
+            else:
+                receipt = future.stop(wait=0)
+                never = (receipt.outcome, receipt.how) == (State.CANCELLED, "never_started")
+                answer = "cancelled" if never else str(receipt.outcome or receipt.state)
+        except QWorkerError as error:
+            answer = type(error).__name__
+        self.stopped.append(Stopped(future.id, "cancel" if verb == "cancel" else "stop", asked, now(), answer))
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until a condition holds; it is looked at whenever a task has ended."""
+        with self._moved:
+            return self._moved.wait_for(condition, timeout_s)
+
+    def look_again(self) -> None:
+        """Have all who wait look at their condition."""
+        with self._moved:
+            self._moved.notify_all()
+
+    @property
+    def pending(self) -> int:
+        """How many tasks are known to be queued and not known to have ended."""
+        return len(self.futures) - self._done
+
+    @property
+    def done(self) -> int:
+        """How many tasks are known to have ended."""
+        return self._done
+
+    def _note(self, batch: Batch, id_: str, asked: float, answer: Answer) -> None:
+        options = batch.options
+        self.submitted.append(
+            Submitted(
+                id_, asked, now(), answer, retries=options.get("retries", 0), timeout_s=options.get("timeout"),
+                pool=batch.pool, kind=batch.kind,
+            )
+        )  # fmt: skip
+
+    def _told(self, future: Any) -> None:
+        # Without an outcome it was given up, as lost: the rule that each accepted task has one finds it.
+        if future.outcome is not None:
+            self.ended.append(ended_of(future.outcome, now()))
+        with self._moved:
+            self._done += 1
+            self._moved.notify_all()
+
+
+def ended_of(outcome: Outcome, at: float, *, source: str = "future") -> Ended:
+    """An outcome as a history has it. What the tasks of history_tasks.py return or raise names its fence."""
+    value = None
+    if outcome.value is not None:
+        value = str(codec.unpack_value(outcome.value))
+    elif outcome.state is State.FAILED and outcome.error is not None:
+        value = codec.unpack_error(outcome.error).text
+    fence = None
+    with contextlib.suppress(ValueError, IndexError):
+        fence = int((value or "").split(".")[1])
+    return Ended(
+        outcome.id, outcome.state.value, outcome.how.value, outcome.attempt, at, fence, value, outcome.worker,
+        source,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def look(url: str) -> tuple[Quiet, list[Ended]]:
+    """What the server holds: every outcome that it keeps, what is still live, its counters, and keys that are left."""
+    from qworker.broker import Broker
+    from qworker.broker.keys import PERMANENT
+
+    with redis.Redis.from_url(url) as client, Broker(url, "default") as broker:
+        stats = broker.stats("default")
+        live = {
+            "queued": stats.ready,
+            "scheduled": stats.scheduled,
+            "claimed": stats.claimed,
+            "suspect": stats.suspects,
+        }
+        ended, others = [], []
+        for key in sorted(client.scan_iter(QUEUE.prefix + "*", count=1000)):
+            name = key.decode().removeprefix(QUEUE.prefix)
+            if name.startswith("result:"):
+                packed = client.get(key)
+                if packed is not None:
+                    ended.append(ended_of(codec.unpack_outcome(packed), now(), source="server"))
+            elif not any(_matches(name, pattern) for pattern in PERMANENT):
+                others.append(name)
+    kept = frozenset(end.id for end in ended)
+    return Quiet(live, dict(stats.counters), kept, tuple(others)), ended
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split(":"), pattern.split(":")
+    return len(parts) == len(wanted) and all(w in ("*", p) for p, w in zip(parts, wanted, strict=True))

@@ -1,0 +1,179 @@
+"""Why a task started more than once: what retries, timeouts and faults may cost, read from the execution log.
+
+    history ─► Index: the runs of each task, its outcomes, its answers
+    two starts of a task ─► reasons() ─► what explains the second one; nothing: nobody may have started it again
+
+A fault costs what it hit, and not a task more: of a killed child its running tasks, of a killed or long frozen worker
+those of all its children. A cut connection, flushed scripts, a short freeze and a server that comes back with its
+append-only file cost nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .records import Ended, Fault, History, Line, Stopped, Submitted
+
+# What a fault may make start again: the runs of its child, of its whole worker, of its worker if that was longer than
+# the lease, or nothing at all.
+COSTS = {
+    "kill child": "child",
+    "dies": "child",  # not from outside: a task killed its own child, and said so before
+    "kill fork server": "worker",
+    "kill worker": "worker",
+    "freeze worker": "worker, past its lease",
+    "freeze child": "nothing",
+    "kill clients": "nothing",
+    "flush scripts": "nothing",
+    "freeze server": "nothing",
+    "restart server": "nothing",
+}
+OUTAGES = ("freeze server", "restart server", "kill clients")
+# The kernel may grant what is below a killed process some milliseconds more.
+TICK_S = 0.1
+# From the end of the code to the recorded outcome, while nothing is wrong: far more than it takes.
+SETTLE_S = 1.0
+
+
+@dataclass(slots=True)
+class Run:
+    """One start of a task, by its own account."""
+
+    start: Line
+    end: Line | None = None
+    seen: float = 0.0  # its last sign of life
+
+    @property
+    def fence(self) -> int:
+        return self.start.fence
+
+
+@dataclass(slots=True)
+class Task:
+    """All that a history says of one id."""
+
+    id: str
+    submits: list[Submitted] = field(default_factory=list)
+    stops: list[Stopped] = field(default_factory=list)
+    ends: list[Ended] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)  # by fence, and in one fence as they started
+    faults: list[Fault] = field(default_factory=list)  # those that may have cost it something
+
+    @property
+    def answer(self) -> str:
+        """What is known of its submits together: one that was accepted counts more than one that is not known of."""
+        answers = {submit.answer for submit in self.submits}
+        return next((each for each in ("accepted", "unknown", "refused") if each in answers), "never submitted")
+
+    @property
+    def retries(self) -> int:
+        return max((submit.retries for submit in self.submits), default=0)
+
+    @property
+    def timeout_s(self) -> float | None:
+        return next((submit.timeout_s for submit in self.submits), None)
+
+    @property
+    def ended(self) -> Ended | None:
+        """Its outcome, as it was known first."""
+        return min(self.ends, key=lambda end: end.at, default=None)
+
+    def evidence(self) -> tuple[str, ...]:
+        """Everything of it, in the order of its happening."""
+        found = [(submit.asked, str(submit)) for submit in self.submits]
+        found += [(stop.asked, str(stop)) for stop in self.stops]
+        found += [(end.at, str(end)) for end in self.ends]
+        found += [(fault.at, str(fault)) for fault in self.faults]
+        for run in self.runs:
+            found += [(line.at, str(line)) for line in (run.start, run.end) if line is not None]
+        return tuple(text for _, text in sorted(found))
+
+
+class Index:
+    """A history by task. Built once, read by all rules."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.tasks: dict[str, Task] = {}
+        for submit in history.submitted:
+            self._task(submit.id).submits.append(submit)
+        for stop in history.stopped:
+            self._task(stop.id).stops.append(stop)
+        for ended in history.ended:
+            self._task(ended.id).ends.append(ended)
+        for id_, runs in itertools.groupby(_runs(history.lines), key=lambda run: run.start.id):
+            self._task(id_).runs.extend(runs)
+        own = [
+            Fault("dies", line.at, line.at, line.pid, line.worker)
+            for line in history.lines
+            if line.what == "end" and line.how == "dies"
+        ]
+        self.faults = sorted([*history.faults, *own], key=lambda fault: fault.at)
+        self.outages = [fault for fault in self.faults if fault.kind in OUTAGES]
+        by_child: dict[int, list[Fault]] = {}
+        by_worker: dict[str, list[Fault]] = {}
+        for fault in self.faults:
+            cost = COSTS[fault.kind]
+            if cost == "child":
+                by_child.setdefault(fault.pid, []).append(fault)
+            elif cost == "worker" or (cost == "worker, past its lease" and fault.until - fault.at > history.lease_s):
+                by_worker.setdefault(fault.worker, []).append(fault)
+        self._by_child, self._by_worker = by_child, by_worker
+        for task in self.tasks.values():
+            hit = [fault for run in task.runs for fault in self.faults_on(run)]
+            task.faults = sorted(set(hit), key=lambda fault: fault.at)
+
+    def _task(self, id_: str) -> Task:
+        task = self.tasks.get(id_)
+        if task is None:
+            task = self.tasks[id_] = Task(id_)
+        return task
+
+    def faults_on(self, run: Run) -> Iterator[Fault]:
+        """The faults that may have cost this run its outcome."""
+        child, worker = run.start.pid, run.start.worker
+        for fault in (*self._by_child.get(child, ()), *self._by_worker.get(worker, ())):
+            if run.start.at <= fault.until + TICK_S and self._may_be_unsettled(run, fault):
+                yield fault
+
+    def _may_be_unsettled(self, run: Run, fault: Fault) -> bool:
+        if run.end is None or run.end.at + SETTLE_S >= fault.at:
+            return True
+        # It ended long before. But what ends while the server is away is settled when that is back.
+        ended = run.end.at
+        return any(o.at <= ended + SETTLE_S and o.until + SETTLE_S >= fault.at for o in self.outages)
+
+    def was_killed(self, worker: str, after: float) -> bool:
+        """Whether a worker died soon enough after an instant to have taken what it had to tell with it."""
+        return any(f.kind == "kill worker" and f.at >= after - TICK_S for f in self._by_worker.get(worker, ()))
+
+    def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
+        """What may have made a task start again after this run; empty if nothing did."""
+        found: list[str | Fault] = []
+        again = after.start.attempt > before.start.attempt
+        if again and task.retries:
+            if before.end is not None and before.end.how in ("raised", "asked"):
+                found.append("retry")
+            lasted = after.start.at - before.start.at
+            if task.timeout_s is not None and before.end is None and lasted >= task.timeout_s:
+                found.append("timeout")
+        # A fault, and all that it hit: whoever froze, was rescued and starts it late is no reason for anything.
+        found += [fault for fault in self.faults_on(before) if fault.at <= after.start.at]
+        return found
+
+
+def _runs(lines: tuple[Line, ...]) -> list[Run]:
+    runs: dict[tuple[str, int, int, int], Run] = {}
+    found: list[Run] = []
+    for line in sorted(lines, key=lambda line: line.at):
+        key = (line.id, line.attempt, line.fence, line.pid)
+        if line.what == "start":
+            runs[key] = Run(line, seen=line.at)
+            found.append(runs[key])
+        elif key in runs:
+            runs[key].seen = line.at
+            if line.what == "end":
+                runs[key].end = line
+    return sorted(found, key=lambda run: (run.start.id, run.fence, run.start.at))

@@ -1,0 +1,205 @@
+"""Faults, made for real and written down: what, to whom, from when to when.
+
+    plan(seed, kinds, times) ─► [Planned]     drawn before the run; each waits for a share of the tasks to have ended
+    Faults(fleet).do(kind)   ─► Fault         the target is drawn from what runs at that moment
+
+A kill is written down with the instants before and after the signal: what happened between them may be its doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import redis
+
+from support.daemon import Worker, alive, descendants
+from support.servers import Server
+from support.waiting import wait_until
+
+from .executions import Tail, now
+from .records import Fault, Line
+
+KINDS = ("kill child", "kill worker", "freeze worker", "kill fork server", "kill clients", "flush scripts",
+         "freeze child", "freeze server", "restart server")  # fmt: skip
+SHORT_FREEZE_S = 0.3
+
+
+class Planned(NamedTuple):
+    """One fault to come: as soon as this share of all tasks has ended."""
+
+    share: float
+    kind: str
+
+
+class Fleet(Protocol):
+    """What faults are done to."""
+
+    server: Server
+    workers: list[Worker]
+    lease_s: float
+
+    def replace(self, worker: Worker) -> None:
+        """Start another worker in the place of one that is dead."""
+
+
+def plan(seed: int, kinds: Sequence[str], times: int) -> list[Planned]:
+    """Draw so many faults, of all kinds about equally often, spread over the run at random."""
+    draw = random.Random(seed)
+    deck = [kinds[n % len(kinds)] for n in range(times)]
+    draw.shuffle(deck)
+    return [
+        Planned(share, kind) for share, kind in zip(sorted(draw.uniform(0.02, 0.9) for _ in deck), deck, strict=True)
+    ]
+
+
+class Faults:
+    """Does faults to a fleet. Owned by one thread."""
+
+    def __init__(self, fleet: Fleet, log: Tail, *, seed: int) -> None:
+        self._fleet, self._log = fleet, log
+        self._draw = random.Random(seed)
+        self._running: dict[tuple[str, int, int], Line] = {}  # starts without an end so far
+        self._last: dict[str, Line] = {}  # the last start of each task
+        self.done: list[Fault] = []
+        self._ways: dict[str, Callable[[], Fault | None]] = {
+            "kill child": self._kill_child,
+            "kill worker": self._kill_worker,
+            "kill fork server": self._kill_fork_server,
+            "freeze worker": self._freeze_worker,
+            "freeze child": self._freeze_child,
+            "freeze server": self._freeze_server,
+            "restart server": self._restart_server,
+            "kill clients": lambda: self._to_server("kill clients", kill_clients),
+            "flush scripts": lambda: self._to_server("flush scripts", lambda client: client.script_flush()),
+        }
+
+    def do(self, kind: str) -> Fault | None:
+        """Do one fault and return it; None if there was nothing to do it to just now."""
+        fault = self._ways[kind]()
+        if fault is not None:
+            self.done.append(fault)
+        return fault
+
+    def _look(self) -> list[Line]:
+        """What runs now, by its own account, in workers that live."""
+        for line in self._log.read():
+            if line.what == "start":
+                self._running[line.id, line.attempt, line.fence] = self._last[line.id] = line
+            elif line.what == "end":
+                self._running.pop((line.id, line.attempt, line.fence), None)
+        here = {str(worker.pid) for worker in self._fleet.workers if worker.process.poll() is None}
+        self._running = {key: line for key, line in self._running.items() if line.worker in here and alive(line.pid)}
+        return list(self._running.values())
+
+    def _some_child(self) -> Line | None:
+        with contextlib.suppress(AssertionError):
+            return self._draw.choice(wait_until(self._look, timeout=2, description="a task that runs"))
+        return None
+
+    def _some_worker(self) -> Worker:
+        """One that runs something, if there is any."""
+        busy = {line.worker for line in self._look()}
+        living = [worker for worker in self._fleet.workers if worker.process.poll() is None]
+        return self._draw.choice([worker for worker in living if str(worker.pid) in busy] or living)
+
+    def _kill_child(self) -> Fault | None:
+        line = self._some_child()
+        if line is None:
+            return None
+        at = now()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(line.pid, signal.SIGKILL)
+        return Fault("kill child", at, now(), line.pid, line.worker)
+
+    def _kill_worker(self) -> Fault:
+        worker = self._some_worker()
+        below = descendants(worker.pid)
+        at = now()
+        worker.kill()
+        # Until everything below is gone, it may go on for the moment that the kernel grants it.
+        wait_until(lambda: not any(map(alive, below)), description="everything below a killed worker to be gone")
+        fault = Fault("kill worker", at, now(), worker=str(worker.pid))
+        self._fleet.replace(worker)
+        return fault
+
+    def _kill_fork_server(self) -> Fault | None:
+        worker = self._some_worker()
+        below = descendants(worker.pid)
+        if not below:
+            return None
+        children = below[1:]
+        at = now()
+        os.kill(below[0], signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, children)), description="the children of a killed fork server to be gone")
+        return Fault("kill fork server", at, now(), worker=str(worker.pid))
+
+    def _freeze_worker(self) -> Fault:
+        """Past its lease: until something that it ran has started elsewhere, if it ran anything."""
+        worker = self._some_worker()
+        at = now()
+        worker.freeze()
+        lease_s = self._fleet.lease_s
+        held = {line.id for line in self._look() if line.worker == str(worker.pid)}
+
+        def has_moved() -> bool:
+            self._look()
+            return any(self._last[id_].worker != str(worker.pid) for id_ in held)
+
+        try:
+            # What it ran may have ended by itself; then there is nothing to wait for but time.
+            wait_until(
+                lambda: now() > at + lease_s and (has_moved() or now() > at + 2 * lease_s),
+                timeout=4 * lease_s,
+                description="a task of a frozen worker to start elsewhere",
+            )
+        finally:
+            worker.thaw()
+        return Fault("freeze worker", at, now(), worker=str(worker.pid))
+
+    def _freeze_child(self) -> Fault | None:
+        line = self._some_child()
+        if line is None:
+            return None
+        at = now()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(line.pid, signal.SIGSTOP)
+            _pass(SHORT_FREEZE_S)
+            os.kill(line.pid, signal.SIGCONT)
+        return Fault("freeze child", at, now(), line.pid, line.worker)
+
+    def _freeze_server(self) -> Fault:
+        at = now()
+        self._fleet.server.freeze()
+        _pass(SHORT_FREEZE_S)
+        self._fleet.server.thaw()
+        return Fault("freeze server", at, now())
+
+    def _restart_server(self) -> Fault:
+        """kill -9, and back with its append-only file."""
+        at = now()
+        self._fleet.server.kill()
+        self._fleet.server.start()
+        return Fault("restart server", at, now())
+
+    def _to_server(self, kind: str, act: Callable[[redis.Redis], object]) -> Fault:
+        at = now()
+        with redis.Redis.from_url(self._fleet.server.url) as client:
+            act(client)
+        return Fault(kind, at, now())
+
+
+def kill_clients(client: redis.Redis) -> None:
+    """Close every connection but this one."""
+    client.client_kill_filter(_type="normal", skipme=True)
+    client.client_kill_filter(_type="pubsub")
+
+
+def _pass(seconds: float) -> None:
+    """Let time pass: it is what a short freeze is made of, and nothing is waited for meanwhile."""
+    time.sleep(seconds)

@@ -1,0 +1,194 @@
+"""Histories made by hand, for the tests of the judge: one good story of each kind, in instants of whole seconds.
+
+    story = Story("a").submit().run(1, 2).succeeded(3); story.history()
+
+`joined(stories)` puts several into one history, with the books that a server would have of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .records import Ended, Event, Fault, History, Line, Quiet, Stopped, Submitted
+
+LEASE_S = 2.0
+
+
+@dataclass
+class Story:
+    """What happened to one task. Each method tells what came next, and returns the story."""
+
+    id: str = "q:a"
+    pid: int = 11
+    worker: str = "w1"
+    attempt: int = 1
+    fence: int = 0
+    value: str = ""
+    lines: list[Line] = field(default_factory=list)
+    submitted: list[Submitted] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def submit(self, at: float = 0, answer: Any = "accepted", **options: Any) -> Story:
+        self.submitted.append(Submitted(self.id, at, at + 0.1, answer, **options))
+        return self
+
+    def start(self, at: float, *, fence: int | None = None, attempt: int | None = None) -> Story:
+        """It starts, under the next fence unless another is given."""
+        self.fence = self.fence + 1 if fence is None else fence
+        self.attempt = attempt or self.attempt
+        self.value = f"{self.attempt}.{self.fence}"
+        return self._line("start", at)
+
+    def end(self, at: float, how: Any = "returned", value: str | None = None) -> Story:
+        """Its code ends. What raises makes the next start another attempt."""
+        self._line("end", at, how=how, value=self.value if value is None else value)
+        self.attempt += how in ("raised", "dies")
+        return self
+
+    def moves(self, worker: str, pid: int) -> Story:
+        self.worker, self.pid = worker, pid
+        return self
+
+    def stop(self, at: float, answer: str, verb: Any = "cancel") -> Story:
+        self.stopped.append(Stopped(self.id, verb, at, at + 0.1, answer))
+        return self
+
+    def told(self, at: float, state: str = "succeeded", how: str = "returned", **fields: Any) -> Story:
+        """Its future has the outcome, and the server keeps the same one."""
+        made = {"value": self.value, "fence": self.fence} if state in ("succeeded", "failed") else {}
+        attempt = self.lines[-1].attempt if self.lines else 1
+        ended = Ended(self.id, state, how, **{"attempt": attempt, "at": at, **made, **fields})
+        self.ended += [ended, dataclasses.replace(ended, at=100.0, source="server")]
+        return self
+
+    def fault(self, kind: str, at: float, until: float | None = None) -> Story:
+        self.faults.append(Fault(kind, at, at if until is None else until, self.pid, self.worker))
+        return self
+
+    def event(self, name: str, **fields: Any) -> Story:
+        self.events.append(Event(name, self.worker, **{"task": self.id, **fields}))
+        return self
+
+    def history(self, **fields: Any) -> History:
+        return joined([self], **fields)
+
+    def _line(self, what: Any, at: float, **fields: Any) -> Story:
+        self.lines.append(Line(what, self.id, self.attempt, self.fence, self.pid, self.worker, at, **fields))
+        return self
+
+
+def joined(stories: Iterable[Story], **fields: Any) -> History:
+    """All of them as one history. `fields` are put in the place of its own."""
+    stories = list(stories)
+    parts = ("lines", "submitted", "stopped", "ended", "faults", "events")
+    own: dict[str, Any] = {part: tuple(each for story in stories for each in getattr(story, part)) for part in parts}
+    states = {end.id: end.state for end in own["ended"]}
+    quiet = Quiet({"queued": 0, "claimed": 0}, dict(Counter(states.values())), frozenset(states))
+    return History(**{**own, "quiet": quiet, "lease_s": LEASE_S, **fields})
+
+
+def elsewhere(story: Story, n: int, later_s: float = 0.0) -> Story:
+    """The same story in processes of its own, and so much later."""
+    for part in ("lines", "submitted", "stopped", "ended", "faults", "events"):
+        moved = []
+        for record in getattr(story, part):
+            instants = [name for name in ("at", "until", "asked", "answered") if hasattr(record, name)]
+            fields: dict[str, Any] = {name: getattr(record, name) + later_s for name in instants}
+            if part in ("lines", "faults", "events"):
+                fields["worker"] = f"{record.worker}-{n}"
+            if part in ("lines", "faults"):
+                fields["pid"] = record.pid + 100 * n
+            moved.append(dataclasses.replace(record, **fields))
+        setattr(story, part, moved)
+    return story
+
+
+def plain(id_: str = "q:a") -> Story:
+    return Story(id_).submit().start(1).end(2).told(3)
+
+
+def retried(id_: str = "q:a") -> Story:
+    """It raised once, and then returned."""
+    return Story(id_).submit(retries=1).start(1).end(2, "raised").start(3).end(4).told(5)
+
+
+def timed_out(id_: str = "q:a") -> Story:
+    """Both of its attempts were too long."""
+    story = Story(id_).submit(retries=1, timeout_s=1.0).start(1).start(3, attempt=2)
+    return story.told(5, "timed_out", "killed")
+
+
+def failed(id_: str = "q:a") -> Story:
+    return Story(id_).submit().start(1).end(2, "raised").told(3, "failed", "raised")
+
+
+def cancelled(id_: str = "q:a") -> Story:
+    return Story(id_).submit().stop(1, "cancelled").told(1.2, "cancelled", "never_started")
+
+
+def cancelled_between(id_: str = "q:a") -> Story:
+    """It raised, and was cancelled while it waited for its second attempt."""
+    story = Story(id_).submit(retries=1).start(1).end(2, "raised").stop(3, "cancelled")
+    return story.told(4, "cancelled", "never_started", attempt=1)
+
+
+def stopped(id_: str = "q:a") -> Story:
+    story = Story(id_).submit().start(1).stop(2, "running", "stop").end(2.5, "asked")
+    return story.told(3, "cancelled", "noticed")
+
+
+def refused(id_: str = "q:a") -> Story:
+    return Story(id_).submit(answer="refused")
+
+
+def unknown(id_: str = "q:a") -> Story:
+    return Story(id_).submit(answer="unknown")
+
+
+def unknown_and_run(id_: str = "q:a") -> Story:
+    return Story(id_).submit(answer="unknown").start(1).end(2).told(3)
+
+
+def submitted_twice(id_: str = "q:a") -> Story:
+    return Story(id_).submit(answer="unknown").submit(1).start(2).end(3).told(4)
+
+
+def child_killed(id_: str = "q:a") -> Story:
+    story = Story(id_).submit().start(1).fault("kill child", 2).event("task.lost_child")
+    return story.moves("w1", 12).start(3, attempt=2).end(4).told(5)
+
+
+def died(id_: str = "q:a") -> Story:
+    """It killed its own child, and said so before."""
+    story = Story(id_).submit().start(1).end(2, "dies").event("task.lost_child")
+    return story.moves("w1", 12).start(3).end(4).told(5)
+
+
+def worker_killed(id_: str = "q:a") -> Story:
+    story = Story(id_).submit().start(1).fault("kill worker", 2)
+    return story.moves("w2", 21).event("worker.died", task="").start(3, attempt=2).end(4).told(5)
+
+
+def fork_server_killed(id_: str = "q:a") -> Story:
+    story = Story(id_).submit().start(1).fault("kill fork server", 2).event("forkserver.died", task="")
+    return story.moves("w1", 12).start(3).end(4).told(5)
+
+
+def worker_frozen(id_: str = "q:a") -> Story:
+    """Past its lease, while its child went on: that one's late outcome is refused."""
+    story = Story(id_).submit().start(1).fault("freeze worker", 2, 6).event("outcome.refused")
+    story.moves("w2", 21).event("tasks.rescued", task="").start(4.5, attempt=2).end(5).told(5.1)
+    first = story.lines[0]
+    story.lines.append(dataclasses.replace(first, what="end", at=5.5, how="returned", value="1.1"))
+    return story
+
+
+GOOD = (plain, retried, timed_out, failed, cancelled, cancelled_between, stopped, refused, unknown, unknown_and_run,
+        submitted_twice, child_killed, died, worker_killed, fork_server_killed, worker_frozen)  # fmt: skip

@@ -1,0 +1,75 @@
+"""What a producer submits in a chaos run: batches of every kind of task, drawn from a seed.
+
+plan(seed, tasks) ─► [Batch]     the same seed, the same batches
+"""
+
+from __future__ import annotations
+
+import random
+
+from .client import Batch
+
+MOST_PER_BATCH = 64
+# How often each kind comes, in tasks of a thousand. What hangs, dies or is stopped costs a child or a second each, so
+# that a few of them are plenty.
+SHARES = {
+    "short": 680,
+    "thread": 120,
+    "long": 60,
+    "flaky": 60,
+    "failing": 30,
+    "cancelled": 20,
+    "stopped": 10,
+    "hangs": 8,
+    "timed out": 4,
+    "dies": 5,
+    "refused": 3,
+}
+
+
+def plan(seed: int, tasks: int) -> list[Batch]:
+    """Draw batches of so many tasks in all."""
+    draw = random.Random(seed)
+    kinds = draw.choices(list(SHARES), weights=list(SHARES.values()), k=tasks)
+    left = {kind: kinds.count(kind) for kind in SHARES}
+    batches: list[Batch] = []
+    while any(left.values()):
+        (kind,) = draw.choices(list(left), weights=list(left.values()))
+        # Bulk comes in bulk, the rest in ones and twos.
+        most = MOST_PER_BATCH if kind in ("short", "thread", "flaky") else 3
+        count = min(left[kind], draw.randint(1, most))
+        left[kind] -= count
+        batches.append(_batch(draw, kind, count, first=len(batches)))
+    return batches
+
+
+def _batch(draw: random.Random, kind: str, count: int, *, first: int) -> Batch:
+    given = kind == "refused" or draw.random() < 0.3
+    ids = tuple(f"given-{first}-{n}" for n in range(count)) if given else ()
+    short = draw.choice((0.0, 0.001, 0.004))
+    retried = {"retries": 3, "jitter": False}
+    match kind:
+        case "short":
+            return Batch(kind, "nap", (short,), count, ids=ids)
+        case "thread":
+            return Batch(kind, "thread_nap", (short,), count, pool="thread", ids=ids)
+        case "long":
+            return Batch(kind, "nap", (draw.uniform(0.05, 0.3),), count, ids=ids)
+        case "flaky":
+            return Batch(kind, "flaky", (draw.randint(1, 3), short), count, retried, ids=ids)
+        case "failing":
+            return Batch(kind, "flaky", (99, short), count, {"retries": draw.randint(0, 1)}, ids=ids)
+        case "cancelled":
+            delay = {"delay": 30} if draw.random() < 0.5 else {}
+            return Batch(kind, "nap", (0.01,), count, delay, ids=ids, stop="cancel")
+        case "stopped":
+            return Batch(kind, "polite", (60.0,), count, {"grace": 0.5}, ids=ids, stop="stop")
+        case "hangs":
+            return Batch(kind, "hangs", (1,), count, {**retried, "timeout": 0.5, "grace": 0.1}, ids=ids)
+        case "timed out":
+            return Batch(kind, "hangs", (99,), count, {"timeout": 0.5, "grace": 0.1}, ids=ids)
+        case "dies":
+            return Batch(kind, "dies", (draw.randint(1, 2),), count, ids=ids)
+        case _:
+            # A delay beyond the deadline: refused where it is submitted, as a whole.
+            return Batch(kind, "nap", (0.0,), count, {"delay": 60, "deadline": 1}, ids=ids)

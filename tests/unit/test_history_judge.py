@@ -1,0 +1,255 @@
+"""The judge of histories, judged: good ones pass, and each bad one is rejected by exactly the rule that it breaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from support.history.judge import judge, report
+from support.history.made import (
+    GOOD,
+    Story,
+    child_killed,
+    elsewhere,
+    fork_server_killed,
+    joined,
+    plain,
+    retried,
+    worker_frozen,
+    worker_killed,
+)
+from support.history.records import Ended, Event, History, Quiet, load, save
+
+
+def rules(history: History) -> set[str]:
+    return {violation.rule for violation in judge(history)}
+
+
+@pytest.mark.parametrize("make", GOOD)
+def test_a_good_history_is_accepted(make):
+    assert judge(make().history()) == []
+
+
+def test_all_good_stories_together_are_a_good_history():
+    # Each in processes of its own: what hits one process hits all that run in it.
+    stories = [elsewhere(make(f"q:{make.__name__}"), n) for n, make in enumerate(GOOD)]
+
+    assert judge(joined(stories)) == []
+
+
+def test_a_violation_names_its_rule_the_task_and_the_evidence():
+    (violation,) = judge(Story("q:lost").submit().start(1).history())
+
+    assert (violation.rule, violation.id) == ("C1", "q:lost")
+    assert violation.text == "accepted, and has no outcome"
+    assert [line.split()[1] for line in violation.lines] == ["submit", "start"]
+    assert report([violation]).startswith("1 violations: 1 of C1\nC1 q:lost: accepted, and has no outcome\n    0.0000")
+
+
+LOST = Story().submit()
+REFUSED_AND_RUN = Story().submit(answer="refused").start(1).end(2)
+REFUSED_AND_ENDED = Story().submit(answer="refused").told(2, "expired", "never_started")
+NOBODYS = Story().start(1).end(2)
+CHANGED = plain()
+CHANGED.ended[1] = dataclasses.replace(CHANGED.ended[1], state="failed", fence=None)
+
+
+@pytest.mark.parametrize("story", [LOST, REFUSED_AND_RUN, REFUSED_AND_ENDED, NOBODYS, CHANGED])
+def test_c1_rejects_what_is_lost_what_was_refused_and_two_outcomes(story):
+    quiet = Quiet({}, Counter(end.state for end in story.ended[:1]), frozenset(end.id for end in story.ended))
+    assert rules(story.history(quiet=quiet)) == {"C1"}
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story().submit().start(1).told(3),
+        Story().submit().start(1).end(2, value="other").told(3),
+        Story().submit().start(1).end(2).told(3, fence=None, value=None),
+        Story().submit().start(1).end(2, "raised").told(3),
+        Story().submit().start(1).end(2).told(3, "failed", "raised"),
+        Story().submit().start(1, fence=5).end(2).told(3, fence=6),
+    ],
+)
+def test_c2_rejects_an_outcome_that_the_code_did_not_make(story):
+    assert rules(story.history()) == {"C2"}
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story().submit().start(0.5).end(0.8).stop(1, "cancelled").told(2, "cancelled", "never_started"),
+        Story().submit().stop(1, "cancelled").told(2, "cancelled", "never_started").start(3),
+        Story().submit(retries=1).start(1).stop(2, "cancelled").end(3, "raised").told(4, "cancelled", "never_started"),
+    ],
+)  # fmt: skip
+def test_c3_rejects_what_was_answered_cancelled_and_ran(story):
+    assert rules(story.history()) == {"C3"}
+
+
+def test_c4_rejects_a_start_after_the_outcome():
+    assert rules(Story().submit().start(5).end(6).told(4).history()) == {"C4"}
+    assert rules(plain().start(9, fence=1).history()) == {"C4", "C7"}, "and a second start that nothing explains"
+
+
+def test_c4_lets_a_start_pass_in_the_moment_in_which_its_worker_dies():
+    story = worker_killed()
+    story.lines[0] = dataclasses.replace(story.lines[0], at=5.05)
+    story.faults[0] = dataclasses.replace(story.faults[0], at=5.0, until=5.0)
+
+    assert judge(story.history()) == []
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story().submit(retries=1).start(1).end(2, "raised").start(3).end(4).told(5, attempt=1),
+        Story().submit(retries=1).start(1).end(2).told(3, attempt=2),
+        Story().submit().told(3, "timed_out", "killed"),
+        Story().submit(retries=3).start(1, attempt=3).end(2).told(3),
+    ],
+)
+def test_c5_rejects_an_attempt_that_the_starts_do_not_show(story):
+    assert rules(story.history()) == {"C5"}
+
+
+def test_c5_rejects_more_attempts_than_the_options_allow():
+    story = Story().submit(retries=1).start(1).end(2, "raised").start(3).end(4, "raised").start(5).end(6).told(7)
+    assert rules(story.history()) == {"C5"}
+
+
+def test_c5_counts_what_a_death_charged_before_it_started():
+    story = worker_killed()
+    del story.lines[0]
+    assert judge(story.history()) == []
+
+    story.faults.clear()
+    assert rules(story.history()) == {"C5"}
+
+
+def test_c6_rejects_an_outcome_under_a_fence_that_was_superseded():
+    story = worker_frozen()
+    story.ended = [dataclasses.replace(end, fence=1, value="1.1", attempt=2) for end in story.ended]
+
+    assert rules(story.history()) == {"C6"}
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story().submit().start(1).end(2).start(3).end(4).told(5),
+        Story().submit(retries=1).start(1).end(2).start(3, attempt=2).end(4).told(5),
+        Story().submit(retries=1, timeout_s=5).start(1).start(3, attempt=2).end(4).told(5),
+        Story().submit(retries=3).start(1).end(2, "raised").start(3, attempt=1).end(4).told(5),
+        Story().submit().start(1).fault("kill clients", 2).start(3).end(4).told(5),
+        Story().submit().start(1).fault("flush scripts", 2).start(3).end(4).told(5),
+        Story().submit().start(1).fault("restart server", 2).start(3).end(4).told(5),
+        Story().submit().start(1).fault("freeze server", 2, 3).start(3).end(4).told(5),
+        Story().submit().start(1).fault("freeze child", 2, 3).start(3).end(4).told(5),
+        Story().submit().start(1).fault("freeze worker", 2, 3).start(3).end(4).told(5),
+        Story().submit().fault("kill child", 0.5).start(1).end(2).start(3).end(4).told(5),
+        Story().submit().start(1).end(2).fault("kill child", 9).start(10).end(11).told(12),
+        worker_frozen().moves("w1", 12).start(4.8, fence=1, attempt=1),
+    ],
+)
+def test_c7_rejects_a_start_that_nothing_explains(story):
+    assert rules(story.history()) == {"C7"}
+
+
+def test_c7_lets_no_fault_explain_two_starts():
+    story = child_killed()
+    assert rules(story.start(4.5, fence=1, attempt=1).history()) == {"C7"}
+
+
+def test_c7_lets_what_the_server_could_not_be_told_start_again():
+    # Its code ended while the server was away, so the kill a while later took an outcome that was not recorded.
+    story = Story().submit().start(1).end(2).fault("restart server", 1.5, 4)
+    story.fault("kill fork server", 4.5).event("forkserver.died", task="").moves("w1", 12).start(5).end(6).told(7)
+    assert judge(story.history()) == []
+
+    story.faults = story.faults[1:]
+    assert rules(story.history()) == {"C7"}
+
+
+@pytest.mark.parametrize(
+    ("quiet", "text"),
+    [
+        (Quiet({"claimed": 1}, {"succeeded": 1}, frozenset({"q:a"})), "1 tasks are still claimed"),
+        (Quiet({}, {"succeeded": 2}, frozenset({"q:a"})), "counter succeeded is 2, and 1 tasks have ended so"),
+        (Quiet({}, {"succeeded": 1, "failed": 1}, frozenset({"q:a"})), "counter failed is 1, and 0 tasks"),
+        (Quiet({}, {"succeeded": 1}, frozenset({"q:a", "q:x"})), "an outcome of q:x, which nobody knows"),
+        (Quiet({}, {"succeeded": 1}, frozenset()), "the outcome of q:a is not kept"),
+        (Quiet({}, {"succeeded": 1}, frozenset({"q:a"}), ("held",)), "key held is left"),
+    ],
+)
+def test_c8_rejects_what_is_left_and_books_that_are_wrong(quiet, text):
+    (violation,) = judge(plain().history(quiet=quiet))
+
+    assert violation.rule == "C8"
+    assert text in violation.text
+
+
+def test_c9_rejects_two_tasks_in_one_process_slot_and_lets_many_share_a_thread_child():
+    first = Story("q:a", pid=11).submit().start(1).end(3).told(4)
+    second = Story("q:b", pid=11).submit().start(2).end(3).told(4)
+    assert rules(joined([first, second])) == {"C9"}
+
+    for story in (first, second):
+        story.submitted = [dataclasses.replace(story.submitted[0], pool="thread")]
+    assert judge(joined([first, second])) == []
+
+
+def test_c9_rejects_more_of_a_key_than_its_limit_and_counts_valid_fences_only():
+    def of_key(id_: str, pid: int, start: float, end: float) -> Story:
+        return Story(id_, pid=pid).submit(key="k").start(start).end(end).told(end + 0.5)
+
+    stories = [of_key("q:a", 1, 1, 4), of_key("q:b", 2, 2, 5), of_key("q:c", 3, 3, 6)]
+    assert judge(joined(stories, limits={"k": 3})) == []
+    assert rules(joined(stories, limits={"k": 2})) == {"C9"}
+
+    twice = worker_frozen("q:a")
+    twice.submitted = [dataclasses.replace(twice.submitted[0], key="k")]
+    assert judge(joined([twice], limits={"k": 1})) == [], "the frozen worker's copy holds no place any more"
+
+
+@pytest.mark.parametrize("make", [child_killed, worker_killed, fork_server_killed, worker_frozen])
+def test_c10_rejects_what_no_worker_told(make):
+    story = make()
+    story.events.clear()
+
+    assert rules(story.history()) == {"C10"}
+
+
+def test_c10_rejects_fewer_rescues_than_there_were():
+    stories = [worker_killed("q:a"), worker_killed("q:b")]
+    stories[1].lines = [dataclasses.replace(line, pid=line.pid + 1) for line in stories[1].lines]
+    stories[1].faults.clear()
+    stories[1].events.clear()
+    assert rules(joined(stories)) == {"C10"}
+
+    stories[0].events = [Event("worker.died", "w2", count=2)]
+    assert judge(joined(stories)) == []
+
+
+def test_c10_believes_the_count_of_a_rescuer_that_took_its_log_with_it():
+    story = worker_killed()
+    story.events.clear()
+    quiet = Quiet({}, {"succeeded": 1, "rescued": 1}, frozenset({"q:a"}))
+
+    assert judge(story.history(quiet=quiet)) == []
+
+
+def test_a_history_can_be_kept_and_judged_again(tmp_path):
+    history = joined([retried("q:b"), worker_frozen("q:c")], limits={"k": 2}, note="seed 7")
+    save(history, tmp_path / "history.jsonl")
+
+    assert load(tmp_path / "history.jsonl") == history
+
+
+def test_an_outcome_that_differs_only_in_who_read_it_is_one_outcome():
+    history = plain().history()
+    again = Ended("q:a", "succeeded", "returned", 1, 50.0, 1, "1.1", source="server")
+
+    assert judge(dataclasses.replace(history, ended=(*history.ended, again))) == []
