@@ -57,13 +57,13 @@ test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qwor
 
 bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matters most, into build/ (10 minutes)
 	-$(BIN)/python -m benchmarks setup pebble $(FASTEST) plots
-	$(BIN)/python -m benchmarks run --scenarios important --out build/bench/results.json \
+	$(BIN)/python -m benchmarks run --minutes 9 --scenarios important --out build/bench/results.json \
 	  --contestants qworker,threadpool,processpool,pebble,$(subst $(SPACE),$(COMMA),$(FASTEST)) $(ARGS)
 	$(BIN)/python -m benchmarks report --results build/bench/results.json --page build/bench.md
 
-bench-peers: $(STAMP) ## Every scenario and every peer, into docs/bench.md and docs/bench/ (hours)
+bench-peers: $(STAMP) ## Every scenario and every peer, into docs/bench.md and docs/bench/ (40 minutes)
 	-$(BIN)/python -m benchmarks setup
-	$(BIN)/python -m benchmarks run $(ARGS)
+	$(BIN)/python -m benchmarks run --minutes 40 $(ARGS)
 	$(BIN)/python -m benchmarks report
 
 bench-kill: $(STAMP) ## How punctual 100 kills are, and how soon the slot of a killed task works again

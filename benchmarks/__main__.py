@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import account, environments, growth, guard, report, running
-from .processes import become_subreaper
+from .processes import become_subreaper, end_all
 from .results_file import ResultsFile
 from .scenarios import SCENARIOS
 from .server import Server
@@ -32,6 +32,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: what was measured is in the file", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_all()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--scenarios", type=_names, help="a,b,… (default: all; `important`: those of the short run)")
     one.add_argument("--contestants", type=_names, help="x,y,… (default: all)")
     one.add_argument("--rounds", type=int, default=3)
+    one.add_argument("--minutes", type=float, help="about how long it may take: what is far behind gets fewer rounds")
     one.add_argument("--quick", action="store_true", help="few tasks: shows that all works, the figures mean nothing")
     one.add_argument("--out", type=Path, default=RESULTS, help="the file of results (default: docs/bench/results.json)")
     one.add_argument("--json", action="store_true", help="print this run's cells as one JSON object at the end")
@@ -100,7 +104,7 @@ def run(given: argparse.Namespace) -> int:
     names = _known(asked, [LIMITS, *SCENARIOS], "scenario")
     scenarios = [SCENARIOS[name] for name in names if name != LIMITS]
     contestants = _known(given.contestants, environments.names(), "contestant")
-    plan = running.Plan(given.rounds, given.quick, limits=LIMITS in names)
+    plan = running.Plan(given.rounds, given.quick, limits=LIMITS in names, minutes=given.minutes)
     file = ResultsFile(given.out)
     run_id = running.run(file, scenarios, contestants, plan, lambda line: print(line, file=sys.stderr, flush=True))
     for line in report.noise_lines(file.data["runs"][run_id]["noise"]):

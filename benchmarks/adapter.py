@@ -12,7 +12,7 @@ from typing import Any
 
 from .processes import Process
 
-ANSWER_WITHIN_S = 120.0
+ANSWER_WITHIN_S = 60.0
 CLOSE_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.5  # whether the worker still lives
 

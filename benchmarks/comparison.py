@@ -47,6 +47,49 @@ def beside(row: dict[str, dict[str, Any]], figure: dict[str, str], others: Itera
     return Beside(median, best, medians[best], upper / lower if lower else float("inf"))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A goal of ours beside what is: the number that it comes to, and in words."""
+
+    scenario: str
+    figure: str
+    text: str
+    target: float
+    ours: float
+    met: bool
+
+
+def goals(data: dict[str, Any], name: str) -> list[Wanted]:
+    """Return the goals of a scenario as far as its cells say whether they are met."""
+    scenario, row, found = data["scenarios"][name], data["cells"][name], []
+    figures = {figure["name"]: figure for figure in scenario["figures"]}
+    for goal in scenario.get("goals", ()):
+        figure = figures[goal["figure"]]
+        ours = values(row.get(OURS), figure["name"])
+        most = figure["best"] == "most"
+        sign = "at least" if most else "at most"
+        if not ours:
+            continue
+        if goal["of"] is None:
+            target, text = goal["by"], f"{sign} {goal['by']:g}"
+        else:
+            other = beside(row, figure, group(data, goal["of"]))
+            if other is None:
+                continue
+            target, text = goal["by"] * other.theirs, f"{goal['by']:g} x the best {goal['of']}, {other.name}"
+        median = statistics.median(ours)
+        found.append(Wanted(name, figure["name"], text, target, median, median >= target if most else median <= target))
+    return found
+
+
+def group(data: dict[str, Any], of: str) -> set[str]:
+    """Return who is meant by `queue`, `pure Python queue` or `local pool`."""
+    local = {name for name, facts in data["contestants"].items() if facts.get("local")}
+    native = {name for name, facts in data["contestants"].items() if facts.get("native")}
+    queues = set(data["contestants"]) - local
+    return {"queue": queues, "pure Python queue": queues - native, "local pool": local}[of]
+
+
 def ranked(row: dict[str, dict[str, Any]], figure: dict[str, str]) -> list[str]:
     """Return the contestants of a scenario, the best first; those without a figure last, by name."""
     sign = -1 if figure["best"] == "most" else 1

@@ -271,8 +271,8 @@ def _stat(place: Place, name: str) -> int:
 
 def _calls(place: Place) -> int:
     """How many scripts were called and how often the bell was waited for: what idle workers ask for."""
-    calls = place.server.calls()
-    return sum(calls.get(name, 0) for name in ("evalsha", "blpop"))
+    stats: dict[str, Any] = place.server.client.info("commandstats")
+    return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("evalsha", "blpop"))
 
 
 def _wait(done: Callable[[], bool], within_s: float = 60.0) -> None:

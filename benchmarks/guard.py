@@ -33,6 +33,7 @@ from typing import Any
 import redis
 
 from . import counting, rig
+from .processes import die_with_parent
 from .server import Server
 
 HERE = Path(__file__).resolve().parent
@@ -93,8 +94,9 @@ class Rig:
             "RIG_COUNT": "1" if count else "0",
         }
         process = subprocess.Popen(
-            command, cwd=HERE.parent, env=env, stdout=subprocess.PIPE, text=True, pass_fds=tuple(pass_fds)
-        )
+            command, cwd=HERE.parent, env=env, stdout=subprocess.PIPE, text=True, pass_fds=tuple(pass_fds),
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
         return Running(process, told, traced)
 
     def counted(self) -> Counts:
@@ -256,7 +258,7 @@ def idle(server: Server, seconds: float = IDLE_S) -> Counts:
     """Return how often an idle worker of two processes asks the server for something, per second."""
     env = os.environ | {"QWORKER_URL": server.url, "PYTHONPATH": PATH}
     command = [sys.executable, "-m", "qworker", "start", "benchmarks.rig:app", "-c", "2", "--log-level", "error"]
-    worker = subprocess.Popen(command, cwd=HERE.parent, env=env)
+    worker = subprocess.Popen(command, cwd=HERE.parent, env=env, preexec_fn=die_with_parent)
     calls = 0
     try:
         with redis.Redis.from_url(server.url, socket_timeout=WITHIN_S).monitor() as heard:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def waits(durations: Sequence[float], slots: int) -> list[float]:
-    """Return how long each task waits for its start, when all are there from the beginning."""
+    """Return how long each task waits for its start, when all are there from the beginning: so also when it starts."""
     free_at = [0.0] * slots
     waited = []
     for duration in durations:

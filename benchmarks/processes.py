@@ -2,7 +2,7 @@
 
 Workers fork children that lead sessions of their own, so a signal to the group would miss some. The harness is
 therefore the *subreaper* of all that it starts: whoever loses its parent becomes a child of the harness, where
-`sweep` finds it.
+`sweep` finds it. Should the harness itself be killed, the kernel ends what it started (Linux).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 STOP_WITHIN_S = 8.0
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 _known: set[int] = set()  # the pids of all processes that were started here and not yet stopped
@@ -36,6 +36,7 @@ class Process:
                 stdout=pipe or stream,
                 stderr=stream,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         self.pid = self.popen.pid
         _known.add(self.pid)
@@ -61,10 +62,11 @@ class Process:
 
     def kill(self) -> None:
         """End the whole tree at once, as the loss of its host would: nobody in it sees another one go."""
-        tree = [self.pid, *descendants(self.pid)]
-        _signal(tree, signal.SIGSTOP)
-        _signal(tree + descendants(self.pid), signal.SIGKILL)
-        self.popen.wait()
+        if not self.ended:
+            tree = [self.pid, *descendants(self.pid)]
+            _signal(tree, signal.SIGSTOP)
+            _signal(tree + descendants(self.pid), signal.SIGKILL)
+            self.popen.wait()
         self._forget()
 
     def _forget(self) -> None:
@@ -87,11 +89,25 @@ class Process:
         return [self.pid, *descendants(self.pid), *lost]
 
 
+_libc = ctypes.CDLL(None)  # found before a fork: in the child nothing is to be imported
+
+
 def become_subreaper() -> None:
     """Let orphans of what is started here become children of this process (Linux; elsewhere they get away)."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if hasattr(_libc, "prctl"):
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, however that does: for a child, before its program."""
+    if hasattr(_libc, "prctl"):
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_all() -> None:
+    """Kill whatever this process started, also what it was just about to take note of: the last thing that it does."""
+    _known.clear()
+    sweep()
 
 
 def sweep(within_s: float = 5.0) -> None:
@@ -138,7 +154,11 @@ def pss_mib(pids: list[int]) -> float:
     """Return the memory of processes, with what they share divided among those that share it."""
     total_kib = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended after it was listed
+        for line in lines:
             if line.startswith("Pss:"):
                 total_kib += int(line.split()[1])
     return total_kib / 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environments, noise
-from .comparison import OURS, Beside, beside, ranked
+from .comparison import OURS, Beside, beside, goals, group, ranked
 from .figures import number, range_of
 from .scenarios import FAMILIES
 from .table import NOTHING, columns, table, titled, written
@@ -25,7 +25,7 @@ def write(results: Path, page: Path) -> Iterator[str]:
     pictures = page.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
     try:
-        draw(results, pictures)
+        draw(data, results, pictures)
         yield f"drew {pictures}/*.png"
     except environments.MissingError as error:
         yield f"no plots: {error}"
@@ -34,11 +34,13 @@ def write(results: Path, page: Path) -> Iterator[str]:
     yield f"wrote {page}"
 
 
-def draw(results: Path, folder: Path) -> None:
+def draw(data: Data, results: Path, folder: Path) -> None:
     """Draw the plots, in the environment that has matplotlib."""
     python = environments.python_of(environments.PLOTS)
     families = {slug(title): [one.name for one in family] for title, family in FAMILIES.items()}
-    command = [str(python), str(environments.HERE / "plots.py"), str(results), str(folder), json.dumps(families)]
+    lines_of = {name: [[one.figure, one.target, one.text] for one in goals(data, name)] for name, _ in described(data)}
+    told = [json.dumps(families), json.dumps(lines_of)]
+    command = [str(python), str(environments.HERE / "plots.py"), str(results), str(folder), *told]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise environments.MissingError(f"the plots could not be drawn: {done.stderr[-500:]}")
@@ -54,6 +56,7 @@ def lines(data: Data, source: str, pictures: Path) -> Iterator[str]:
     marks = marks_of(data)
     yield from head(data, source, marks)
     yield from summary(data)
+    yield from wanted(data)
     for title, family in FAMILIES.items():
         names = [one.name for one in family if one.name in data["cells"]]
         if names:
@@ -98,9 +101,21 @@ def head(data: Data, source: str, marks: dict[str, str]) -> Iterator[str]:
             f"commit {machine['commit']}, load before {machine['load_before']}. Redis {server['redis']} over TCP "
             f"on loopback, `{server['settings']}`."
         )
+        if facts.get("minutes"):
+            yield (
+                f"It was given {facts['minutes']:g} minutes{_took(facts)}: after one round of all, the time that "
+                "was left for a scenario went to more rounds of qworker and of those that were best in it. A figure "
+                "without brackets is of one round."
+            )
+        elif "took_minutes" in facts:
+            yield f"It took {facts['took_minutes']:g} minutes."
         if facts["quick"]:
             yield "**A quick run: its figures show that all works, and mean nothing.**"
         yield from noise_lines(facts["noise"])
+
+
+def _took(facts: Data) -> str:
+    return f", and took {facts['took_minutes']:g}" if "took_minutes" in facts else ", and was not ended"
 
 
 def noise_lines(looks: list[dict[str, float]]) -> Iterator[str]:
@@ -116,8 +131,7 @@ def noise_lines(looks: list[dict[str, float]]) -> Iterator[str]:
 
 def summary(data: Data) -> Iterator[str]:
     """Yield one line per scenario: ours beside the best queue and the best local pool of the same run."""
-    local = {name for name, facts in data["contestants"].items() if facts.get("local")}
-    queues = set(data["contestants"]) - local
+    queues, local = group(data, "queue"), group(data, "local pool")
     rows = []
     for name, scenario in described(data):
         figure, row = scenario["figures"][0], data["cells"][name]
@@ -132,6 +146,21 @@ def summary(data: Data) -> Iterator[str]:
         yield "A ratio over 1 means that qworker is better, whichever way that is."
         yield ""
         yield from table(["", OURS, "best queue", "ratio", "best local pool", "ratio"], rows)
+
+
+def wanted(data: Data) -> Iterator[str]:
+    """Yield the goals, and whether they are met."""
+    rows = []
+    for name, scenario in described(data):
+        figures = {figure["name"]: figure for figure in scenario["figures"]}
+        for one in goals(data, name):
+            figure = figures[one.figure]
+            alone = [other["unit"] for other in scenario["figures"]].count(figure["unit"]) == 1
+            title = titled(scenario, figure["unit"], [] if alone else [one.figure])
+            rows.append([title, one.text, number(one.target), number(one.ours), "yes" if one.met else "no"])
+    if rows:
+        yield from ("", "## The goals", "")
+        yield from table(["", "goal", "that is", OURS, "met"], rows)
 
 
 def _beside(found: Beside | None) -> tuple[str, str]:

@@ -3,7 +3,8 @@
     {"runs":        {run: {"started", "machine", "server", "versions", "rounds", "quick", "noise": [{…}, …]}},
      "contestants": {name: {"versions", "python", "modes", "settings", …, or "failed"}},
      "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "failed", "not_offered"}}},
-     "scenarios":   {scenario: {"title", "figures": [{"name", "unit", "best"}, …]}},
+     "scenarios":   {scenario: {"title", "figures": [{"name", "unit", "best"}, …],
+                                "goals": [{"figure", "by", "of"}, …]}},
      "limits":      {"run", "at", "values": {name: [value, …]}}}
 
 A run adds to the file that is there, cell by cell, and saves after each measurement, so that one which is interrupted
@@ -52,6 +53,7 @@ class ResultsFile:
         self.data["scenarios"][scenario.name] = {
             "title": scenario.title,
             "figures": [asdict(figure) for figure in scenario.figures],
+            "goals": [asdict(goal) for goal in scenario.goals],
         }
 
     def note_noise(self, run: str, look: dict[str, float]) -> None:

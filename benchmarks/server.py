@@ -15,6 +15,7 @@ from .processes import Process
 
 SETTINGS = ("--save", "", "--appendonly", "no", "--maxclients", "10000")
 READY_WITHIN_S = 10.0
+HANGS_AFTER_S = 10.0
 
 
 class Server:
@@ -26,10 +27,15 @@ class Server:
             raise SystemExit("no redis-server on PATH: install your system's package redis-server")
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), *SETTINGS]
-        self.process = Process(command, env=dict(os.environ), cwd=folder, log=folder / "redis.log")
+        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), *SETTINGS]
+        self._folder = folder
         self.client = redis.Redis.from_url(self.url)
         self._looks = 0
+        self._start()
+
+    def _start(self) -> None:
+        log = self._folder / "redis.log"
+        self.process = Process(self._command, env=dict(os.environ), cwd=self._folder, log=log)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -46,6 +52,16 @@ class Server:
         """Stop the server."""
         self.client.close()
         self.process.stop()
+
+    def revive(self) -> None:
+        """Start it again, should it have ended or hang: whatever did that to it, the others have their turns."""
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=HANGS_AFTER_S) as other:
+                other.ping()
+        except redis.RedisError:
+            self.process.kill()
+            self._looks = 0
+            self._start()
 
     def _wait_until_ready(self) -> None:
         ends = time.monotonic() + READY_WITHIN_S

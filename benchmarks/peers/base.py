@@ -14,6 +14,7 @@ The environment of both processes:
     BENCH_MODE     process | thread | async: what kind of slots the worker has
     BENCH_SLOTS    how many of them
     BENCH_RESULTS  1: results are stored and can be fetched; 0: the contestant's own way of not storing them
+    BENCH_AHEAD    1: tasks may wait in the worker; 0: short tasks come among long ones, so better not
     BENCH_COUNTER  the file in which executed tasks are counted (work.py)
     BENCH_TIMES    the file in which timed tasks are noted (work.py)
 """
@@ -35,6 +36,7 @@ URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 MODE = os.environ.get("BENCH_MODE", "process")
 SLOTS = int(os.environ.get("BENCH_SLOTS", "2"))
 RESULTS = os.environ.get("BENCH_RESULTS", "1") == "1"
+AHEAD = os.environ.get("BENCH_AHEAD", "1") == "1"
 
 
 class NotOfferedError(Exception):
@@ -49,6 +51,7 @@ class Peer:
     modes: ClassVar[tuple[str, ...]] = ("process",)  # the kinds of slots that its worker can have
     settings: ClassVar[str] = ""  # what is not default, and which page of its documentation recommends it
     pace: ClassVar[int] = 5000  # roughly how many no-op tasks it runs in a second: so that no run takes minutes
+    native: ClassVar[bool] = False  # what fetches and records is not written in Python
     local: ClassVar[bool] = False  # a pool in this very process: it has no worker and no server
 
     def open(self) -> None:
@@ -112,6 +115,7 @@ def _facts(peer: Peer) -> dict[str, Any]:
         "modes": peer.modes,
         "settings": peer.settings,
         "pace": peer.pace,
+        "native": peer.native,
         "local": peer.local,
     }
 
@@ -174,6 +178,20 @@ def _run_all(peer: Peer, task: str, count: int, body: str) -> dict[str, Any]:
     if len(got) != count or any(value != body for value in got):
         raise RuntimeError(f"{sum(value == body for value in got)} of {count} results came back right")
     return clock.told
+
+
+def _warm(peer: Peer, count: int, body: str) -> dict[str, Any]:
+    """Run some tasks so that a worker is wholly there. Some may fail: that is not what is measured."""
+    handles, failed = [peer.submit("noop", body) for _ in range(count)], 0
+    for handle in handles:
+        try:
+            failed += peer.result(handle) != body
+        except Exception as error:
+            failed += 1
+            print(f"of the tasks to warm up one failed: {type(error).__name__}: {error}", file=sys.stderr)
+    if failed > count / 2:
+        raise RuntimeError(f"{failed} of {count} tasks failed")
+    return {"lost": failed}
 
 
 def _round_trips(peer: Peer, task: str, count: int, body: str, warm: int = 20) -> dict[str, Any]:
@@ -246,6 +264,7 @@ _VERBS = {
     "submit_async": _submit_async,
     "fill": _fill,
     "fill_bodies": _fill_bodies,
+    "warm": _warm,
     "run_all": _run_all,
     "round_trips": _round_trips,
     "steady": _steady,

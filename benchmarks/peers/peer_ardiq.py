@@ -17,13 +17,15 @@ from ardiq import Ardiq
 from looped import LoopPeer
 
 THREADS = 1 if base.MODE == "process" else base.SLOTS
+CONCURRENCY = base.SLOTS if base.MODE != "process" else 100 if base.AHEAD else 1
 
 uvloop.install()  # `ardiq run` imports this module before it starts its loop
 logging.getLogger("ardiq").setLevel(logging.WARNING)
 app = Ardiq(
     redis_url=base.URL,
     queue_name="bench",
-    concurrency=100 if base.MODE == "process" else base.SLOTS,
+    concurrency=CONCURRENCY,
+    **({} if base.AHEAD else {"prefetch": 1}),
     result_ttl_ms=300_000 if base.RESULTS else 0,
 )
 WRAPPED = {function.__name__: app.task(name=function.__name__)(kinds.best(function)) for function in work.TASKS}
@@ -43,11 +45,13 @@ class ArdiQ(LoopPeer):
     settings = (
         "process: --workers SLOTS (guides/worker, 'Concurrency & scaling'), each with concurrency=100 for coroutines, "
         "the no-op among them (default 16, prefetch twice that; reference/configuration; 100 took a third less CPU per "
-        "task here), and one thread for functions that block. thread, async: one worker, concurrency=SLOTS. uvloop in "
+        "task here), and one thread for functions that block; long among short: concurrency=1, prefetch=1. "
+        "thread, async: one worker, concurrency=SLOTS. uvloop in "
         "worker and client (not in its documentation). bulk: enqueue_many. results: 100 result(timeout) at a time. "
         "results off: result_ttl_ms=0 (reference/configuration). cancel: abort(), coroutines only (guides/aborting)"
     )
     pace = 15_000
+    native = True
     waiters = 100  # half the CPU of one after another; without a limit each opens a connection, until some time out
 
     async def asubmit(self, task: str, body: str) -> Any:

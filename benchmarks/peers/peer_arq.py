@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +15,9 @@ import work
 from arq import create_pool, func
 from arq.connections import ArqRedis, RedisSettings
 from arq.jobs import Job
+from looped import LoopPeer
 
 REDIS = RedisSettings.from_dsn(base.URL)
-AT_ONCE = 100  # calls under way at once in bulk: each holds a connection
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # it asks the policy for its loop
 
@@ -60,7 +61,7 @@ class WorkerSettings:
 LOGGING = {"version": 1, "loggers": {"arq": {"level": "WARNING"}}}
 
 
-class Arq(base.Peer):
+class Arq(LoopPeer):
     name = "arq"
     distributions = ("arq", "redis", "hiredis", "uvloop")
     modes = ("process", "thread", "async")
@@ -68,55 +69,36 @@ class Arq(base.Peer):
         "async: max_jobs=slots, allow_abort_jobs; process and thread: one worker with a ProcessPoolExecutor or"
         " ThreadPoolExecutor of so many (arq-docs.helpmanual.io: Synchronous Jobs; several workers on one queue mostly"
         " find each other's jobs), max_jobs at least its default of 10; poll_delay of the worker and of a result 1 ms"
-        f" instead of 500, of many results 10 ms; bulk is asyncio.gather of {AT_ONCE} enqueue_job; keep_result=0 where"
+        " instead of 500, of many results 10 ms; bulk is asyncio.gather of 100 enqueue_job; keep_result=0 where"
         " results are off; uvloop; log level warning"
     )
-    pace = 1000
+    pace = 1_000
+    at_once = 100  # each holds a connection
 
-    def open(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.pools: dict[asyncio.AbstractEventLoop, ArqRedis] = {}
-
-    def close(self) -> None:
-        if self.loop in self.pools:
-            self.loop.run_until_complete(self.pools[self.loop].aclose())
-
-    async def pool(self) -> ArqRedis:
-        """Return the client of the running loop: every asyncio.run has a loop of its own."""
-        loop = asyncio.get_running_loop()
-        if loop not in self.pools:
-            self.pools[loop] = await create_pool(REDIS)
-        return self.pools[loop]
-
-    def submit(self, task: str, body: str) -> Any:
-        return self.loop.run_until_complete(self.asubmit(task, body))
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[ArqRedis]:
+        client = await create_pool(REDIS)
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
     async def asubmit(self, task: str, body: str) -> Any:
-        return await (await self.pool()).enqueue_job(task, body)
+        return await (await self.client()).enqueue_job(task, body)
 
-    def submit_many(self, task: str, bodies: list[str]) -> list[Any]:
-        async def in_batches() -> list[Any]:
-            jobs: list[Any] = []
-            for start in range(0, len(bodies), AT_ONCE):
-                batch = bodies[start : start + AT_ONCE]
-                jobs += await asyncio.gather(*(self.asubmit(task, body) for body in batch))
-            return jobs
-
-        return self.loop.run_until_complete(in_batches())
-
-    def result(self, handle: Job) -> str:
-        return self.loop.run_until_complete(handle.result(60, poll_delay=0.001))
+    async def aresult(self, handle: Job) -> str:
+        return await handle.result(60, poll_delay=0.001)
 
     def results(self, handles: list[Job]) -> list[str]:
         async def one_by_one() -> list[str]:
             return [await handle.result(60, poll_delay=0.01) for handle in handles]
 
-        return self.loop.run_until_complete(one_by_one())
+        return self.run(one_by_one())
 
     def cancel(self, handle: Job) -> None:
         if base.MODE != "async":
             raise base.NotOfferedError("what runs in an executor cannot be aborted")
-        self.loop.run_until_complete(handle.abort(timeout=60, poll_delay=0.001))
+        self.run(handle.abort(timeout=60, poll_delay=0.001))
 
     def command(self) -> list[str]:
         return [

@@ -15,7 +15,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 THREADS = 1 if base.MODE == "process" else base.SLOTS
-PREFETCH = max(32, 2 * THREADS)
+PREFETCH = max(32, 2 * THREADS) if base.AHEAD else 1
 
 # Of redis-py's defaults, 100 connections are too few for 100 threads, and 5 s too short for a wait for a result.
 client = redis.Redis.from_url(base.URL, max_connections=100 + 2 * THREADS, socket_timeout=None)
@@ -43,10 +43,11 @@ class Dramatiq(base.Peer):
     settings = (
         "process: --processes slots --threads 1; thread: --processes 1 --threads slots; async: the same and its AsyncIO"
         f" middleware; dramatiq_queue_prefetch={PREFETCH} a process (its changelog, 1.5; by default twice the threads,"
-        " with which a process of one thread sleeps between fetches); Results on RedisBackend, which it recommends"
+        " with which a process of one thread sleeps between fetches), 1 for long among short; Results on"
+        " RedisBackend, which it recommends"
         " (dramatiq.io/guide.html, reference), and none where results are off; --skip-logging"
     )
-    pace = 5000
+    pace = 3_500
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task].send(body)

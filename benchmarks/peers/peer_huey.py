@@ -25,7 +25,7 @@ class Huey(base.Peer):
         " notify_result=True, its low-latency way to wait for a result; results=False where results are off;"
         " --no-periodic; --quiet"
     )
-    pace = 5000
+    pace = 3_000
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task](body)

@@ -16,7 +16,7 @@ import work
 from docket import Docket, Worker
 from looped import LoopPeer
 
-CONCURRENCY = 50 if base.MODE == "process" else base.SLOTS
+CONCURRENCY = base.SLOTS if base.MODE != "process" else 50 if base.AHEAD else 1
 URL = f"{base.URL}?max_connections={2 * CONCURRENCY + 100}"
 TTL = timedelta(minutes=15) if base.RESULTS else timedelta(0)
 # It has no supervisor of its own: so many of the command, and a signal to it goes to each.
@@ -51,14 +51,15 @@ class PyDocket(LoopPeer):
     modes = ("process", "async")
     settings = (
         "process: SLOTS workers (it has no supervisor, a shell starts them), each with concurrency=50 (default 10), as "
-        "in its docs/production, 'CLI Usage'; what blocks is in asyncio.to_thread, for its tasks are coroutines alone. "
+        "in its docs/production, 'CLI Usage', and 1 for long among short; what blocks is in "
+        "asyncio.to_thread, for its tasks are coroutines alone. "
         "async: one worker, concurrency=SLOTS. the Worker is started in code (docs/production, 'Core Settings'), with "
         "the check interval of 100 ms of that page, for the command line cannot be given execution_ttl or uvloop. "
         "max_connections above the concurrency, as that page says ('Redis Connection Pools'; 100 tasks at once fail on "
         "the default). bulk: add_many. results: ten get_result(timeout) at a time. results off: execution_ttl=0, 'for "
         "maximum throughput' (docs/production, 'Fire-and-Forget Mode'). cancel: Docket.cancel"
     )
-    pace = 2_000
+    pace = 1_000
     waiters = 10
 
     @contextlib.asynccontextmanager

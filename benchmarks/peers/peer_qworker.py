@@ -25,7 +25,7 @@ class QWorker(base.Peer):
     distributions = ("qworker-redis", "redis", "hiredis", "msgpack", "uvloop")
     modes = ("process", "thread", "async")
     settings = "defaults; uvloop installed; --log-level warning, as every contestant's log is quiet"
-    pace = 20_000
+    pace = 35_000
 
     def close(self) -> None:
         app.close()

@@ -22,7 +22,7 @@ class RQ(base.Peer):
         " as fast as the forking Worker, for jobs of milliseconds); enqueue_many; a blocking wait for results;"
         " result_ttl=0 where results are off; --quiet"
     )
-    pace = 500
+    pace = 600
 
     def open(self) -> None:
         self.redis = redis.Redis.from_url(base.URL, socket_timeout=None)  # its waits for results block for longer

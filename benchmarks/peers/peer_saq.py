@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import base
 import uvloop
 import work
+from looped import LoopPeer
 from saq import Job, Queue
-from saq.job import TERMINAL_STATUSES
-
-AT_ONCE = 100  # calls under way at once in bulk; the queue itself lets 20 through at a time
+from saq.job import TERMINAL_STATUSES, Status
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # it asks the policy for its loop
 
@@ -47,63 +47,46 @@ def settings() -> dict[str, Any]:
     return {
         "queue": make_queue(),
         "functions": [task(function) for function in work.TASKS],
-        "concurrency": 10 if base.MODE == "process" else base.SLOTS,
+        "concurrency": base.SLOTS if base.MODE != "process" else 10 if base.AHEAD else 1,
         "startup": startup,
     }
 
 
-class SAQ(base.Peer):
+class SAQ(LoopPeer):
     name = "saq"
     distributions = ("saq", "redis", "hiredis", "uvloop")
     modes = ("process", "thread", "async")
     settings = (
-        "async: concurrency=slots; process: --workers slots, each at the default concurrency of 10, the task blocking"
-        " its loop; thread: plain functions, its thread pool made as large as the slots"
+        "async: concurrency=slots; process: --workers slots, each at the default concurrency of 10, and 1 "
+        "for long among"
+        " short, the task blocking its loop; thread: plain functions, its thread pool made as large as the slots"
         " (saq-py.readthedocs.io: worker, settings, task); bulk is asyncio.gather of enqueue; results by refresh each"
-        " 1 ms, many by queue.jobs as in its queue.map: its blocking refresh misses jobs that end as it begins;"
+        " 1 ms, many by queue.jobs as in its queue.map: its blocking refresh misses jobs that end as it begins"
+        " (the first sweep of a worker ends as 'swept' what it is just starting: tasks that warm it up may get lost);"
         " timeout=300 instead of 10 s; ttl=-1 where results are off; uvloop; log level warning"
     )
-    pace = 2500
+    pace = 2_500
+    at_once = 100  # the queue itself lets 20 through at a time
 
-    def open(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.queues: dict[asyncio.AbstractEventLoop, Queue] = {}
-
-    def close(self) -> None:
-        if self.loop in self.queues:
-            self.loop.run_until_complete(self.queues[self.loop].disconnect())
-
-    async def queue(self) -> Queue:
-        """Return the queue of the running loop: every asyncio.run has a loop of its own."""
-        loop = asyncio.get_running_loop()
-        if loop not in self.queues:
-            self.queues[loop] = make_queue()
-            await self.queues[loop].connect()
-        return self.queues[loop]
-
-    def submit(self, task: str, body: str) -> Any:
-        return self.loop.run_until_complete(self.asubmit(task, body))
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Queue]:
+        queue = make_queue()
+        await queue.connect()
+        try:
+            yield queue
+        finally:
+            await queue.disconnect()
 
     async def asubmit(self, task: str, body: str) -> Any:
-        return await (await self.queue()).enqueue(task, body=body, timeout=300, ttl=600 if base.RESULTS else -1)
+        return await (await self.client()).enqueue(task, body=body, timeout=300, ttl=600 if base.RESULTS else -1)
 
-    def submit_many(self, task: str, bodies: list[str]) -> list[Any]:
-        async def in_batches() -> list[Any]:
-            jobs: list[Any] = []
-            for start in range(0, len(bodies), AT_ONCE):
-                batch = bodies[start : start + AT_ONCE]
-                jobs += await asyncio.gather(*(self.asubmit(task, body) for body in batch))
-            return jobs
-
-        return self.loop.run_until_complete(in_batches())
-
-    def result(self, handle: Job) -> str:
-        self.loop.run_until_complete(asyncio.wait_for(_ended(handle, 0.001), 60))
-        return handle.result
+    async def aresult(self, handle: Job) -> str:
+        await asyncio.wait_for(_ended(handle, 0.001), 60)
+        return _value(handle)
 
     def results(self, handles: list[Job]) -> list[str]:
         async def in_batches() -> list[str]:
-            queue = await self.queue()
+            queue = await self.client()
             results: list[str] = []
             while len(results) < len(handles):
                 batch = handles[len(results) : len(results) + 20]
@@ -111,19 +94,25 @@ class SAQ(base.Peer):
                 for job in await queue.jobs(job.key for job in batch):
                     if job.status not in TERMINAL_STATUSES:
                         break
-                    results.append(job.result)
+                    results.append(_value(job))
             return results
 
-        return self.loop.run_until_complete(in_batches())
+        return self.run(in_batches())
 
     def cancel(self, handle: Job) -> None:
-        self.loop.run_until_complete(handle.abort("cancelled by the bench"))
+        self.run(handle.abort("cancelled by the bench"))
 
     def command(self) -> list[str]:
         workers = base.SLOTS if base.MODE == "process" else 1
         return [
             sys.executable, "-m", "saq", "peer_saq.settings", "--workers", str(workers),
         ]  # fmt: skip
+
+
+def _value(job: Job) -> str:
+    if job.status is not Status.COMPLETE:
+        raise RuntimeError(f"SAQ ended a task as {job.status}: {job.error}")
+    return job.result
 
 
 async def _ended(job: Job, look_every_s: float) -> None:

@@ -18,7 +18,7 @@ def make() -> tuple[Worker[None], dict[str, Any]]:
     """Make a worker and its tasks: one for each loop, since its connections are bound to one."""
     own = Worker(
         redis_url=base.URL,
-        concurrency=32 if base.MODE == "process" else base.SLOTS,
+        concurrency=base.SLOTS if base.MODE != "process" else 32 if base.AHEAD else 1,
         sync_concurrency=1 if base.MODE == "process" else base.SLOTS,
         anyio_kwargs={"use_uvloop": True},
     )
@@ -39,11 +39,12 @@ class StreaQ(LoopPeer):
     modes = ("process", "thread", "async")
     settings = (
         "process: --workers SLOTS, each with concurrency=32 (default 16), as in its benchmarks/README, and the same "
-        "prefetch, the no-op a coroutine; sync_concurrency=1 for functions that block. thread, async: one worker, "
+        "prefetch, the no-op a coroutine; sync_concurrency=1 for functions that block; long among short: "
+        "concurrency=1. thread, async: one worker, "
         "concurrency=SLOTS. anyio's use_uvloop; silent=True, as every contestant's log is quiet. bulk: enqueue_many. "
         "results: ten result(timeout) at a time. results off: ttl=0. cancel: abort(timeout=0), coroutines only"
     )
-    pace = 2_000
+    pace = 1_300
     waiters = 10
 
     @contextlib.asynccontextmanager

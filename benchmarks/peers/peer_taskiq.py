@@ -19,7 +19,8 @@ FUNCTIONS = {function.__name__: kinds.best(function) for function in work.TASKS}
 
 def make() -> tuple[RedisStreamBroker, dict[str, Any]]:
     """Make a broker and its tasks: one for each loop, since its connections are bound to one."""
-    own = RedisStreamBroker(base.URL, consumer_id="0").with_serializer(ORJSONSerializer())
+    own = RedisStreamBroker(base.URL, consumer_id="0", xread_count=100 if base.AHEAD else 1)
+    own = own.with_serializer(ORJSONSerializer())
     if base.RESULTS:
         own = own.with_result_backend(RedisAsyncResultBackend(base.URL, result_ex_time=300))
     return own, {name: own.task(task_name=name)(function) for name, function in FUNCTIONS.items()}
@@ -38,11 +39,12 @@ class TaskIQ(LoopPeer):
         "group was made; acknowledged when the result is saved, the default; RedisAsyncResultBackend with an "
         "expiry, as its README recommends; ORJSONSerializer (extra orjson); uvloop, which its worker finds by itself. "
         "process: --workers SLOTS, each with the default 100 --max-async-tasks, the no-op among them a coroutine, and "
-        "--max-threadpool-threads 1 (guide/cli). thread, async: one worker with SLOTS of each. results: ten "
+        "--max-threadpool-threads 1 (guide/cli), 1 task and xread_count=1 for long among short. thread, "
+        "async: one worker with SLOTS of each. results: ten "
         "wait_result(check_interval=0.001) at a time (default 0.2). results off: no result backend. no bulk submit, no "
         "cancel"
     )
-    pace = 5_000
+    pace = 2_500
     waiters = 10
 
     @contextlib.asynccontextmanager
@@ -63,7 +65,7 @@ class TaskIQ(LoopPeer):
     def command(self) -> list[str]:
         n = str(base.SLOTS)
         if base.MODE == "process":
-            slots = ["--workers", n, "--max-threadpool-threads", "1"]
+            slots = ["--workers", n, "--max-threadpool-threads", "1", "--max-async-tasks", "100" if base.AHEAD else "1"]
         else:
             slots = ["--workers", "1", "--max-async-tasks", n, "--max-threadpool-threads", n]
         return [

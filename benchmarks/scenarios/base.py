@@ -20,6 +20,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What qworker wants of a figure: so many times the best of a group, or just a number.
+
+    The groups: all queues, those whose workers are of Python alone, the local pools.
+    """
+
+    figure: str
+    by: float
+    of: Literal["queue", "pure Python queue", "local pool"] | None = None
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A name, what it says in the report, and how it is measured."""
 
@@ -28,6 +40,7 @@ class Scenario:
     figures: tuple[Figure, ...]
     measure: Callable[[Stage], dict[str, float]]
     important: bool = False  # part of the short run
+    goals: tuple[Goal, ...] = ()
     rounds: int | None = None  # at most so many: for what takes long, or hardly varies
 
 

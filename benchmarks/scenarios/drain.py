@@ -2,16 +2,19 @@
 
 The queue is filled while no worker runs; the worker starts; the counter file is watched. The rate is that from the
 first look that shows any task executed to the one that shows all, so the start of the worker is not in it.
-The file of results also has the rate from a fifth of the tasks on ("settled"), by which one sees whether processes that
-came up late are in the other.
+Ten processes come up one after the other, and the first ones run tasks meanwhile: there the rate from a fifth of the
+tasks on ("settled") stands beside it. The file of results has that of the others, too.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from ..stage import SMALL, Shape, Stage
-from .base import RATE, Scenario, needs_a_queue
+from .base import RATE, Figure, Goal, Scenario, needs_a_queue
+
+SETTLED = (*RATE, Figure("settled", "tasks/s from a fifth on"))
 
 
 def drain(stage: Stage, shape: Shape) -> dict[str, float]:
@@ -22,16 +25,20 @@ def drain(stage: Stage, shape: Shape) -> dict[str, float]:
     return {"rate": watched.rate, "settled": watched.settled_rate}
 
 
-def _scenario(name: str, title: str, shape: Shape, *, important: bool = False) -> Scenario:
-    return Scenario(f"drain-{name}", f"Drain, {title}", RATE, partial(drain, shape=shape), important=important)
+def _scenario(name: str, title: str, shape: Shape, figures: tuple[Figure, ...] = RATE, **more: Any) -> Scenario:
+    return Scenario(f"drain-{name}", f"Drain, {title}", figures, partial(drain, shape=shape), **more)
 
 
 SCENARIOS = (
     _scenario("1", "1 process", Shape("process", 1)),
-    _scenario("2", "2 processes", Shape("process", 2), important=True),
-    _scenario("10", "10 processes", Shape("process", 10)),
+    _scenario(
+        "2", "2 processes", Shape("process", 2), important=True,
+        goals=(Goal("rate", 3.0, "queue"), Goal("rate", 10.0, "pure Python queue")),
+    ),
+    _scenario("10", "10 processes", Shape("process", 10), SETTLED),
     _scenario("threads", "10 threads", Shape("thread", 10)),
     _scenario("async", "100 coroutines", Shape("async", 100)),
     _scenario("2-no-results", "2 processes, results not stored", Shape("process", 2, results=False)),
+    _scenario("threads-no-results", "10 threads, results not stored", Shape("thread", 10, results=False)),
     _scenario("async-no-results", "100 coroutines, results not stored", Shape("async", 100, results=False)),
-)
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a contestant takes: bytes in Redis, memory and calls of an idle worker, time to start."""
+"""What a contestant takes: bytes in Redis, memory of a worker, calls of an idle one, time to start."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from ..adapter import FailedError
 from ..peers import work
 from ..processes import cpu_seconds, pss_mib
 from ..stage import SMALL, Shape, Stage
-from .base import Figure, Scenario, needs_a_queue
+from .base import Figure, Goal, Scenario, needs_a_queue
 
 QUEUED = 20_000
-SETTLED_AFTER_S = 3.0
+SETTLED_AFTER_S = 2.0
 IDLE_FOR_S = 10.0
 STARTED_WITHIN_S = 30.0
+ENDED_IN_S = 3.0
+RECORDED_S = 0.5
+BUSY_FOR_S = 4.0
+LOOK_EVERY_S = 0.2
 
 
 def redis_bytes(stage: Stage) -> dict[str, float]:
-    """Memory of the server per queued task with a body of 16 characters, when the producer has left."""
+    """Memory of the server per task with a body of 16 characters: queued, and ended with its result kept.
+
+    Weighed when the producer has left, and then the worker. Ended ones: as many as run in a few seconds.
+    """
     needs_a_queue(stage)
     count = stage.scaled(QUEUED)
     before = _used_after(stage, 100)
-    return {"bytes": (_used_after(stage, count) - before) / count}
+    queued = (_used_after(stage, count) - before) / count
+    stage.clear()
+    return {"bytes": queued, "ended": _bytes_of_ended(stage, min(QUEUED, stage.paced(ENDED_IN_S)))}
 
 
 def _used_after(stage: Stage, count: int) -> int:
@@ -30,6 +39,40 @@ def _used_after(stage: Stage, count: int) -> int:
     adapter.order("fill", task="noop", count=count, body=SMALL)
     adapter.stop()
     return stage.server.used_memory_alone()
+
+
+def _bytes_of_ended(stage: Stage, count: int) -> float:
+    """Run 200 tasks, then more, each time to the end of their worker: what the later ones added, for each of them."""
+    held = [_used_after_end(stage, number) for number in (200, count)]
+    return (held[1] - held[0]) / count
+
+
+def _used_after_end(stage: Stage, count: int) -> int:
+    adapter = stage.adapter()
+    adapter.order("fill", task="noop", count=count, body=SMALL)
+    worker = stage.worker(adapter)
+    stage.watch(work.counted(str(stage.counter)) + count, worker, timed=False)
+    time.sleep(RECORDED_S)  # what was executed last is not yet recorded
+    worker.stop()
+    adapter.stop()
+    return stage.server.used_memory_alone()
+
+
+def busy(stage: Stage) -> dict[str, float]:
+    """A worker with 2 processes in the middle of a full queue of no-op tasks: its memory, looked at several times."""
+    needs_a_queue(stage)
+    adapter = stage.adapter(Shape("process", 2))
+    adapter.order("fill", task="noop", count=stage.paced(BUSY_FOR_S), body=SMALL)
+    command = adapter.order("worker")["command"]
+    adapter.stop()
+    worker = stage.start_worker(adapter, command)
+    stage.watch(1, worker, timed=False)
+    seen = []
+    ends = time.monotonic() + BUSY_FOR_S / 2
+    while time.monotonic() < ends and not worker.ended:
+        seen.append(pss_mib(worker.tree()))
+        time.sleep(LOOK_EVERY_S)
+    return {"pss": max(seen)}
 
 
 def idle(stage: Stage) -> dict[str, float]:
@@ -73,8 +116,9 @@ def start_up(stage: Stage) -> dict[str, float]:
 
 SCENARIOS = (
     Scenario(
-        "redis-bytes", "Redis memory per queued task", (Figure("bytes", "bytes", "least"),), redis_bytes,
-        important=True, rounds=1,
+        "redis-bytes", "Redis memory per task",
+        (Figure("bytes", "bytes, queued", "least"), Figure("ended", "bytes, ended with its result", "least")),
+        redis_bytes, important=True, goals=(Goal("bytes", 1.0, "queue"),), rounds=1,
     ),
     Scenario(
         "idle", "An idle worker with 2 processes",
@@ -84,7 +128,10 @@ SCENARIOS = (
             Figure("messages", "messages to Redis/s", "least"),
             Figure("cpu", "% CPU", "least"),
         ),
-        idle, important=True, rounds=1,
+        idle, important=True, goals=(Goal("pss", 1.0, "queue"), Goal("messages", 2.0), Goal("cpu", 1.0)), rounds=1,
+    ),
+    Scenario(
+        "busy", "A busy worker with 2 processes", (Figure("pss", "MiB of memory (PSS), most", "least"),), busy, rounds=1
     ),
     Scenario("start", "Start of a worker to its first task", (Figure("seconds", "s", "least"),), start_up),
 )  # fmt: skip

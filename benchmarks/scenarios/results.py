@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..stage import SMALL, Shape, Stage
-from .base import RATE, Scenario
+from .base import RATE, Goal, Scenario
 
 SUBMITTED_FOR_S = 1.0  # as many as run in so long without results; with them it takes about thrice as long
 
@@ -27,7 +27,7 @@ def _bodies(name: str, title: str, size: int, count: int) -> Scenario:
 SCENARIOS = (
     Scenario(
         "results", "Submit + run + all results, 2 processes", RATE, partial(run_all, shape=Shape("process", 2)),
-        important=True,
+        important=True, goals=(Goal("rate", 4.0, "queue"), Goal("rate", 2.5, "local pool")),
     ),
     Scenario(
         "results-threads", "Submit + run + all results, 10 threads", RATE, partial(run_all, shape=Shape("thread", 10)),

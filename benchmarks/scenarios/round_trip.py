@@ -11,7 +11,7 @@ from ..figures import percentile
 from ..peers import work
 from ..processes import Process
 from ..stage import SMALL, Shape, Stage
-from .base import Figure, Scenario
+from .base import Figure, Goal, Scenario
 
 MEASURED_FOR_S = 2.0
 LEAST, MOST = 100, 2_000  # round trips; from a hundred on, a 95th percentile says something
@@ -71,7 +71,7 @@ def _wait_for_load(stage: Stage, filler: Adapter, before: int) -> None:
 SCENARIOS = (
     Scenario(
         "round-trip", "Round trip, 2 processes, idle", FIGURES, partial(alone, shape=Shape("process", 2)),
-        important=True,
+        important=True, goals=(Goal("p50", 0.75, "queue"), Goal("p50", 2.0, "local pool")),
     ),
     Scenario("round-trip-threads", "Round trip, 10 threads, idle", FIGURES, partial(alone, shape=Shape("thread", 10))),
     Scenario(

@@ -10,7 +10,7 @@ from .. import environments, ideal
 from ..adapter import FailedError, NotOfferedError
 from ..figures import percentile
 from ..stage import Shape, Stage
-from .base import Figure, Scenario
+from .base import Figure, Goal, Scenario
 
 NAP_S, AT_ONCE, NAPS = 0.05, 100, 4_000
 BURN_S, BURNS = 0.005, 600
@@ -19,6 +19,7 @@ LONG_S, LONGS = 0.5, 10
 SLOTS = 2
 
 SHARE = (Figure("share", "of ideal"),)
+SLEEPS = (Goal("share", 0.97),)
 
 
 def sleeps(stage: Stage, modes: tuple[str, ...]) -> dict[str, float]:
@@ -72,7 +73,7 @@ def mixed(stage: Stage) -> dict[str, float]:
     seconds = [LONG_S] * stage.scaled(LONGS, least=2) + [SHORT_S] * stage.scaled(SHORTS)
     random.Random(4).shuffle(seconds)
     bodies = [f"{number} {length}" for number, length in enumerate(seconds)]
-    stage.run_filled(stage.adapter(Shape("process", SLOTS)), "timed", bodies)
+    stage.run_filled(stage.adapter(Shape("process", SLOTS, ahead=False)), "timed", bodies)
     noted = [line.split() for line in stage.times.read_text().splitlines()]
     spans = {int(key): (float(start), float(end)) for key, start, end in noted}
     at_once = ideal.most_at_once(list(spans.values()))
@@ -90,15 +91,17 @@ def mixed(stage: Stage) -> dict[str, float]:
 SCENARIOS = (
     Scenario(
         "sleeps", "50 ms sleeps, 100 at once: coroutines, else threads", SHARE,
-        partial(sleeps, modes=("async", "thread")), important=True,
+        partial(sleeps, modes=("async", "thread")), important=True, goals=SLEEPS,
     ),
-    Scenario("sleeps-threads", "50 ms sleeps, 100 threads", SHARE, partial(sleeps, modes=("thread",))),
+    Scenario("sleeps-threads", "50 ms sleeps, 100 threads", SHARE, partial(sleeps, modes=("thread",)), goals=SLEEPS),
     Scenario(
         "cpu", "5 ms CPU tasks, 2 processes, by a bare ProcessPoolExecutor's rate",
         (Figure("share", "of the bare pool"), Figure("rate", "tasks/s")), burns, important=True,
+        goals=(Goal("share", 0.98),),
     ),
     Scenario(
         "mixed", "10 tasks of 0.5 s among 300 of 5 ms, 2 processes: p95 wait of the short ones",
         (Figure("by_ideal", "by the ideal one", "least"), Figure("p95", "ms", "least")), mixed, important=True,
+        goals=(Goal("by_ideal", 1.1),),
     ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..adapter import NotOfferedError
 from ..figures import percentile
 from ..stage import Shape, Stage
-from .base import Figure, Scenario
+from .base import Figure, Goal, Scenario
 
 CANCELS = 50
 SLOTS = 10
@@ -27,5 +27,6 @@ SCENARIOS = (
     Scenario(
         "cancel", "Cancel of a running coroutine until it sees it",
         (Figure("p50", "ms", "least"), Figure("p95", "ms", "least")), cancel,
+        goals=(Goal("p50", 1.0, "queue"),),
     ),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..stage import SMALL, Stage
-from .base import RATE, Scenario, needs_a_queue
+from .base import RATE, Goal, Scenario, needs_a_queue
 
 
 def _submit(stage: Stage, verb: str, count: int) -> dict[str, float]:
@@ -30,7 +30,7 @@ def by_asyncio(stage: Stage) -> dict[str, float]:
 
 
 SCENARIOS = (
-    Scenario("submit-each", "Submit one by one", RATE, one_by_one, important=True),
-    Scenario("submit-bulk", "Submit in bulk", RATE, in_bulk, important=True),
+    Scenario("submit-each", "Submit one by one", RATE, one_by_one, important=True, goals=(Goal("rate", 1.0, "queue"),)),
+    Scenario("submit-bulk", "Submit in bulk", RATE, in_bulk, important=True, goals=(Goal("rate", 1.25, "queue"),)),
     Scenario("submit-async", "Submit by asyncio, 100 coroutines", RATE, by_asyncio),
 )

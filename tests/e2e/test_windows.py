@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.ideal import waits
 from e2e.conftest import executions
 from qworker import call
 from support.daemon import descendants
-from support.schedule import Span, cost_between, ideal_starts, longest_idle, makespan, percentile
+from support.schedule import Span, cost_between, longest_idle, makespan, percentile
 from support.waiting import wait_until
 
 
@@ -61,7 +62,7 @@ def test_a_mixed_load_waits_hardly_longer_than_under_an_ideal_scheduler(
     # The ideal one runs on this machine, too: with the durations as they came out, and what each task costs besides.
     cost = cost_between(of_load)
     took = [span.end - span.start + cost for span in of_load]
-    ideal = ideal_starts(took, 2)
+    ideal = waits(took, 2)
     short = [n for n, duration in enumerate(durations) if duration < long_s]
     assert makespan(real, took) <= 1.1 * makespan(ideal, took) + 1.0
     assert percentile([real[n] for n in short], 0.95) <= 1.1 * percentile([ideal[n] for n in short], 0.95) + 1.0

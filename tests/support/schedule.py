@@ -1,13 +1,13 @@
 """An ideal scheduler to hold a real one against: pure functions over durations and over what tasks recorded.
 
-durations ──► ideal_starts() ──► when each would have started, had every free slot known at once what waits
-runs ───────► cost_between() ──► what this machine, as busy as it was, needed between two tasks of a slot
-runs ───────► longest_idle() ──► for how long a slot stood free while something waited, in one stretch
+runs ──► cost_between() ──► what this machine, as busy as it was, needed between two tasks of a slot
+runs ──► longest_idle() ──► for how long a slot stood free while something waited, in one stretch
+
+When each task would have started, had every free slot known at once what waits, is said by benchmarks/ideal.py.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,6 @@ class Span:
     start: float
     end: float
     slot: int = 0
-
-
-def ideal_starts(durations: Sequence[float], slots: int) -> list[float]:
-    """When each task starts if they start in their order and whichever slot is free first takes the next."""
-    free = [0.0] * slots
-    starts = []
-    for duration in durations:
-        start = heapq.heappop(free)
-        starts.append(start)
-        heapq.heappush(free, start + duration)
-    return starts
 
 
 def cost_between(spans: Iterable[Span]) -> float:

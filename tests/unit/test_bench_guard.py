@@ -32,13 +32,13 @@ STRACE = """\
 
 # One small scenario without system calls: the guard itself is the same.
 SMALL = """
-import argparse, sys
+import sys
 from benchmarks import counting, guard
+from benchmarks.__main__ import main
 counting.strace_works = lambda: False
 guard.SCENARIOS = {"submit one by one": (32, guard.submit_one)}
-parser = argparse.ArgumentParser()
-guard.add_to(parser.add_subparsers())
-sys.exit(guard.main(parser.parse_args(["guard", "--only", "submit one", "--rounds", "1", *sys.argv[1:]])))
+sys.argv[1:] = ["guard", "--only", "submit one", "--rounds", "1", *sys.argv[1:]]
+sys.exit(main())
 """
 MORE_COMMANDS = """
 from qworker.broker.sending import Sending

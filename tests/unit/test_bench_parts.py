@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import comparison, environments, figures, ideal, noise, report, table
+from benchmarks import budget, comparison, environments, figures, ideal, noise, report, table
+from benchmarks.adapter import FailedError
 from benchmarks.alternation import turns
 from benchmarks.results_file import ResultsFile
 from benchmarks.scenarios import SCENARIOS, Figure, Scenario
@@ -27,6 +30,37 @@ def cell(*values: float, figure: str = "rate", run: str = "r1", **more: object) 
 
 def test_contestants_take_turns_and_the_order_turns_round():
     assert list(turns("ABC", 2)) == [(0, "A"), (0, "B"), (0, "C"), (1, "C"), (1, "B"), (1, "A")]
+
+
+# the time of a run
+
+
+def test_the_time_that_is_left_is_shared_out_by_weight():
+    now = 0.0
+    shares = budget.Budget(10, [1, 2, 1], clock=lambda: now)
+
+    assert shares.share() == 150
+    now = 300.0  # the first one took longer than its share
+    assert shares.share() == 200
+    now = 700.0
+    assert shares.share() == 0
+    assert budget.Budget(None, [1]).share() is None
+
+
+def test_more_rounds_go_to_the_best_as_long_as_there_is_time():
+    took_s = {"a": 2.0, "b": 3.0, "c": 1.0}
+
+    assert budget.affordable("abc", took_s, 11.0, rounds=2) == ["a", "b"]
+    assert budget.affordable("abc", took_s, -1.0, rounds=2) == []
+    assert budget.affordable("abc", took_s, None, rounds=2) == ["a", "b", "c"]
+
+
+def test_what_hangs_fails():
+    with pytest.raises(FailedError, match=r"not done within 0\.01 s"), budget.no_longer_than(0.01):
+        threading.Event().wait(10)
+    with budget.no_longer_than(0.01):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 # figures
@@ -109,6 +143,27 @@ def test_nothing_is_compared_with_those_that_have_no_figure():
     assert comparison.beside({"qworker": cell(1.0), "a": failed}, RATE, ["a"]) is None
     assert comparison.beside({"qworker": failed, "a": cell(1.0)}, RATE, ["a"]) is None
     assert comparison.ranked({"b": failed, "a": cell(1.0), "c": cell(2.0)}, RATE) == ["c", "a", "b"]
+
+
+def test_a_goal_is_held_against_the_best_of_its_group_or_against_a_number():
+    goals = [
+        {"figure": "rate", "by": 3.0, "of": "queue"},
+        {"figure": "rate", "by": 10.0, "of": "pure Python queue"},
+        {"figure": "rate", "by": 2.0, "of": "local pool"},
+        {"figure": "rate", "by": 900.0, "of": None},
+    ]
+    data = {
+        "scenarios": {"drain": {"figures": [RATE], "goals": goals}},
+        "cells": {"drain": {"qworker": cell(1000.0), "rusty": cell(400.0), "slow": cell(90.0)}},
+        "contestants": {"qworker": {}, "rusty": {"native": True}, "slow": {}, "pool": {"local": True}},
+    }
+
+    found = comparison.goals(data, "drain")
+
+    assert [(one.target, one.met) for one in found] == [(1200.0, False), (900.0, True), (900.0, True)]
+    assert [one.text for one in found] == [
+        "3 x the best queue, rusty", "10 x the best pure Python queue, slow", "at least 900"
+    ]  # fmt: skip
 
 
 # tables
