@@ -92,6 +92,15 @@ def test_it_settles_what_others_wait_for_too_and_then_leaves_the_ear_to_the_io_t
     assert third.result() == "third"
 
 
+def test_a_value_that_is_too_large_for_a_push_is_asked_for_while_it_listens_on(app: App, worker: FakeWorker) -> None:
+    waiter = Waiter(app, app.submit("tasks.f"))
+
+    worker.succeed(worker.claim_one(), "x" * 10_000)
+
+    waiter.join(3)  # the I/O thread looks round by itself after 5 s
+    assert waiter.value == "x" * 10_000
+
+
 def test_it_returns_when_another_thread_settles_its_future(app: App, worker: FakeWorker) -> None:
     future = app.submit("tasks.f")
     waiter = Waiter(app, future)

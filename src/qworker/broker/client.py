@@ -124,7 +124,7 @@ class Client:
         let_go = self._ear.let_go
         if future.add_waker(let_go):
             try:
-                self._ear.hear(self._take_push, lambda: future.done() or self._closing, timeout_s)
+                self._ear.hear(self._take_heard, lambda: future.done() or self._closing, timeout_s)
             except BaseException:  # Ctrl-C, perhaps in the middle of a push: the rest of it is asked for
                 self._missed = True
                 self._ear.wake()
@@ -133,8 +133,6 @@ class Client:
                 future.remove_waker(let_go)
             if self.closed:
                 self._end_thread(1.0)
-            elif self._fetch or self._missed:
-                self._ear.wake()  # the I/O thread asks
 
     def keep(self, future: Awaited) -> None:
         """As `watch`, and hold the future until then."""
@@ -268,6 +266,11 @@ class Client:
             elif entry.progress is not None:
                 for future in self.registry.futures(entry.id):
                     future.tell(entry.progress)
+
+    def _take_heard(self, message: bytes) -> None:
+        self._take_push(message)
+        if self._fetch or self._missed:
+            self._ear.wake()  # the I/O thread asks; who hears may be waiting for this very answer
 
     def _ask(self, now: float) -> None:
         if self._fetch:
