@@ -13,9 +13,9 @@ from support.history.records import save
 KILLS = ("kill child", "kill worker", "kill child", "kill fork server", "kill worker")
 STALLS = ("kill clients", "flush scripts", "freeze child", "freeze server", "restart server")
 PLANS = {
-    "kills": chaos.Plan(12, 500, KILLS),
-    "stalls": chaos.Plan(13, 500, STALLS),
-    "a frozen worker": chaos.Plan(14, 300, ("freeze worker",)),
+    "kills": chaos.Plan(12, 300, KILLS),
+    "stalls": chaos.Plan(13, 300, STALLS),
+    "a frozen worker": chaos.Plan(14, 250, ("freeze worker",)),
 }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from support.history.explain import Index, recoveries
 from support.history.judge import judge, report
 from support.history.made import (
     GOOD,
@@ -239,6 +240,12 @@ def test_c10_believes_the_count_of_a_rescuer_that_took_its_log_with_it():
     quiet = Quiet({}, {"succeeded": 1, "rescued": 1}, frozenset({"q:a"}))
 
     assert judge(story.history(quiet=quiet)) == []
+
+
+def test_it_is_told_how_long_what_a_fault_hit_was_gone():
+    stories = [elsewhere(make(f"q:{n}"), n) for n, make in enumerate([retried, child_killed, worker_frozen])]
+
+    assert recoveries(Index(joined(stories))) == {"kill child": [1.0], "freeze worker": [2.5]}
 
 
 def test_a_history_can_be_kept_and_judged_again(tmp_path):

@@ -5,6 +5,7 @@ What each returns, or raises as its text, names the very run that made it: attem
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -61,6 +62,14 @@ def thread_nap(seconds: float) -> str:
     """The same in a thread slot."""
     with written():
         time.sleep(seconds)
+    return token()
+
+
+@app.task
+async def async_nap(seconds: float) -> str:
+    """The same on the loop of an async child."""
+    with written():
+        await asyncio.sleep(seconds)
     return token()
 
 

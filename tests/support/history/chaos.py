@@ -13,17 +13,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from qworker import Future
 from support.daemon import Worker, spawn_worker, start_worker
 from support.promised import bound
 from support.servers import Server, any_kind, start_server
+from support.waiting import wait_until
 
 from . import executions, faults, workload
 from .client import Batch, Recorder, look
+from .explain import Index, recoveries
 from .judge import Violation, judge, report
 from .records import Event, Fault, History, save
 
@@ -32,6 +36,7 @@ TOLD = ("worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "o
 MOST_PENDING = 2_000  # so that faults meet a queue, and cancels something to cancel
 AHEAD = 0.03  # the share of all tasks that may be submitted beyond the next fault's: what that is done to
 QUIET_S = 60.0
+STOPPED_LATER = 3
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,18 @@ class Done:
             "outcomes": _counted({end.id: end.state for end in history.ended}.values()),
             "starts": f"{starts.total():,}, of {len(starts):,} tasks; {self.torn} lines torn",
             "faults": _counted(fault.kind for fault in history.faults),
+            "again": self._recoveries() or "nothing",
             "took": f"{self.took_s:.1f} s, {self.after_last_fault_s:.1f} s of it after the last fault",
             "verdict": f"{len(self.violations)} violations",
         }
         return "\n".join(f"  {name:<9} {value}" for name, value in rows.items())
+
+    def _recoveries(self) -> str:
+        """What faults made start again, and how long the longest of it was gone."""
+        return ", ".join(
+            f"{len(gone_s)} by {kind} (gone {max(gone_s):.1f} s at most)"
+            for kind, gone_s in sorted(recoveries(Index(self.history)).items())
+        )
 
 
 @dataclass
@@ -141,12 +154,21 @@ class Producer(threading.Thread):
 
     def run(self) -> None:
         client = self._client
+        later: deque[Future[Any]] = deque()
         try:
             for batch in self._batches:
                 client.wait(lambda: client.pending < MOST_PENDING and len(client.futures) < self._most, None)
-                for future in self._client.submit(batch):
-                    if batch.stop:
-                        self._client.stop(future, batch.stop)
+                futures = client.submit(batch)
+                if batch.stop == "stop":
+                    later += futures
+                elif batch.stop:
+                    for future in futures:
+                        client.stop(future, batch.stop)
+                # Some batches later, so that most of them run by then.
+                while len(later) > STOPPED_LATER:
+                    client.stop(later.popleft(), "stop")
+            for future in later:
+                client.stop(future, "stop")
         except BaseException as error:  # told by the main thread
             self.error = error
 
@@ -162,7 +184,7 @@ def run(plan: Plan, directory: Path, *, tell: Callable[[str], None] = lambda _: 
             fleet.begin()
             began = executions.now()
             done = _disturb(plan, fleet, client, tell)
-            last = done[-1].until if done else began
+            last = max((fault.until for fault in done), default=began)
             _wait_quiet(client)
             quiet_at = executions.now()
         fleet.end()
@@ -184,13 +206,16 @@ def _disturb(plan: Plan, fleet: Fleet, client: Recorder, tell: Callable[[str], N
     producer.start()
     for share, kind in faults.plan(plan.seed, sorted(set(plan.faults)), len(plan.faults)):
         producer.go_on_to(int((share + AHEAD) * plan.tasks))
-        enough = client.wait(lambda share=share: client.done >= share * plan.tasks, QUIET_S)
-        if not enough:
-            raise AssertionError(
-                f"{client.done} of {plan.tasks} tasks have ended, and nothing more does:\n{_logs(fleet)}"
-            )
+        until = executions.now() + QUIET_S
+        while not client.wait(lambda share=share: client.done >= share * plan.tasks, 0.05):
+            ways.tend()
+            if executions.now() > until:
+                said = "\n".join(worker.log() for worker in fleet.workers)
+                raise AssertionError(f"{client.done} of {plan.tasks} tasks have ended, and nothing more does:\n{said}")
+        ways.tend()
         fault = ways.do(kind)
         tell(f"{client.done:>7,} tasks: {fault or kind + ': nothing to do it to'}")
+    wait_until(ways.tend, timeout=10 * plan.lease_s, description="all frozen workers to be thawed")
     producer.go_on_to(plan.tasks)
     producer.join()
     if producer.error is not None:
@@ -204,10 +229,6 @@ def _wait_quiet(client: Recorder) -> None:
         before = client.done
         if not client.wait(lambda before=before: client.done > before or not client.pending, QUIET_S):
             return
-
-
-def _logs(fleet: Fleet) -> str:
-    return "\n".join(worker.log() for worker in fleet.workers)
 
 
 def _counted(words: object) -> str:

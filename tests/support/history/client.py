@@ -9,6 +9,7 @@ Any thread may use it: what it keeps it only appends to.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class Recorder:
             for id_ in batch.ids:
                 if f"default:{id_}" not in self.futures:
                     self._note(batch, f"default:{id_}", asked, "refused")
+        if unknown and batch.ids:
+            # Their ids are known, so sending them again is safe, whatever became of the first time.
+            left = tuple(id_.partition(":")[2] for id_ in unknown)
+            futures += self.submit(dataclasses.replace(batch, ids=left))
         return futures
 
     def stop(self, future: Future[Any], verb: str) -> None:

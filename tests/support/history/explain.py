@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from .records import Ended, Fault, History, Line, Stopped, Submitted
 
-# What a fault may make start again: the runs of its child, of its whole worker, of its worker if that was longer than
-# the lease, or nothing at all.
+# What a fault may make start again: the runs of its child, of its whole worker, of its worker if its lease can have
+# lapsed meanwhile (half of that may be over when the freeze begins), or nothing at all.
 COSTS = {
     "kill child": "child",
     "dies": "child",  # not from outside: a task killed its own child, and said so before
@@ -118,7 +118,9 @@ class Index:
             cost = COSTS[fault.kind]
             if cost == "child":
                 by_child.setdefault(fault.pid, []).append(fault)
-            elif cost == "worker" or (cost == "worker, past its lease" and fault.until - fault.at > history.lease_s):
+            elif cost == "worker" or (
+                cost == "worker, past its lease" and fault.until - fault.at > history.lease_s / 2
+            ):
                 by_worker.setdefault(fault.worker, []).append(fault)
         self._by_child, self._by_worker = by_child, by_worker
         for task in self.tasks.values():
@@ -162,6 +164,18 @@ class Index:
         # A fault, and all that it hit: whoever froze, was rescued and starts it late is no reason for anything.
         found += [fault for fault in self.faults_on(before) if fault.at <= after.start.at]
         return found
+
+
+def recoveries(index: Index) -> dict[str, list[float]]:
+    """By kind of fault, how long what it hit was gone: from the fault to the next start."""
+    found: dict[str, list[float]] = {}
+    for task in index.tasks.values():
+        for before, after in itertools.pairwise(task.runs):
+            reasons = index.reasons(task, before, after)
+            if reasons and isinstance(reasons[0], Fault):
+                fault = reasons[-1] if isinstance(reasons[-1], Fault) else reasons[0]
+                found.setdefault(fault.kind, []).append(after.start.at - fault.at)
+    return found
 
 
 def _runs(lines: tuple[Line, ...]) -> list[Run]:

@@ -2,6 +2,7 @@
 
     plan(seed, kinds, times) ─► [Planned]     drawn before the run; each waits for a share of the tasks to have ended
     Faults(fleet).do(kind)   ─► Fault         the target is drawn from what runs at that moment
+    Faults(fleet).tend()                      ends what lasts, such as the freeze of a worker
 
 A kill is written down with the instants before and after the signal: what happened between them may be its doing.
 """
@@ -37,6 +38,14 @@ class Planned(NamedTuple):
     kind: str
 
 
+class Frozen(NamedTuple):
+    """A worker that is stopped for now, since when, and the tasks that it ran."""
+
+    worker: Worker
+    at: float
+    held: set[str]
+
+
 class Fleet(Protocol):
     """What faults are done to."""
 
@@ -66,6 +75,7 @@ class Faults:
         self._draw = random.Random(seed)
         self._running: dict[tuple[str, int, int], Line] = {}  # starts without an end so far
         self._last: dict[str, Line] = {}  # the last start of each task
+        self._frozen: list[Frozen] = []
         self.done: list[Fault] = []
         self._ways: dict[str, Callable[[], Fault | None]] = {
             "kill child": self._kill_child,
@@ -82,7 +92,7 @@ class Faults:
     def do(self, kind: str) -> Fault | None:
         """Do one fault and return it; None if there was nothing to do it to just now."""
         fault = self._ways[kind]()
-        if fault is not None:
+        if fault is not None and kind != "freeze worker":  # which is not over yet
             self.done.append(fault)
         return fault
 
@@ -102,11 +112,11 @@ class Faults:
             return self._draw.choice(wait_until(self._look, timeout=2, description="a task that runs"))
         return None
 
-    def _some_worker(self) -> Worker:
+    def _some_worker(self, but: Sequence[Worker] = ()) -> Worker | None:
         """One that runs something, if there is any."""
         busy = {line.worker for line in self._look()}
-        living = [worker for worker in self._fleet.workers if worker.process.poll() is None]
-        return self._draw.choice([worker for worker in living if str(worker.pid) in busy] or living)
+        living = [worker for worker in self._fleet.workers if worker.process.poll() is None and worker not in but]
+        return self._draw.choice([worker for worker in living if str(worker.pid) in busy] or living or [None])
 
     def _kill_child(self) -> Fault | None:
         line = self._some_child()
@@ -117,8 +127,10 @@ class Faults:
             os.kill(line.pid, signal.SIGKILL)
         return Fault("kill child", at, now(), line.pid, line.worker)
 
-    def _kill_worker(self) -> Fault:
+    def _kill_worker(self) -> Fault | None:
         worker = self._some_worker()
+        if worker is None:
+            return None
         below = descendants(worker.pid)
         at = now()
         worker.kill()
@@ -130,8 +142,8 @@ class Faults:
 
     def _kill_fork_server(self) -> Fault | None:
         worker = self._some_worker()
-        below = descendants(worker.pid)
-        if not below:
+        below = [] if worker is None else descendants(worker.pid)
+        if worker is None or not below:
             return None
         children = below[1:]
         at = now()
@@ -139,28 +151,33 @@ class Faults:
         wait_until(lambda: not any(map(alive, children)), description="the children of a killed fork server to be gone")
         return Fault("kill fork server", at, now(), worker=str(worker.pid))
 
-    def _freeze_worker(self) -> Fault:
-        """Past its lease: until something that it ran has started elsewhere, if it ran anything."""
-        worker = self._some_worker()
+    def _freeze_worker(self) -> Fault | None:
+        """Past its lease; `tend` ends it. Other faults may come meanwhile."""
+        worker = self._some_worker(but=[frozen.worker for frozen in self._frozen])
+        if worker is None:
+            return None
         at = now()
         worker.freeze()
-        lease_s = self._fleet.lease_s
         held = {line.id for line in self._look() if line.worker == str(worker.pid)}
+        self._frozen.append(Frozen(worker, at, held))
+        return Fault("freeze worker", at, at, worker=str(worker.pid))
 
-        def has_moved() -> bool:
+    def tend(self) -> bool:
+        """Thaw who was frozen for long enough: until what it ran has started elsewhere. True if nobody is frozen."""
+        if self._frozen:
             self._look()
-            return any(self._last[id_].worker != str(worker.pid) for id_ in held)
-
-        try:
+        lease_s = self._fleet.lease_s
+        for frozen in list(self._frozen):
+            worker, at, held = frozen
+            moved = any(self._last[id_].worker != str(worker.pid) for id_ in held)
             # What it ran may have ended by itself; then there is nothing to wait for but time.
-            wait_until(
-                lambda: now() > at + lease_s and (has_moved() or now() > at + 2 * lease_s),
-                timeout=4 * lease_s,
-                description="a task of a frozen worker to start elsewhere",
-            )
-        finally:
-            worker.thaw()
-        return Fault("freeze worker", at, now(), worker=str(worker.pid))
+            dead = worker.process.poll() is not None
+            if dead or now() > at + (1.1 if moved else 2) * lease_s:
+                if not dead:
+                    worker.thaw()
+                self._frozen.remove(frozen)
+                self.done.append(Fault("freeze worker", at, now(), worker=str(worker.pid)))
+        return not self._frozen
 
     def _freeze_child(self) -> Fault | None:
         line = self._some_child()
@@ -174,9 +191,10 @@ class Faults:
         return Fault("freeze child", at, now(), line.pid, line.worker)
 
     def _freeze_server(self) -> Fault:
+        """For a moment, or for longer than the leases: neither proves that a worker is dead."""
         at = now()
         self._fleet.server.freeze()
-        _pass(SHORT_FREEZE_S)
+        _pass(self._draw.choice((SHORT_FREEZE_S, 1.3 * self._fleet.lease_s)))
         self._fleet.server.thaw()
         return Fault("freeze server", at, now())
 

@@ -13,8 +13,9 @@ MOST_PER_BATCH = 64
 # How often each kind comes, in tasks of a thousand. What hangs, dies or is stopped costs a child or a second each, so
 # that a few of them are plenty.
 SHARES = {
-    "short": 680,
+    "short": 620,
     "thread": 120,
+    "coroutine": 60,
     "long": 60,
     "flaky": 60,
     "failing": 30,
@@ -36,7 +37,7 @@ def plan(seed: int, tasks: int) -> list[Batch]:
     while any(left.values()):
         (kind,) = draw.choices(list(left), weights=list(left.values()))
         # Bulk comes in bulk, the rest in ones and twos.
-        most = MOST_PER_BATCH if kind in ("short", "thread", "flaky") else 3
+        most = MOST_PER_BATCH if kind in ("short", "thread", "coroutine", "flaky") else 3
         count = min(left[kind], draw.randint(1, most))
         left[kind] -= count
         batches.append(_batch(draw, kind, count, first=len(batches)))
@@ -53,6 +54,8 @@ def _batch(draw: random.Random, kind: str, count: int, *, first: int) -> Batch:
             return Batch(kind, "nap", (short,), count, ids=ids)
         case "thread":
             return Batch(kind, "thread_nap", (short,), count, pool="thread", ids=ids)
+        case "coroutine":
+            return Batch(kind, "async_nap", (short,), count, pool="async", ids=ids)
         case "long":
             return Batch(kind, "nap", (draw.uniform(0.05, 0.3),), count, ids=ids)
         case "flaky":
