@@ -23,11 +23,14 @@ from typing import Any
 
 from . import environments, machine
 from .account import drain, median, run_all
+from .budget import no_longer_than
 from .environments import MissingError
 from .parties import QUEUE, ROOT, Place, by_script
 
 OUT = ROOT / "docs" / "bench" / "growth.json"
 PLOTTER = Path(__file__).with_name("growth_plots.py")
+
+HANGS_AFTER_S = 180.0  # a series; all nine took 6 minutes
 
 Series = dict[str, dict[str, Any]]  # what is varied -> figures
 
@@ -303,15 +306,21 @@ def main(given: argparse.Namespace) -> int:
         raise SystemExit(f"no series {', '.join(sorted(unknown))}; there are: {', '.join(SERIES)}")
     known = json.loads(given.out.read_text()) if given.out.exists() else {}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    scale = Scale(given.rounds, quick=given.quick)
+    scale, facts, failed = Scale(given.rounds, quick=given.quick), machine.facts(), 0
     for name in wanted:
         started = time.monotonic()
-        series = SERIES[name](scale)
-        known[name] = {"machine": machine.facts(), "at": time.strftime("%Y-%m-%d"), "series": series}
+        try:
+            with no_longer_than(HANGS_AFTER_S):
+                series = SERIES[name](scale)
+        except Exception as error:  # whatever it is: the other series are still measured
+            failed = 1
+            print(f"{name}: failed: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        known[name] = {"machine": facts, "at": time.strftime("%Y-%m-%d"), "quick": given.quick, "series": series}
         given.out.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
         print(f"{name}: {(SERIES[name].__doc__ or '').splitlines()[0]} ({time.monotonic() - started:.0f} s)")
         print(table(series), flush=True)
-    return 0 if given.no_plots else draw(given.out)
+    return (0 if given.no_plots else draw(given.out)) or failed
 
 
 def table(series: Series) -> str:

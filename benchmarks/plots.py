@@ -90,9 +90,9 @@ def fill(panel: Any, data: dict[str, Any], name: str, goals: list[Any]) -> None:
         else:
             panel.text(max(values), place, f"  {number(median)}", va="center", size=8)
     top = len(everyone) - 0.5
-    for figure, target, text in goals:
+    for (figure, target, text), style in zip(goals, ("--", ":", "-."), strict=False):
         if figure == wanted["name"]:
-            panel.axvline(target, color=GOAL, linestyle="--", linewidth=1, label=f"goal: {text} = {number(target)}")
+            panel.axvline(target, color=GOAL, linestyle=style, linewidth=1, label=f"goal: {text} = {number(target)}")
     if panel.get_legend_handles_labels()[0]:
         panel.legend(loc="lower right", fontsize=7, framealpha=0.9)
     panel.set_ylim(-0.7, top)

@@ -180,20 +180,6 @@ def _run_all(peer: Peer, task: str, count: int, body: str) -> dict[str, Any]:
     return clock.told
 
 
-def _warm(peer: Peer, count: int, body: str) -> dict[str, Any]:
-    """Run some tasks so that a worker is wholly there. Some may fail: that is not what is measured."""
-    handles, failed = [peer.submit("noop", body) for _ in range(count)], 0
-    for handle in handles:
-        try:
-            failed += peer.result(handle) != body
-        except Exception as error:
-            failed += 1
-            print(f"of the tasks to warm up one failed: {type(error).__name__}: {error}", file=sys.stderr)
-    if failed > count / 2:
-        raise RuntimeError(f"{failed} of {count} tasks failed")
-    return {"lost": failed}
-
-
 def _round_trips(peer: Peer, task: str, count: int, body: str, warm: int = 20) -> dict[str, Any]:
     times: list[float] = []
     gc.collect()
@@ -264,7 +250,6 @@ _VERBS = {
     "submit_async": _submit_async,
     "fill": _fill,
     "fill_bodies": _fill_bodies,
-    "warm": _warm,
     "run_all": _run_all,
     "round_trips": _round_trips,
     "steady": _steady,

@@ -12,7 +12,7 @@ from .base import Figure, Goal, Scenario, needs_a_queue
 
 QUEUED = 20_000
 SETTLED_AFTER_S = 2.0
-IDLE_FOR_S = 10.0
+IDLE_FOR_S = 6.0
 STARTED_WITHIN_S = 30.0
 ENDED_IN_S = 3.0
 RECORDED_S = 0.5
