@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qworker.lifecycle import KEPT_FOR_RETRY, OUTCOMES, State
-from qworker.model import Again, Line, Lose, Park, Release
+from qworker.model import Again, Line, Lose, Park, Release, Settle
 from support.blobs import make_value
 from support.brokers import (
     LEASE_MS,
@@ -223,6 +223,26 @@ def test_after_two_losses_a_task_waits_to_be_run_alone(broker: TwiceBroker) -> N
     assert other_pool.tasks == ()
     assert (ids(lone), lone.suspects, lone.alone) == (["bad"], 0, True)
     assert only(lone).record.losses == 2
+
+
+@pytest.mark.parametrize("way_back", [
+    Again("bad", name("c3"), delay_ms=0),
+    Again("bad", name("c3"), delay_ms=500),
+    Park("bad", name("c3"), delay_ms=500),
+], ids=["again", "again later", "parked"])  # fmt: skip
+def test_a_suspect_that_comes_back_alive_still_waits_to_be_run_alone(broker: TwiceBroker, way_back: Settle) -> None:
+    seed(broker, "bad")
+    for claim in ("c1", "c2"):
+        take(broker, claim)
+        broker.settle(QUEUE, [Lose("bad", name(claim), exact=False)])
+    take(broker, "c3", alone=True)
+
+    broker.settle(QUEUE, [way_back])
+    broker.at(500)
+
+    crowd, lone = take(broker, "c4"), take(broker, "c5", alone=True)
+    assert (ids(crowd), crowd.suspects) == ([], 1)
+    assert (ids(lone), lone.alone) == (["bad"], True)
 
 
 def test_a_lone_claim_without_suspects_is_a_plain_one(broker: TwiceBroker) -> None:

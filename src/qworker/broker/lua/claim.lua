@@ -51,16 +51,17 @@ local left = {} -- pools that may have work when we are done
 local next_due = quiet and {} or call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
 if next_due[2] and tonumber(next_due[2]) <= now then
   local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
-  local texts, records, by_line = fetch(K.tasks, due), {}, {}
+  local texts, records, by_list = fetch(K.tasks, due), {}, {}
   for i = 1, #due do
     local r = texts[i] and parse(texts[i])
     if r and r.state == 's' then
       r.state = 'q'
       records[#records + 1], records[#records + 2] = due[i], text_of(r)
-      local list = by_line[r.line]
+      local key = list_of(r)
+      local list = by_list[key]
       if not list then
         list = {}
-        by_line[r.line] = list
+        by_list[key] = list
       end
       list[#list + 1] = due[i]
       left[pool_of(r.line)] = true
@@ -68,7 +69,7 @@ if next_due[2] and tonumber(next_due[2]) <= now then
   end
   many('ZREM', K.later, due)
   many('HSET', K.tasks, records)
-  for line, ids in pairs(by_line) do many('RPUSH', K.lines[line], ids) end
+  for key, ids in pairs(by_list) do many('RPUSH', key, ids) end
   next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
 end
 

@@ -104,6 +104,11 @@ local function ring_all(pools)
   for pool in pairs(pools) do ring(K.bells[pool]) end
 end
 
+-- The list in which a queued task waits: who was lost twice waits to be run alone in a worker.
+local function list_of(r)
+  return r.losses < 2 and K.lines[r.line] or K.suspects
+end
+
 -- Put ids back to the front of a list, the first of them foremost.
 local function push_front(key, ids)
   local reversed, last = {}, #ids

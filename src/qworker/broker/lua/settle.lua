@@ -106,10 +106,11 @@ if moves > 0 then
         word, later = 'retried', tonumber(x) > 0
         r.attempt, r.deliveries = r.attempt + 1, 0
         if not later then
-          local list = back[r.line]
+          local key = list_of(r)
+          local list = back[key]
           if not list then
             list = {}
-            back[r.line] = list
+            back[key] = list
           end
           list[#list + 1] = id
           last_pools[pool_of(r.line)] = true
@@ -129,7 +130,7 @@ if moves > 0 then
     at = at + 5
   end
   write_returns(returns)
-  for line, list in pairs(back) do many('RPUSH', K.lines[line], list) end
+  for key, list in pairs(back) do many('RPUSH', key, list) end
   ring_all(last_pools)
   for word, n in pairs(counts) do call('HINCRBY', K.stats, word, n) end
 end
