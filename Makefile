@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos test-stdlib bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos test-stdlib models mutants bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,13 @@ chaos: $(STAMP) ## 20,000 tasks and 60 faults of every kind over 3 workers, judg
 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
+
+models: $(STAMP) ## The scripts against their models, on every kind of server, 30 times as long (10 minutes)
+	QWORKER_TEST_RUNS=30 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
+	  tests/property/test_group_machine.py $(ARGS)
+
+mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (30 minutes)
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matters most, into build/ (10 minutes)
 	-$(BIN)/python -m benchmarks setup pebble $(FASTEST) plots
