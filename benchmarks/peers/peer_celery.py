@@ -28,6 +28,7 @@ class CeleryPeer(base.Peer):
     modes = ("process", "thread")
     settings = (
         "prefork or threads pool; worker_prefetch_multiplier=64 (docs.celeryq.dev: userguide/optimizing);"
+        " 1 with task_acks_late for long among short (the same page);"
         " worker_disable_rate_limits (userguide/configuration); bulk shares a producer (userguide/calling);"
         " task_ignore_result where results are off (userguide/tasks); --without-gossip --without-mingle"
         " --without-heartbeat; task events are off by default; log level error"
