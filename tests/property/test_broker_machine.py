@@ -533,6 +533,7 @@ class BrokerMachine(RuleBasedStateMachine):
         ended = sum(self.counts[state.value] for state in OUTCOMES)
         assert counters.get("submitted", 0) == len(bodies) + ended
         # I8
+        assert {score for _, score in keys.get("stops", [])} <= {0.0}, "they are looked for by name"
         stops = {member.decode() for member, _ in keys.get("stops", [])}
         assert stops == {
             f"{task.record.claim} {local}" for local, task in self.tasks.items()

@@ -46,10 +46,12 @@ class PrivateServer:
     def flush(self) -> None:
         """Forget everything."""
         from ..broker.broker import Broker
-        from ..broker.calls import command
 
-        with Broker(self.url, role="test") as broker:
-            broker.run(command("forget everything", "FLUSHALL", parse=bool))
+        broker = Broker(self.url, role="test")
+        try:
+            broker.client.flushall()
+        finally:
+            broker.close()
 
     def stop(self) -> None:
         """End it."""

@@ -19,11 +19,10 @@ local epoch = read_meta(now, lease)
 local names = {}
 for i = 1, claims do names[i] = ARGV[REST + i - 1] end
 local known = fetch(K.held, names)
-local lost, leases, seen, holds = {}, {}, {}, {}
+local lost, leases, seen = {}, {}, {}
 for i = 1, claims do
   local claim = names[i]
   if known[i] then
-    holds[claim] = true
     leases[#leases + 1], leases[#leases + 2] = int(now + lease), claim
     seen[#seen + 1], seen[#seen + 2] = claim .. '+', '1'
   else
