@@ -17,8 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import select
-import selectors
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from typing import Any, Final
 
 from .. import context
 from ..shields import covers
-from . import frames
+from . import frames, punctual
 from .inbox import Inbox
 from .page import Page, SlotCells
 from .slots import Opened, Runner, Told, raised, returned
@@ -101,7 +99,7 @@ class CoroutineLoop:
         self._watching = False
         self._looking = False
         self._pulsing = False
-        self._loop = _new_loop()
+        self._loop = punctual.new_loop()
         self._threads = ThreadPoolExecutor(page.slots, "qworker-slot")
 
     def serve(self) -> None:
@@ -290,24 +288,6 @@ class CoroutineLoop:
             attempt.helpers.add(task)
             task.add_done_callback(attempt.helpers.discard)
         return task
-
-
-class _Punctual(selectors.EpollSelector):
-    """Waits to the microsecond: epoll alone rounds each timeout up to a millisecond, and every sleep is that late."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout > 0:
-            select.select((self,), (), (), timeout)
-            timeout = 0
-        return super().select(timeout)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    if type(loop) is asyncio.SelectorEventLoop:
-        loop.close()
-        loop = asyncio.SelectorEventLoop(_Punctual())
-    return loop
 
 
 class _HelperThreads(ThreadPoolExecutor):
