@@ -90,6 +90,28 @@ def test_a_fixed_window_never_breathes() -> None:
     assert room.target == 5
 
 
+def test_many_slots_claim_again_before_a_burst_of_ends_leaves_them_dry() -> None:
+    room = Room(100)
+
+    assert room.wanted(held=151) == 0
+    assert room.wanted(held=150) == 50
+
+
+def test_few_slots_do_not_claim_one_by_one() -> None:
+    room = Room(2)
+
+    assert room.wanted(held=3) == 0
+    assert room.wanted(held=2) == 2
+
+
+def test_at_the_floor_nothing_is_claimed_ahead() -> None:
+    room = Room(100)
+    room.recalled()
+
+    assert room.wanted(held=100) == 0
+    assert room.wanted(held=99) == 1
+
+
 def test_a_window_of_one_claims_one_at_a_time() -> None:
     room = Room(4, fixed=1)
 

@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Any, Final
@@ -33,6 +33,11 @@ from .stack_pipe import Stacks
 _SEND_BUFFER: Final = 1024 * 1024
 # More orders than this are never in one child: their tokens always fit the pipe.
 ORDERS_MAX: Final = 512
+# A child with more orders than this says much: it is read once in a while, so that it need not wake the worker, which
+# would take its processor, at each of the outcomes that come together. What it says meanwhile is safe in the pipe.
+_CROWD: Final = 8
+_PAUSE_S: Final = 0.001
+_MUCH: Final = 4096  # bytes; behind so many there may be more than the pipe holds
 
 
 class Role(Enum):
@@ -109,6 +114,7 @@ class Kid:
         self._frames = frames.Frames()
         self._unsent: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._loop = asyncio.get_running_loop()
+        self._on_readable: Callable[[Kid], None]
         self._writing = False
         self._closed = False
 
@@ -119,9 +125,14 @@ class Kid:
         ends = (self._theirs.detach(), *shared, self.stacks.detach(), self.dump.detach(), out)
         self.process = self.stacks.process = self.dump.process = host.launch(self.plan, ends, parent)
 
-    def listen(self, on_readable: Any) -> None:
+    def listen(self, on_readable: Callable[[Kid], None]) -> None:
         """Call `on_readable(kid)` whenever it has said something."""
-        self._loop.add_reader(self._out, on_readable, self)
+        self._on_readable = on_readable
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._out, self._on_readable, self)
 
     @property
     def idle(self) -> bool:
@@ -193,6 +204,9 @@ class Kid:
         data = frames.receive(self._out)
         if data == b"":
             self._loop.remove_reader(self._out)  # its end comes by its pidfd
+        elif data and len(data) < _MUCH and self.plan.slots > 1 and len(self.entries) > _CROWD:
+            self._loop.remove_reader(self._out)
+            self._loop.call_later(_PAUSE_S, self._listen)
         return map(frames.checked, self._frames.feed(data)) if data else iter(())
 
     def drain(self) -> Iterator[list[Any]]:

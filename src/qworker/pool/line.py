@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .kid import Entry
 from .ladder import NEVER
 from .nursery import Nursery
-from .pace import AHEAD_S
+from .pace import AHEAD_S, CROWD_AHEAD_S
 
 
 class Line:
@@ -113,7 +113,7 @@ class Line:
             share = max(1, len(self._orders) // len(kids))
             for kid in kids:
                 most = share if self._max_tasks is None else min(share, self._max_tasks - kid.given)
-                given += kid.fill(self._orders, most, AHEAD_S, now)
+                given += kid.fill(self._orders, most, AHEAD_S if kid.plan.slots == 1 else CROWD_AHEAD_S, now)
 
     def _feed_lent(self, now: float) -> None:
         while self._lent:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 AHEAD_S: Final = 0.005
+# Slots that started together end together, within less than the worker needs to hear of it and send more.
+CROWD_AHEAD_S: Final = 0.020
 # What the way there and back costs a child, beside the task itself.
 _PER_ORDER_S: Final = 0.000_015
 _NAMES_MAX: Final = 4096

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 QUICK_S = 0.020  # a window that keeps its slots busy for less than this was too small
 SLOW_S = 0.5  # and one that takes longer than this was too large
+CROWD = 8  # slots
 LIMIT = 1024  # a claim's script stays well under 2 ms, and a dead worker leaves no more than this
 
 
@@ -27,6 +28,9 @@ class Room:
             raise ValueError(f"a pool has at least one slot, not {slots}")
         self.slots = slots
         self.floor = slots if fixed is None else min(slots, fixed)
+        # Slots that started together end together: one burst must not empty the line before the next claim is here.
+        # Of few slots a reserve would only mean to claim tasks one by one.
+        self.reserve = slots // 2 if slots >= CROWD else 0
         self.limit = max(limit, slots) if fixed is None else fixed
         self.fixed = fixed is not None
         self.target = fixed if fixed is not None else min(2 * slots, self.limit)
@@ -36,9 +40,9 @@ class Room:
         return max(0, self.target - held)
 
     def wanted(self, held: int) -> int:
-        """Return how many tasks to claim now; 0 unless half a window is free, or the slots would run dry."""
+        """Return how many tasks to claim now; 0 unless half a window is free, or the slots would soon run dry."""
         room = self.target - held
-        return room if room > 0 and (room * 2 >= self.target or held <= self.floor) else 0
+        return room if room > 0 and (room * 2 >= self.target or held <= self.floor + self.reserve) else 0
 
     def drained(self, size: int, took_s: float, ran_s: float) -> None:
         """Learn from a window of `size` tasks that all ended within `took_s` seconds of its claim, and ran for `ran_s`.
