@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fakeredis
 import pytest
 
 from qworker.broker import SubmitItem
@@ -57,6 +58,19 @@ def test_a_claim_hands_out_the_oldest_first_with_their_blobs_and_a_fence(broker:
     assert window.tasks[0].record == Record(state=State.CLAIMED, claim=name("c1"), deliveries=1)
     assert (window.fence, window.now_ms, window.rescued, window.suspects) == (1, START_MS, 0, 0)
     assert broker.second == window
+
+
+@pytest.mark.parametrize("key", ["bodies", "tasks"])
+def test_a_large_window_is_kept_in_tables_and_not_in_lists(broker: TwiceBroker, key: str) -> None:
+    """The server keeps a small hash as a list, and searches that from end to end for each task."""
+    names = [f"t{n}" for n in range(40)]
+    seed(broker, *names)
+
+    take(broker, "c1", 40)
+
+    assert sorted(broker.client.hkeys(f"qw:{{t.q}}:{key}")) == sorted(name.encode() for name in names)
+    if not isinstance(broker.client, fakeredis.FakeRedis):  # it knows no encodings
+        assert broker.client.object("encoding", f"qw:{{t.q}}:{key}") == b"hashtable"
 
 
 def test_each_claim_that_brings_something_draws_a_larger_fence(broker: TwiceBroker) -> None:

@@ -15,7 +15,7 @@
 -- refuses: none
 -- cost: O(tasks handed out + tasks put back + entries passed over, at most 1,000 each)
 
-local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH = 1000, 1000, 1000, 128
+local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 1000, 1000, 1000, 128, 32
 
 local now = begin()
 local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)
@@ -113,6 +113,14 @@ local function is_id(text)
   return #text <= 64 and string.find(text, '^[%w_.=@+-]+$') ~= nil
 end
 
+-- Up to 512 short fields a hash is a list that is searched from end to end: in a window, microseconds a task. One long
+-- name makes it a table, for as long as there is anything in it.
+local function spread(key)
+  local long = string.rep('-', 65)
+  call('HSET', key, long, '')
+  call('HDEL', key, long)
+end
+
 -- Take up to `room` tasks from one line. Returns how much room is left.
 local function drain(line, room)
   local key, batch, counted = K.lines[line], 32, false
@@ -126,6 +134,7 @@ local function drain(line, room)
     local popped = call('LPOP', key, ask)
     if not popped then return room end
     if not counted then unseen, counted = unseen - 1, true end
+    if #popped >= MANY then spread(K.bodies) end
     local found, records = fetch(K.bodies, popped), fetch(K.tasks, popped)
     for i = 1, #popped do
       local id, blob = popped[i], found[i]
@@ -206,6 +215,7 @@ end
 if taken > 0 then
   fence = call('HINCRBY', K.meta, 'fence', 1)
   many('HSET', K.tasks, pairs_to_write)
+  if taken >= MANY then spread(K.tasks) end
   local about = int(fence) .. ' ' .. A.worker .. ' ' .. alone .. ' ' .. table.concat(ids, ' ')
   call('HSET', K.held, claim, about, claim .. '#', int(taken))
   call('ZADD', K.leases, int(now + lease), claim)
