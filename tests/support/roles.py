@@ -146,7 +146,7 @@ class FakeBroker:
 
 
 def settled(*codes: str, stops: Iterable[Any] = ()) -> SettleReply:
-    return SettleReply(tuple(codes), tuple(stops), NOW_MS)  # type: ignore[arg-type]
+    return SettleReply(tuple(codes), tuple(stops))  # type: ignore[arg-type]
 
 
 class FakePool:

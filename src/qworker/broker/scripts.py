@@ -1,12 +1,14 @@
 """Load the Lua scripts, read their headers, and turn each into a call by name.
 
     lua/claim.lua ── header ──► Script(keys, args, …) ── keys and arguments by name ──► EVALSHA sha …
-    lua/lib.lua ───────────────► what a script uses of it is put in front, after locals K and A made from its header
+    lua/lib.lua ───────────────► what a script uses of it is put in front; what only one block of it uses, into that
     lua/lib_group.lua ─────────► likewise behind it, for those of task groups
 
-A header line `KEYS: bodies, tasks, lines` becomes `K.bodies`, `K.tasks`, `K.lines.a` … in the script; `ARGV: now_ms,
-claim, rooms...` becomes `A.now_ms`, `A.claim`, and `REST`, the index in ARGV at which the variadic `rooms` begin
-(`RESULTS` is the same for variadic keys). So no position is written down twice, in Python or in Lua.
+A header line `KEYS: bodies, tasks, lines` lets the script say `K.bodies` and `K.tasks` for KEYS[1] and KEYS[2], and
+`LINES` for the index before that of the first line; with `ARGV: now_ms, claim, rooms...` it says `A.now_ms`, `A.claim`,
+and `REST` for the index in ARGV at which the variadic `rooms` begin (`RESULTS` is the same for variadic keys, `BELLS`
+that of the first bell). So no position is written down twice, in Python or in Lua. The names are replaced in the text:
+tables of them, made anew at each call, cost a microsecond or two of it. What the header does not name is nil.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ Arg = bytes | str | int
 _PART = re.compile(r"\n\n(?=--|local )")
 _DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _WORD = re.compile(r"\w+")
+_COMMENT = re.compile(r"--.*")
+# What follows the line `-- library` as deep as that.
+_BLOCK = re.compile(r"^( +)-- library\n((?:\1.*\n|\n)+)", re.MULTILINE)
+_NAME = re.compile(r"\b(?:[KA]\.\w+|LINES|BELLS|RESULTS|REST)\b")
 
 _HEADER = re.compile(r"^-- (transition|KEYS|ARGV|reply|refuses|cost): *(.*)$")
 _FIELDS = ("transition", "KEYS", "ARGV", "reply", "refuses", "cost")
@@ -91,27 +97,22 @@ def _read_header(name: str, text: str) -> dict[str, str]:
     return fields
 
 
-def _locals(keys: Sequence[str], args: Sequence[str]) -> str:
-    """Write the Lua that gives a script its keys and arguments by name."""
-    position = 0
-    fields: list[str] = []
+def _places(keys: Sequence[str], args: Sequence[str]) -> dict[str, str]:
+    """Say what the names of a header stand for in Lua."""
+    places: dict[str, str] = {}
+    position = 1
     for key in keys:
         if key == "lines":
-            parts = [f"{code} = KEYS[{position + n}]" for n, code in enumerate(LINE_CODES, 1)]
-            fields.append(f"lines = {{ {', '.join(parts)} }}")
+            places["LINES"] = str(position - 1)
             position += len(LINE_CODES)
         elif key == "bells":
-            parts = [f"[{n}] = KEYS[{position + n + 1}]" for n in range(len(POOL_NEEDS))]
-            fields.append(f"bells = {{ {', '.join(parts)} }}")
+            places["BELLS"] = str(position)
             position += len(POOL_NEEDS)
         else:
+            places[f"K.{key}"] = f"KEYS[{position}]"
             position += 1
-            fields.append(f"{key} = KEYS[{position}]")
-    named = ", ".join(f"{arg} = ARGV[{n}]" for n, arg in enumerate(args, 1))
-    return (
-        f"local K = {{ {', '.join(fields)} }}\nlocal A = {{ {named} }}\n"
-        f"local RESULTS, REST = {position + 1}, {len(args) + 1}\n"
-    )
+    places |= {f"A.{arg}": f"ARGV[{n}]" for n, arg in enumerate(args, 1)}
+    return places | {"RESULTS": str(position), "REST": str(len(args) + 1)}
 
 
 def _read(name: str) -> str:
@@ -125,19 +126,34 @@ def _library(name: str) -> str:
     return _read(name)
 
 
-def _used(library: str, source: str) -> str:
-    """Return what a script uses of a library, and what that uses of it in turn.
-
-    The server makes every function of a script's text anew at each call: the whole library cost 3 µs of it.
-    """
-    words = set(_WORD.findall(source))
+def _used(library: str, source: str) -> list[str]:
+    """Return the parts of a library that a script uses, and those that they use in turn."""
+    words = _words(source)
     kept: list[str] = []
     for part in reversed(_PART.split(library)):  # in Lua a part can use only those above it
         defined = {name for names in _DEFINED.findall(part) for name in names.split(", ")}
         if defined & words:
             kept.append(part)
-            words.update(_WORD.findall(part))
-    return "\n\n".join(reversed(kept)) + "\n"
+            words |= _words(part)
+    return kept[::-1]
+
+
+def _words(source: str) -> set[str]:
+    return set(_WORD.findall(_COMMENT.sub("", source)))
+
+
+def _joined(library: str, source: str) -> str:
+    """Put what a script uses of a library in front of it; what only a block with the line `-- library` uses, there.
+
+    The server makes every function of a script's text anew at each call that comes by it: the whole library cost 3 µs.
+    """
+    front = _used(library, _BLOCK.sub("", source))
+
+    def fill(block: re.Match[str]) -> str:
+        parts = [part for part in _used(library, block[2]) if part not in front]
+        return "\n\n".join([*parts, block[2]])
+
+    return "\n\n".join([*front, _BLOCK.sub(fill, source)])
 
 
 @cache
@@ -150,7 +166,8 @@ def load(name: str) -> Script:
     rest = args[-1].removesuffix("...") if args and args[-1].endswith("...") else ""
     fixed_keys, fixed_args = keys[: len(keys) - results], args[: len(args) - bool(rest)]
     library = _library("lib") + (_library("lib_group") if name.startswith("group_") else "")
-    text = (_locals(fixed_keys, fixed_args) + _used(library, source) + source).encode()
+    places = _places(fixed_keys, fixed_args)
+    text = _NAME.sub(lambda name: places.get(name[0], "nil"), _joined(library, source)).encode()
     return Script(
         name=name,
         text=text,

@@ -62,7 +62,6 @@ class SettleReply:
 
     codes: tuple[Settled, ...]
     stops: tuple[tuple[str, str, StopOrder], ...]  # (claim, id, order)
-    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,11 +212,11 @@ def settle(
     )
 
     def parse(reply: Any) -> SettleReply:
-        now_ms, letters, *stops = reply
+        letters, *stops = reply
         codes: list[Settled] = ["lost"] * len(items)
         for place, letter in zip(order, letters, strict=True):
             codes[place] = _SETTLE_CODES[letter]
-        return SettleReply(tuple(codes), read_stops(stops), int(now_ms))
+        return SettleReply(tuple(codes), read_stops(stops))
 
     again = None if resend else lambda: settle(owner, queue, items, worker=worker, claims=claims, resend=True)
     return Call(f"settle {len(items)} task(s) in queue {queue!r}", script, keys, args, parse, again)

@@ -17,60 +17,66 @@
 
 local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 1000, 1000, 1000, 128, 32
 
-local now = begin()
+local now = clock()
 local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)
--- Where nobody holds anything and nothing is put aside, one look stands for seven.
-local quiet = call('EXISTS', K.leases, K.held, K.later, K.suspects, K.cursors) == 0
+-- Where nobody holds anything and nothing was ever put aside, one look stands for eight.
+local quiet = call('EXISTS', K.tasks, K.leases, K.held, K.later, K.suspects, K.cursors) == 0
+-- Else the first write takes a task from its line, and a full server lets that pass, too.
+if not quiet then make_way() end
 local epoch, fence, hold = read_meta(now, lease, quiet)
-
-local known = not quiet and call('HGET', K.held, claim)
-if known then
-  -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
-  call('ZADD', K.leases, int(now + lease), claim)
-  local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
-  local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0 }
-  add_window(reply, claim, known)
-  return reply
-end
-
--- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest.
-local rescued = 0
-local lapsed = quiet and {} or call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
-if #lapsed > 0 and hold <= now then
-  local part, size = {}, 0
-  for i = 1, #lapsed do
-    part[i] = lapsed[i]
-    size = size + tonumber(call('HGET', K.held, lapsed[i] .. '#') or '0')
-    if size >= RESCUE_TASKS then break end
-  end
-  rescued = rescue(part)
-end
-
--- What is due comes to the back of its line, in the order of its due times.
 local left = {} -- pools that may have work when we are done
-local next_due = quiet and {} or call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
-if next_due[2] and tonumber(next_due[2]) <= now then
-  local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
-  local texts, records, by_list = fetch(K.tasks, due), {}, {}
-  for i = 1, #due do
-    local r = texts[i] and parse(texts[i])
-    if r and r.state == 's' then
-      r.state = 'q'
-      records[#records + 1], records[#records + 2] = due[i], text_of(r)
-      local key = list_of(r)
-      local list = by_list[key]
-      if not list then
-        list = {}
-        by_list[key] = list
-      end
-      list[#list + 1] = due[i]
-      left[pool_of(r.line)] = true
-    end
+local due_ms, rescued = '0', 0
+
+if not quiet then
+  -- library
+  local known = call('HGET', K.held, claim)
+  if known then
+    -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
+    call('ZADD', K.leases, int(now + lease), claim)
+    local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+    local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0 }
+    add_window(reply, claim, known)
+    return reply
   end
-  many('ZREM', K.later, due)
-  many('HSET', K.tasks, records)
-  for key, ids in pairs(by_list) do many('RPUSH', key, ids) end
-  next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+
+  -- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest.
+  local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
+  if #lapsed > 0 and hold <= now then
+    local part, size = {}, 0
+    for i = 1, #lapsed do
+      part[i] = lapsed[i]
+      size = size + tonumber(call('HGET', K.held, lapsed[i] .. '#') or '0')
+      if size >= RESCUE_TASKS then break end
+    end
+    rescued = rescue(part)
+  end
+
+  -- What is due comes to the back of its line, in the order of its due times.
+  local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+  if next_due[2] and tonumber(next_due[2]) <= now then
+    local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
+    local texts, records, by_list = fetch(K.tasks, due), {}, {}
+    for i = 1, #due do
+      local r = texts[i] and parse(texts[i])
+      if r and r.state == 's' then
+        r.state = 'q'
+        records[#records + 1], records[#records + 2] = due[i], text_of(r)
+        local key = list_of(r)
+        local list = by_list[key]
+        if not list then
+          list = {}
+          by_list[key] = list
+        end
+        list[#list + 1] = due[i]
+        left[pool_of(r.line)] = true
+      end
+    end
+    many('ZREM', K.later, due)
+    many('HSET', K.tasks, records)
+    for key, ids in pairs(by_list) do many('RPUSH', key, ids) end
+    next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
+  end
+  due_ms = next_due[2] or '0'
 end
 
 local ids, blobs, texts, pairs_to_write = {}, {}, {}, {}
@@ -88,24 +94,20 @@ end
 
 -- The record that a queued task gets by being claimed; nil when it may not be handed out from here.
 local function claimed_text(id, line, text, suspect)
-  if not text then
-    local first = first_texts[line]
-    if not first then
-      first = 'c ' .. claim .. ' ' .. line .. ' - 1 1 1 0 0 0 0 0'
-      first_texts[line] = first
-    end
-    return first
+  if text then
+    -- library
+    local r = parse(text)
+    if not r or r.state ~= 'q' or r.line ~= line or (r.losses >= 2) ~= suspect then return nil end
+    r.state, r.claim, r.started, r.deliveries = 'c', claim, '0', r.deliveries + 1
+    if r.stop ~= '-' then call('ZADD', K.stops, 0, claim .. ' ' .. id) end
+    return text_of(r)
   end
-  local r = parse(text)
-  if not r or r.state ~= 'q' or r.line ~= line or (r.losses >= 2) ~= suspect then return nil end
-  r.state, r.claim, r.started, r.deliveries = 'c', claim, '0', r.deliveries + 1
-  if r.stop ~= '-' then call('ZADD', K.stops, 0, claim .. ' ' .. id) end
-  return text_of(r)
-end
-
-local function is_for(blob, line)
-  local named = sub(blob, 9, 9)
-  return named == line or not K.lines[named]
+  local first = first_texts[line]
+  if not first then
+    first = 'c ' .. claim .. ' ' .. line .. ' - 1 1 1 0 0 0 0 0'
+    first_texts[line] = first
+  end
+  return first
 end
 
 -- An id that nobody can have given or drawn would not survive the lists of ids in `held`, nor its way to Python.
@@ -123,7 +125,7 @@ end
 
 -- Take up to `room` tasks from one line. Returns how much room is left.
 local function drain(line, room)
-  local key, batch, counted = K.lines[line], 32, false
+  local key, batch, counted = line_key(line), 32, false
   while room > 0 do
     if size >= max_bytes or passed >= PASS_OVER then
       left[pool_of(line)] = true
@@ -135,12 +137,13 @@ local function drain(line, room)
     if not popped then return room end
     if not counted then unseen, counted = unseen - 1, true end
     if #popped >= MANY then spread(K.bodies) end
-    local found, records = fetch(K.bodies, popped), fetch(K.tasks, popped)
+    local found, records = fetch(K.bodies, popped), quiet and {} or fetch(K.tasks, popped)
     for i = 1, #popped do
       local id, blob = popped[i], found[i]
       local text = nil
-      if blob and not seen[id] and is_for(blob, line) and is_id(id) then
+      if blob and not seen[id] and (sub(blob, 9, 9) == line or not is_line(sub(blob, 9, 9))) and is_id(id) then
         if taken > 0 and size + #blob > max_bytes then
+          -- library
           local rest = {}
           for j = i, #popped do rest[#rest + 1] = popped[j] end
           push_front(key, rest)
@@ -177,7 +180,7 @@ if A.alone == '1' and not quiet then
     local line = blob and sub(blob, 9, 9)
     if not blob or not record or not is_id(id) then
       call('LREM', K.suspects, 1, id)
-    elseif K.lines[line] and serves[pool_of(line)] then
+    elseif is_line(line) and serves[pool_of(line)] then
       local text = claimed_text(id, line, record, true)
       call('LREM', K.suspects, 1, id)
       if text then
@@ -194,7 +197,7 @@ if taken == 0 then
   for i = REST, #ARGV, 2 do
     for n = 1, #ARGV[i] do
       local first = 97 + tonumber(sub(ARGV[i], n, n)) * 3
-      for code = first, first + 2 do keys[#keys + 1] = K.lines[string.char(code)] end
+      for code = first, first + 2 do keys[#keys + 1] = KEYS[LINES + code - 96] end
     end
   end
   unseen = #keys > 0 and call('EXISTS', unpack(keys)) or 0
@@ -228,19 +231,23 @@ end
 for pool in pairs(left) do
   local first = 97 + pool * 3
   for n = first, first + 2 do
-    if call('LLEN', K.lines[string.char(n)]) > 0 then
-      ring(K.bells[pool])
+    if call('LLEN', KEYS[LINES + n - 96]) > 0 then
+      -- library
+      ring(KEYS[BELLS + pool])
       break
     end
   end
 end
 
 local suspects = quiet and 0 or call('LLEN', K.suspects)
-local reply = { int(now), epoch, next_due[2] or '0', suspects, rescued, int(fence), alone, 0 }
+local reply = { int(now), epoch, due_ms, suspects, rescued, int(fence), alone, 0 }
 local at = 8
 for i = 1, taken do
   reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], blobs[i], texts[i]
   at = at + 3
 end
-if not quiet then add_cursors(reply, ids) end
+if not quiet then
+  -- library
+  add_cursors(reply, ids)
+end
 return reply

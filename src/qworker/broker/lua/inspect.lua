@@ -22,13 +22,13 @@ if r and (r.state == 'c' or r.state == 'r') then
   lease = call('ZSCORE', K.leases, r.claim) or ''
 elseif r and r.state == 's' then
   due = call('ZSCORE', K.later, id) or ''
-elseif line and K.lines[line] then
-  local list = r and r.losses >= 2 and K.suspects or K.lines[line]
+elseif line and is_line(line) then
+  local list = r and r.losses >= 2 and K.suspects or line_key(line)
   local place = call('LPOS', list, id, 'MAXLEN', A.limit)
   if place then
     local ahead = tonumber(place)
     if list ~= K.suspects then
-      for n = 97 + pool_of(line) * 3, byte(line) - 1 do ahead = ahead + call('LLEN', K.lines[string.char(n)]) end
+      for n = 97 + pool_of(line) * 3, byte(line) - 1 do ahead = ahead + call('LLEN', KEYS[LINES + n - 96]) end
     end
     before = int(ahead)
   end

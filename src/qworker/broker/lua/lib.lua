@@ -1,4 +1,5 @@
--- What the scripts share; scripts.py puts it in front of each of them, after K (keys), A (arguments), RESULTS and REST.
+-- What the scripts share; scripts.py puts what each of them uses into its text, and places for the names of keys (K) and
+-- arguments (A), LINES, BELLS, RESULTS and REST.
 --
 -- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once` (records.py
 -- describes it); no record stands for a task that was queued and never touched. `held` has three fields per claim:
@@ -6,7 +7,7 @@
 --   <claim>#  how many of them it still holds; the claim goes with the last one
 --   <claim>+  there once it was renewed or settled: its worker has seen it
 
-local call, sub, byte = redis.call, string.sub, string.byte
+local call, sub, byte, KEYS, ARGV = redis.call, string.sub, string.byte, KEYS, ARGV
 local CHUNK = 1000 -- values per variadic call: unpack ends near 7,000. Even, so that pairs stay together.
 local NO_CLAIM = '------------'
 local DEAD_MAX, DEAD_MS = 10000, 7 * 24 * 3600 * 1000
@@ -19,7 +20,7 @@ local KEPT = { F = true, T = true, K = true, E = true }
 
 -- A number as it is stored and replied: tostring would turn large ones into 1.7e+12.
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- The server's time in ms; tests give another.
@@ -29,10 +30,15 @@ local function clock()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Start a script that must work on a full server: Redis checks its memory before the first write of a script that may
--- grow, and lets all later ones pass once any write ran. This one never changes anything. Returns the time in ms.
-local function begin(key)
+-- Let a script write on a full server: Redis checks its memory before the first write of a script that may grow, and lets
+-- all later ones pass once any write ran. This one never changes anything.
+local function make_way(key)
   call('HDEL', key or K.tasks, '')
+end
+
+-- Start a script that must work on a full server. Returns the time in ms.
+local function begin(key)
+  make_way(key)
   return clock()
 end
 
@@ -91,8 +97,17 @@ local function is_held_by(text, claim)
   return state == 99 or state == 114 -- c, r
 end
 
+-- A line is a letter: three priorities of one pool after the other.
 local function pool_of(line)
   return math.floor((byte(line) - 97) / 3)
+end
+
+local function is_line(text)
+  return string.find(text, '^[a-l]$') ~= nil
+end
+
+local function line_key(line)
+  return KEYS[LINES + byte(line) - 96]
 end
 
 -- Ring for one worker. One token is enough: who wakes claims, and rings again if it leaves work.
@@ -101,12 +116,12 @@ local function ring(bell)
 end
 
 local function ring_all(pools)
-  for pool in pairs(pools) do ring(K.bells[pool]) end
+  for pool in pairs(pools) do ring(KEYS[BELLS + pool]) end
 end
 
 -- The list in which a queued task waits: who was lost twice waits to be run alone in a worker.
 local function list_of(r)
-  return r.losses < 2 and K.lines[r.line] or K.suspects
+  return r.losses < 2 and line_key(r.line) or K.suspects
 end
 
 -- Put ids back to the front of a list, the first of them foremost.
@@ -147,7 +162,7 @@ end
 
 local function write_returns(returns)
   many('HSET', K.tasks, returns.records)
-  for line, ids in pairs(returns.front) do push_front(K.lines[line], ids) end
+  for line, ids in pairs(returns.front) do push_front(line_key(line), ids) end
   many('RPUSH', K.suspects, returns.suspects)
   ring_all(returns.pools)
 end
@@ -235,10 +250,12 @@ local function read_meta(now, lease, none)
   local meta = call('HMGET', K.meta, 'epoch', 'fence', 'hold', 'longest')
   local epoch, hold, longest = meta[1], tonumber(meta[3] or '0'), tonumber(meta[4] or '0')
   if not epoch then
+    make_way()
     epoch = A.epoch
     call('HSET', K.meta, 'epoch', epoch)
   end
   if lease > longest then
+    make_way()
     longest = lease
     call('HSET', K.meta, 'longest', int(lease))
   end
@@ -247,6 +264,7 @@ local function read_meta(now, lease, none)
   for i = 1, #far do call('ZADD', K.leases, int(now + lease), far[i]) end
   local expected = tonumber(A.expected_ms or '')
   if A.stalled == '1' or (expected and math.abs(now - expected) > lease / 2) or hold > now + longest then
+    make_way()
     hold = now + lease
     call('HSET', K.meta, 'hold', int(hold))
     call('HINCRBY', K.stats, 'amnesties', 1)

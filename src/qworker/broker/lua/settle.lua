@@ -9,45 +9,46 @@
 -- transition: end, release, park, lose, retry
 -- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, progress, dead, dead_bodies, stats, lines, bells, results...
 -- ARGV: now_ms, worker, resend, inbox, groups, moves, items...
--- reply: now_ms, one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim,
---   id, order of each stop that waits
+-- reply: one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim, id, order
+--   of each stop that waits
 -- refuses: none
 -- cost: O(items)
 
-local now = begin()
+make_way()
 local letters, count, refused, at = {}, 0, 0, REST
 local settled = {} -- claim -> how many of its tasks it no longer holds
 local messages = {} -- client -> what its inbox is told
 local gone, result = {}, RESULTS
-local dead = false
+local dead = nil -- the time, when something ended that is kept for a retry
 
 for _ = 1, tonumber(A.groups) do
   local claim, code, ttl, client, size = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local ids, from, done = {}, at + 5, 0
-  for i = 1, size do ids[i] = ARGV[from + (i - 1) * 3] end
+  local ids, done = {}, 0
+  local plain -- a record that this claim holds, without a stop: mostly that of all of them
+  for i = 1, size do ids[i] = ARGV[at + 2 + i * 3] end
   local records = fetch(K.tasks, ids)
-  local message
-  if client ~= '' then
-    message = messages[client]
-    if not message then
-      message = {}
-      messages[client] = message
-    end
+  local message = messages[client]
+  if not message and client ~= '' then
+    message = {}
+    messages[client] = message
   end
   for i = 1, size do
     local id, record, letter = ids[i], records[i], 'l'
-    if is_held_by(record, claim) then
-      local value, hint = ARGV[from + i * 3 - 2], ARGV[from + i * 3 - 1]
+    if (record and record == plain) or is_held_by(record, claim) then
+      local value, hint = ARGV[at + 3 + i * 3], ARGV[at + 4 + i * 3]
       call('SET', KEYS[result], value, 'PX', ttl)
       if KEPT[code] then
+        -- library
         local blob, r = call('HGET', K.bodies, id), parse(record)
-        if blob then bury(id, blob, r and r.run or '1', now) end
-        dead = true
+        dead = dead or clock()
+        if blob then bury(id, blob, r and r.run or '1', dead) end
       end
-      if sub(record, 18, 18) ~= '-' then call('ZREM', K.stops, claim .. ' ' .. id) end
+      if record ~= plain then
+        if sub(record, 18, 18) ~= '-' then call('ZREM', K.stops, claim .. ' ' .. id) else plain = record end
+      end
       if message then message[#message + 1] = hint ~= '' and hint or value end
-      gone[#gone + 1] = id
       done = done + 1
+      gone[#gone + 1] = id
       letter = 'o'
     elseif call('GETRANGE', KEYS[result], 12, 23) == claim then
       letter = 'a'
@@ -62,17 +63,21 @@ for _ = 1, tonumber(A.groups) do
     settled[claim] = (settled[claim] or 0) + done
     call('HINCRBY', K.stats, OUTCOMES[code], done)
   end
-  at = from + size * 3
+  at = at + 5 + size * 3
 end
 many('HDEL', K.bodies, gone)
 many('HDEL', K.tasks, gone)
 -- Mostly there is nothing of this kind in the whole queue, and what follows adds no stops.
 local notes = call('EXISTS', K.cursors, K.progress, K.stops) > 0
-if notes then forget_notes(gone) end
+if notes then
+  -- library
+  forget_notes(gone)
+end
 
 local moves = tonumber(A.moves)
 if moves > 0 then
-  local ids = {}
+  -- library
+  local now, ids = clock(), {}
   for i = 1, moves do ids[i] = ARGV[at + (i - 1) * 5 + 1] end
   local records = fetch(K.tasks, ids)
   local returns, back, counts, last_pools = new_returns(), {}, {}, {}
@@ -137,18 +142,25 @@ end
 
 for claim, n in pairs(settled) do
   if call('HINCRBY', K.held, claim .. '#', -n) <= 0 then
+    -- library
     drop_claim(claim)
   else
     call('HSET', K.held, claim .. '+', '1')
   end
 end
 if refused > 0 then call('HINCRBY', K.stats, 'refused_late', refused) end
-if dead then trim_dead(now) end
+if dead then
+  -- library
+  trim_dead(dead)
+end
 -- One message per client, after all is written. Only a hint: a client that misses it peeks.
 for client, message in pairs(messages) do
   if #message > 0 then call('PUBLISH', A.inbox .. client, table.concat(message)) end
 end
 
-local reply = { int(now), table.concat(letters) }
-if notes then add_stops(reply, at, #ARGV) end
+local reply = { table.concat(letters) }
+if notes then
+  -- library
+  add_stops(reply, at, #ARGV)
+end
 return reply

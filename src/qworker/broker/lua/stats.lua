@@ -16,7 +16,7 @@ for i = 1, #sizes do claimed = claimed + tonumber(sizes[i] or '0') end
 local scheduled, suspects = call('ZCARD', K.later), call('LLEN', K.suspects)
 local sent, lengths = {}, {}
 for n = 97, 108 do
-  local key = K.lines[string.char(n)]
+  local key = KEYS[LINES + n - 96]
   lengths[#lengths + 1] = call('LLEN', key)
   if lengths[#lengths] > 0 then
     -- The first entries may be what a cancel left behind.
