@@ -67,13 +67,13 @@ def run_machine(machine: type[RuleBasedStateMachine], runs: int) -> None:
 @contextlib.contextmanager
 def only_declared_keys() -> Iterator[None]:
     """Have every script refuse to touch a key that its call did not declare."""
-    plain = scripts._locals
+    plain = scripts._joined
     scripts.load.cache_clear()
-    scripts._locals = lambda keys, args: _ONLY_DECLARED + plain(keys, args)
+    scripts._joined = lambda library, source: _ONLY_DECLARED + plain(library, source)
     try:
         yield
     finally:
-        scripts._locals = plain
+        scripts._joined = plain
         scripts.load.cache_clear()
 
 

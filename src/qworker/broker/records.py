@@ -38,7 +38,7 @@ def read_record(text: bytes | None) -> Record:
         return Record()
     try:
         state_code, claim, _line, stop, *numbers = text.decode("ascii").split(" ")
-        if any(len(number) >= _DIGITS for number in numbers):
+        if max(map(len, numbers)) >= _DIGITS:
             raise ValueError("a number that nobody counted to")
         run, attempt, deliveries, losses, exact, started_ms, deadline_ms, once = map(int, numbers)
         state = STATE_OF[state_code]

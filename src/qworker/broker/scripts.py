@@ -61,7 +61,7 @@ class Script:
             TypeError: A name is missing or unknown, or `rest` is given to a script that takes none.
         """
         try:
-            arguments: list[Arg] = [named[name] for name in self.args]
+            arguments: list[Arg] = list(map(named.__getitem__, self.args))
         except KeyError as exc:
             raise TypeError(f"script {self.name}: missing argument {exc.args[0]}") from None
         if len(named) != len(self.args):

@@ -175,28 +175,32 @@ def settle(
     if len({item.id for item in items}) != len(items):
         raise ValueError(f"cannot settle in queue {queue!r}: two items name the same task")
     # Ends first, grouped by what they share: a window of like tasks costs three arguments a task.
-    groups: dict[tuple[str, str, int, str], list[int]] = {}
+    groups: dict[tuple[str, State, int, str], tuple[list[int], list[str], list[Arg]]] = {}
     moves: list[int] = []
     for place, item in enumerate(items):
         if isinstance(item, End):
-            key = (item.claim, CODES[item.state], item.ttl_ms, "" if item.client in _NOBODY else item.client)
-            groups.setdefault(key, []).append(place)
+            local, claim, state, value, ttl_ms, client, hint = item
+            group = groups.get((claim, state, ttl_ms, client))
+            if group is None:
+                group = groups[claim, state, ttl_ms, client] = [], [], []
+            places, locals_, parts = group
+            places.append(place)
+            locals_.append(local)
+            parts += (local, value, hint)
         else:
             moves.append(place)
     order: list[int] = []
+    ended: list[str] = []
     rest: list[Arg] = []
-    for (claim, code, ttl_ms, client), places in groups.items():
-        rest += (claim, code, ttl_ms, client, len(places))
-        for place in places:
-            end = items[place]
-            assert isinstance(end, End)
-            rest += (end.id, end.value, end.hint)
+    for (claim, state, ttl_ms, client), (places, locals_, parts) in groups.items():
+        rest += (claim, CODES[state], ttl_ms, "" if client in _NOBODY else client, len(places))
+        rest += parts
         order += places
-    ended = tuple(items[place].id for place in order)
+        ended += locals_
     for place in moves:
         rest += _move(items[place])
     order += moves
-    wanted = {item.claim for item in items} | set(claims)
+    wanted = {*claims, *[key[0] for key in groups], *[items[place].claim for place in moves]}
     rest += sorted(wanted)
     script, keys, args = script_call(
         owner,

@@ -49,6 +49,9 @@ class Successes:
 
     def level(self) -> str:
         """Return the level for one more success."""
+        if self._untold:
+            self._untold += 1  # the second is not over: its end counts them
+            return "debug"
         if self._left == 0:
             now = time.monotonic()
             if now < self._second_ends:
