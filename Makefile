@@ -52,7 +52,7 @@ test: $(STAMP) ## The quick suite: all but what is marked slow (no Redis needs t
 test-all: $(STAMP) ## Every test, with branch coverage
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-branch --cov-report=term $(ARGS)
 
-chaos: $(STAMP) ## 20,000 tasks and 60 faults of every kind over 3 workers, judged by what the tasks wrote (2 minutes)
+chaos: $(STAMP) ## 20,000 tasks and 60 faults of every kind over 3 workers, judged by what the tasks wrote (90 s)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.chaos $(ARGS)
 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)

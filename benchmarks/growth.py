@@ -30,7 +30,7 @@ from .parties import QUEUE, ROOT, Place, by_script
 OUT = ROOT / "docs" / "bench" / "growth.json"
 PLOTTER = Path(__file__).with_name("growth_plots.py")
 
-HANGS_AFTER_S = 180.0  # a series; all nine took 6 minutes
+HANGS_AFTER_S = 180.0  # one series; `idle`, the slowest, took 110 on a busy machine
 
 Series = dict[str, dict[str, Any]]  # what is varied -> figures
 

@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 
 OURS, QUEUE, LOCAL, GOAL = "#c0392b", "#5d7d9a", "#b5b5b5", "#2e7d32"
 PANELS_IN_A_ROW = 2
+PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}  # behind a number, where a line may be
 
 
 def main() -> None:
@@ -85,24 +86,33 @@ def fill(panel: Any, data: dict[str, Any], name: str, goals: list[Any]) -> None:
         whisker = [[median - min(values)], [max(values) - median]] if len(values) > 1 else None
         panel.barh(place, median, color=color(data, who), xerr=whisker, error_kw={"ecolor": "#333333", "capsize": 2})
         if who in failed:
-            reason = " ".join(row[who]["failed"].split()).replace("$", "")
-            panel.text(0, place, f"  failed: {textwrap.shorten(reason, 70)}", va="center", size=7, color=OURS)
+            panel.text(0, place, f"  failed: {reason(row[who]['failed'])}", va="center", size=7, color=OURS)
         else:
-            panel.text(max(values), place, f"  {number(median)}", va="center", size=8)
+            where = {"xytext": (6, 0), "textcoords": "offset points"}
+            panel.annotate(number(median), (max(values), place), va="center", size=8, bbox=PAPER, **where)
     top = len(everyone) - 0.5
     for (figure, target, text), style in zip(goals, ("--", ":", "-."), strict=False):
         if figure == wanted["name"]:
-            panel.axvline(target, color=GOAL, linestyle=style, linewidth=1, label=f"goal: {text} = {number(target)}")
+            panel.axvline(target, color=GOAL, linestyle=style, linewidth=1, label=f"goal: {text}, {number(target)}")
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(loc="lower right", fontsize=7, framealpha=0.9)
+        corner = "lower right" if wanted["best"] == "most" else "upper right"  # where the bars are short
+        panel.legend(loc=corner, fontsize=7, framealpha=0.9)
     panel.set_ylim(-0.7, top)
     panel.set_yticks(range(len(everyone)), [labelled(data, who) for who in everyone], fontsize=8)
     panel.set_title(scenario["title"], fontsize=9, loc="left")
     better = "more is better" if wanted["best"] == "most" else "less is better"
-    panel.set_xlabel(f"{wanted['name']}, {wanted['unit']} ({better})", fontsize=8)
+    name = "" if wanted["unit"].startswith(wanted["name"]) else f"{wanted['name']}, "
+    panel.set_xlabel(f"{name}{wanted['unit']} ({better})", fontsize=8)
     panel.tick_params(axis="x", labelsize=8)
     panel.margins(x=0.18)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def reason(failed: str) -> str:
+    """Return the first and the last line of why, shortened."""
+    lines = [line.strip().replace("$", "") for line in failed.splitlines() if line.strip()]
+    ends = [textwrap.shorten(line, 60, placeholder="…") for line in dict.fromkeys([lines[0], lines[-1]])]
+    return " ".join(ends)
 
 
 def number(value: float) -> str:

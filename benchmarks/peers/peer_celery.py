@@ -14,7 +14,6 @@ app = Celery("bench", broker=base.URL, backend=base.URL if base.RESULTS else Non
 app.conf.update(
     task_ignore_result=not base.RESULTS,
     worker_prefetch_multiplier=64 if base.AHEAD else 1,
-    worker_disable_prefetch=not base.AHEAD,
     task_acks_late=not base.AHEAD,
     worker_disable_rate_limits=True,
     redis_max_connections=100 + base.SLOTS,  # redis-py's default of 100 is no more than the threads that store results
@@ -29,7 +28,7 @@ class CeleryPeer(base.Peer):
     modes = ("process", "thread")
     settings = (
         "prefork or threads pool; worker_prefetch_multiplier=64 (docs.celeryq.dev: userguide/optimizing);"
-        " long among short: 1, task_acks_late and worker_disable_prefetch (the same page);"
+        " 1 with task_acks_late for long among short (the same page);"
         " worker_disable_rate_limits (userguide/configuration); bulk shares a producer (userguide/calling);"
         " task_ignore_result where results are off (userguide/tasks); --without-gossip --without-mingle"
         " --without-heartbeat; task events are off by default; log level error"

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.adapter import Adapter, FailedError, NotOfferedError
 from benchmarks.processes import Process
 from support.processes import is_running
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,27 @@ def test_whatever_a_worker_started_ends_with_it(tmp_path):
         assert ended.returncode == 0, ended.stderr
         assert len(ended.stdout.split()) >= 3
         assert not any(is_running(int(pid)) for pid in ended.stdout.split())
+
+
+# What a harness leaves that ends before it has noted what it started, or is killed.
+LEFT = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks.processes import Process, become_subreaper, end_all
+become_subreaper()
+folder = Path(sys.argv[1])
+process = Process(["sleep", "600"], env=dict(os.environ), cwd=folder, log=folder / "log")
+print(process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "killed" else end_all()
+"""
+
+
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_nothing_outlives_the_harness(tmp_path, how):
+    command = [sys.executable, "-c", LEFT, str(tmp_path), how]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+
+    wait_until(lambda: not is_running(int(ended.stdout)), description="the end of what it started")
 
 
 ANSWERING = """

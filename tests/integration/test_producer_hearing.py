@@ -175,20 +175,25 @@ def test_a_limit_may_be_longer_than_the_kernel_can_wait(app: App, worker: FakeWo
 def test_it_returns_with_its_own_answer_however_much_else_comes(
     app: App, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = iter([b""] * 1000)
+    others = [b""] * 1000
     taken: list[str] = []
+    read = Subscription.read
 
-    def following(_self: Subscription, _timeout_s: float) -> bytes | None:
+    def following(self: Subscription, _timeout_s: float = 0.0) -> bytes | None:
         taken.append(threading.current_thread().name)
-        return next(others, None)
+        if len(taken) == 1:
+            return read(self)
+        return others.pop() if others else None
 
+    monkeypatch.setattr(Subscription, "held", lambda _self: bool(others))
+    monkeypatch.setattr(Subscription, "read", following)
     monkeypatch.setattr(Subscription, "next", following)
     waiter = Waiter(app, app.submit("tasks.f"))
     worker.succeed(worker.claim_one(), 8)
 
     assert waiter.told() == 8
     assert taken.count(waiter.name) <= 2
-    wait_until(lambda: next(others, None) is None, description="the I/O thread to take the rest")
+    wait_until(lambda: not others, description="the I/O thread to take the rest")
 
 
 def test_ctrl_c_in_the_middle_of_settling_loses_no_answer(

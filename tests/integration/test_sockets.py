@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import redis
 from qworker.broker import AsyncBroker
 from qworker.broker.adapted import Adapted
 from qworker.broker.calls import command
-from qworker.broker.sockets import Address
+from qworker.broker.hello import Address
 from qworker.errors import BrokerError, BrokerUnavailable
 from support.servers import Server
 
@@ -197,48 +196,6 @@ def test_an_answer_that_makes_no_sense_is_a_broken_connection(tmp_path: Path, go
 
     go(main)
     nonsense.close()
-
-
-@pytest.fixture
-def tls(one_server: Server, tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A port on which the server speaks TLS, and the certificate to be trusted: a TLS end before the unix socket."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    done = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip("no openssl here to make a certificate with")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    loop = asyncio.new_event_loop()
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_unix_connection(one_server.socket_path)
-        await asyncio.wait([asyncio.ensure_future(pass_on(reader, to_writer)),
-                            asyncio.ensure_future(pass_on(to_reader, writer))])  # fmt: skip
-
-    made = loop.run_until_complete(asyncio.start_server(serve, "localhost", 0, ssl=context))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield made.sockets[0].getsockname()[1], certificate
-
-    async def end() -> None:
-        made.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0)
-        loop.stop()
-
-    asyncio.run_coroutine_threadsafe(end(), loop)
-    thread.join()
-    loop.close()
 
 
 def test_tls_is_spoken_through_redis_py(tls: tuple[int, Path], go: Callable[[Main], Any]) -> None:

@@ -223,6 +223,14 @@ def test_c10_rejects_what_no_worker_told(make):
     assert rules(story.history()) == {"C10"}
 
 
+def test_c10_takes_a_refusal_for_the_word_of_a_loss_that_was_sent_twice():
+    # Seen in a run on a busy machine: the answer was late, and the task was another worker's when it was sent again.
+    story = child_killed()
+    story.events = [Event("outcome.refused", "w1", task="q:a")]
+
+    assert judge(story.history()) == []
+
+
 def test_c10_rejects_fewer_rescues_than_there_were():
     stories = [worker_killed("q:a"), worker_killed("q:b")]
     stories[1].lines = [dataclasses.replace(line, pid=line.pid + 1) for line in stories[1].lines]

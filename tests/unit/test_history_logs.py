@@ -8,7 +8,7 @@ import pytest
 
 from support.history import faults, workload
 from support.history.executions import MARK, Tail, now, parse, read, text_of, worker_of, write
-from support.history.records import Line
+from support.history.records import Fault, Line
 
 LINE = Line("end", "default:a b;", 2, 7, 11, "w 1", 1.25, "raised", "x y;\nz")
 
@@ -64,7 +64,19 @@ def test_a_seed_draws_the_same_work_and_the_same_faults():
     assert {batch.kind for batch in workload.plan(5, 3000)} == set(workload.SHARES)
     assert all(len(batch.ids) in (0, batch.count) for batch in workload.plan(5, 500))
 
+    slow = [n for n, batch in enumerate(workload.plan(5, 9000)) if batch.kind in ("hangs", "dies", "stopped", "long")]
+    half = len(workload.plan(5, 9000)) / 2
+    assert 0.4 < sum(n < half for n in slow) / len(slow) < 0.6, "no kind is left over for the end"
+
     planned = faults.plan(5, faults.KINDS, 30)
     assert planned == faults.plan(5, faults.KINDS, 30)
     assert {fault.kind for fault in planned} == set(faults.KINDS)
     assert [fault.share for fault in planned] == sorted(fault.share for fault in planned)
+
+
+def test_a_worker_that_got_no_processor_time_was_frozen_by_the_machine_unless_it_was_by_a_fault():
+    frozen = Fault("freeze worker", 10.0, 13.0, worker="w1")
+
+    found = faults.by_the_machine([("w1", 13.1, 2.0), ("w1", 20.0, 2.0), ("w2", 13.0, 2.0)], [frozen])
+
+    assert found == [Fault("stood still", 18.0, 20.0, worker="w1"), Fault("stood still", 11.0, 13.0, worker="w2")]

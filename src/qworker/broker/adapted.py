@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import hiredis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from .connection import code_of, options
+from .connection import options
+from .driver import translated
 from .sockets import Connection
 
 
@@ -60,8 +60,4 @@ class Adapted:
         try:
             return await asked
         except RedisError as error:
-            code = code_of(error)
-            if not code:
-                raise ConnectionError(str(error)) from error
-            text = str(error)
-            raise hiredis.ReplyError(text if text.startswith(code) else f"{code} {text}") from error
+            raise translated(error) from error

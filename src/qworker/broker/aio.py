@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import hiredis
-
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
 from . import group_calls
 from .calls import Call, Owner
 from .connection import Attempts, attempt_s, check_url, in_step, wire
 from .flows import Flow
+from .hello import FAULTS, Address, pack
 from .keys import Keyspace
 from .records import read_stop
-from .sockets import Address, Connection, Connections, Plain, pack
+from .sockets import Connection, Connections, Plain
 from .values import WATCH, BellRing, StopHint, WatchHint
 from .verbs import Verbs
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What may go wrong while a call is under way, and be repaired by sending it again. asyncio.timeout's is an OSError.
-FAULTS = (hiredis.HiredisError, OSError)
 _SILENT_S = 30.0  # a subscribed connection that says nothing for so long is asked whether it lives
 
 

@@ -1,31 +1,30 @@
 """The blocking broker: what producers, the command line and tests use.
 
-    Future, App, CLI ── Broker.verb(queue, …) ─► Call or Flow ─► one connection of the pool
+    Future, App, CLI ── Broker.verb(queue, …) ─► Call or Flow ─► Links ─► a connection that nobody uses
 
 May be called from any thread, and after a fork. The verbs are in verbs.py; here they are only driven.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from typing import Any, TypeVar
-
-import hiredis
-import redis
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BrokerUnavailable
 from ..ids import new_token
 from .calls import Call, Owner, command
-from .connection import Attempts, attempt_s, connect, in_step, public_url, wire
+from .connection import Attempts, attempt_s, check_url, in_step, public_url, wire
 from .flows import Flow
+from .hello import FAULTS, Address, pack
 from .keys import Keyspace
+from .links import Links, Plain
 from .verbs import Verbs
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    import redis
 
-# What may go wrong while a call is under way, and be repaired by sending it again.
-FAULTS = (redis.RedisError, OSError)
+T = TypeVar("T")
 
 
 class Broker(Verbs):
@@ -47,10 +46,26 @@ class Broker(Verbs):
         self.owner = Owner(self.keyspace)
         self.timeout_s = timeout_s
         self.name = f"qw:{role}:{instance or new_token()}"
-        self._own = client is None
-        self.client = client if client is not None else connect(url, name=self.name, timeout_s=attempt_s(timeout_s))
-        self._idle: list[Any] = []  # connections of the pool that are kept out of it between calls
-        self._pid = os.getpid()
+        self._given = client
+        self._links = self._make_links(check_url(url))
+
+    def _make_links(self, url: str) -> Links:
+        address = Address.of(url) if self._given is None else None
+        if address is not None:
+            name, timeout_s = self.name, attempt_s(self.timeout_s)
+            return Links(lambda: Plain(address, name, timeout_s))
+        from . import driver
+
+        return Links(driver.of_client(self.client))
+
+    @cached_property
+    def client(self) -> redis.Redis:
+        """A client of redis-py's on the same server: for tools, tests, and what speaks through it (driver.py)."""
+        if self._given is not None:
+            return self._given
+        from . import driver  # it and redis-py take 11 MiB: most producers do without
+
+        return driver.connect(self.url, name=self.name, timeout_s=attempt_s(self.timeout_s))
 
     def perform(self, asked: Call[T] | Flow[T]) -> T:
         """Do what a verb asks for: one call, or several."""
@@ -58,60 +73,34 @@ class Broker(Verbs):
 
     def run(self, call: Call[T]) -> T:
         """Send one call until it is answered, or its deadline has passed."""
-        tries = Attempts(call, url=self.url, timeout_s=self.timeout_s)
+        tries, links = Attempts(call, url=self.url, timeout_s=self.timeout_s), self._links
         while True:
             sent = False
             try:
-                connection = self._take()
+                packed = pack(wire(tries.call))
+                script = call.script if tries.load else None
+                link = links.send(packed if script is None else pack(("SCRIPT", "LOAD", script.text)))
                 try:
-                    if tries.load and call.script is not None:
-                        connection.send_command("SCRIPT", "LOAD", call.script.text)
-                        connection.read_response()
+                    if script is not None:
+                        link.reply()
+                        link.send(packed)
                     sent = True
-                    # Packed in C: redis-py looks at each argument first, 5 µs for those of a submit.
-                    connection.send_packed_command((hiredis.pack_command(wire(tries.call)),), check_health=False)
-                    reply = connection.read_response()
+                    reply = link.reply()
                 except BaseException as exc:
                     if in_step(exc):
-                        self._idle.append(connection)
+                        links.give(link)
                     else:
-                        self._drop(connection)
+                        link.close()
                     raise
-                self._idle.append(connection)
+                links.give(link)
             except FAULTS as exc:
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
-                    self._drop_idle()
+                    links.drop_idle()
                 if pause_s:
                     time.sleep(pause_s)
             else:
                 return tries.call.parse(reply)
-
-    def _take(self) -> Any:
-        """Return a connection that nobody uses. The pool's own books cost 12 µs of CPU a call: ours are one list."""
-        if self._pid != os.getpid():
-            self._idle, self._pid = [], os.getpid()  # in a forked child: they are the parent's
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                break  # another thread was quicker
-            try:
-                if not connection.can_read():
-                    return connection
-            except FAULTS:
-                pass  # the server has closed it
-            self._drop(connection)
-        return self.client.connection_pool.get_connection()
-
-    def _drop(self, connection: Any) -> None:
-        connection.disconnect()
-        self.client.connection_pool.release(connection)
-
-    def _drop_idle(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            self._drop(connection)
 
     def drive(self, flow: Flow[T]) -> T:
         """Run a verb of several calls."""
@@ -134,7 +123,7 @@ class Broker(Verbs):
         Raises:
             BrokerUnavailable: it could not be confirmed.
         """
-        return Subscription(self, self.keyspace.inbox(client))
+        return Subscription(self, self._links, self.keyspace.inbox(client))
 
     def publish(self, client: str, message: bytes) -> int:
         """Push a message into a client's inbox. Returns how many subscribers got it."""
@@ -143,10 +132,9 @@ class Broker(Verbs):
 
     def close(self) -> None:
         """Close all connections that this broker made."""
-        if self._own:
-            self._idle.clear()
+        self._links.close()
+        if self._given is None and "client" in self.__dict__:
             self.client.close()
-            self.client.connection_pool.disconnect()
 
     def __enter__(self) -> Broker:
         return self
@@ -161,23 +149,21 @@ class Subscription:
     After an error it is of no use any more: close it, subscribe again, and peek at what was awaited meanwhile.
     """
 
-    def __init__(self, broker: Broker, channel: str) -> None:
+    def __init__(self, broker: Broker, links: Links, channel: str) -> None:
         self._channel = channel
         self._server = public_url(broker.url)
-        self._pool: Any = broker.client.connection_pool
         self._failed: BrokerUnavailable | None = None
         try:
-            connection: Any = self._pool.get_connection()
+            self._link = links.make()
+            try:
+                self._link.send(pack(("SUBSCRIBE", channel)))
+                if not self._link.waits(broker.timeout_s):
+                    raise TimeoutError(f"not confirmed within {broker.timeout_s:g} s")
+                self._link.reply()
+            except BaseException:
+                self._link.close()
+                raise
         except FAULTS as exc:
-            raise self._lost(exc) from exc
-        self._connection = connection
-        try:
-            connection.send_command("SUBSCRIBE", channel)
-            if not connection.can_read(broker.timeout_s):
-                raise TimeoutError(f"not confirmed within {broker.timeout_s:g} s")
-            connection.read_response()
-        except FAULTS as exc:
-            self.close()
             raise self._lost(exc) from exc
 
     def next(self, timeout_s: float) -> bytes | None:
@@ -187,16 +173,16 @@ class Subscription:
             BrokerUnavailable: the connection is lost, and perhaps messages with it.
         """
         if self._failed is not None:
-            raise self._failed  # the driver would connect anew, and be subscribed to nothing
+            raise self._failed  # redis-py would connect anew, and be subscribed to nothing
         try:
-            return self.read() if self._connection.can_read(timeout_s) else None
+            return self.read() if self._link.waits(timeout_s) else None
         except FAULTS as exc:
             raise self._lost(exc) from exc
 
     def read(self) -> bytes:
         """Read a message of which at least the first bytes have come. Raises as `next`."""
         try:
-            data: bytes = self._connection.read_response()[2]
+            data: bytes = self._link.reply()[2]
         except FAULTS as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:  # Ctrl-C, in the middle of a message
@@ -209,15 +195,17 @@ class Subscription:
         """Whether its connection is known to be lost."""
         return self._failed is not None
 
+    def held(self) -> bool:
+        """Whether a message, or the first part of one, was received that no poll of `fileno` sees: `read` it."""
+        return self._link.held()
+
     def fileno(self) -> int:
-        """The socket's file descriptor, to be waited on beside others. Call `next(0)` until None before each wait."""
-        number: int = self._connection._sock.fileno()
-        return number
+        """The socket's file descriptor, to be waited on beside others. Nothing may be held then."""
+        return self._link.fileno()
 
     def close(self) -> None:
         """End it; a `next` that waits in another thread raises."""
-        self._connection.disconnect()
-        self._pool.release(self._connection)
+        self._link.close()
 
     def __enter__(self) -> Subscription:
         return self

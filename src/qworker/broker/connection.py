@@ -12,14 +12,11 @@ from __future__ import annotations
 import random
 import re
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, ServerFull, ServerUnfit
 from .calls import Call
-
-if TYPE_CHECKING:
-    import redis
 
 T = TypeVar("T")
 
@@ -80,18 +77,6 @@ def options(url: str, name: str, read_s: float | None, connect_s: float, retry: 
     if urlsplit(url).scheme != "unix":
         made |= {"socket_connect_timeout": connect_s, "socket_keepalive": True}
     return made
-
-
-def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
-    """Make a client; nothing is sent yet. `name` is what CLIENT LIST shows."""
-    import redis  # a worker does without it
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    pool: Any = redis.ConnectionPool.from_url(
-        check_url(url), **options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
-    )
-    return redis.Redis.from_pool(pool)
 
 
 def wire(call: Call[Any]) -> tuple[Any, ...]:

@@ -141,8 +141,8 @@ class Listening:
                     break
             if more:
                 # One at a time: others' answers may come without a pause, and are no reason to stay.
-                if more := (message := subscription.next(0)) is not None:
-                    take(message)
+                if more := subscription.held():
+                    take(subscription.read())
                 continue
             for fd, _ in poll.poll(None if left_s is None else min(left_s, _LONGEST_POLL_S) * 1000):
                 if fd == self._registered:
@@ -150,10 +150,7 @@ class Listening:
                     more = True
                 else:
                     self._nudged.recv(4096)
-        if more and (message := subscription.next(0)) is not None:
-            take(message)
-            return False
-        return True
+        return not (more and subscription.held())
 
     def let_go(self) -> None:
         """Have the thread that hears return; it looks itself whether it has to go on."""

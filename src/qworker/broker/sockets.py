@@ -12,14 +12,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import hiredis
 
-# Packed in C; its stub knows only commands of one word.
-pack: Callable[[Sequence[Any]], bytes] = cast("Any", hiredis.pack_command)
+from .hello import Address, judge, pack
 
 
 class Connection(Protocol):
@@ -94,36 +92,6 @@ class Connections:
             await connection.close(wait=True)
 
 
-class Address(NamedTuple):
-    """Where a server is and who we are there, as its URL says."""
-
-    path: str  # of a unix socket; empty: host and port
-    host: str
-    port: int
-    db: int
-    user: str
-    password: str
-
-    @classmethod
-    def of(cls, url: str) -> Address | None:
-        """Return what a checked URL says; None when it asks for more than is known here (TLS, options)."""
-        parts = urlsplit(url)
-        options = parse_qs(parts.query, keep_blank_values=True)
-        db = options.pop("db", [parts.path.strip("/") if parts.scheme == "redis" else "0"])[0] or "0"
-        if parts.scheme not in ("redis", "unix") or options or parts.fragment or not (db.isascii() and db.isdigit()):
-            return None
-        if parts.username and not parts.password:
-            return None
-        return cls(
-            unquote(parts.path) if parts.scheme == "unix" else "",
-            unquote(parts.hostname or "localhost"),
-            parts.port or 6379,
-            int(db),
-            unquote(parts.username or ""),
-            unquote(parts.password or ""),
-        )
-
-
 class Plain(asyncio.Protocol):
     """A connection over TCP or a unix socket. Owned by the event loop; one user at a time."""
 
@@ -142,24 +110,13 @@ class Plain(asyncio.Protocol):
             await loop.create_unix_connection(lambda: self, address.path)
         else:
             await loop.create_connection(lambda: self, address.host, address.port)
-        # All in one write: a connection costs one round trip.
-        hello: list[tuple[str | int, ...]] = [("CLIENT", "SETNAME", self._name)]
-        if address.password:
-            hello.insert(0, ("AUTH", *([address.user] if address.user else []), address.password))
-        if address.db:
-            hello.append(("SELECT", address.db))
+        hello = address.hello(self._name)
         await self.send(b"".join(map(pack, hello)))
         for command in hello:
             try:
                 await self.reply()
             except hiredis.ReplyError as error:
-                if "max number of clients" in str(error):  # its last words, whatever it was asked; they may pass
-                    raise ConnectionError(str(error)) from None
-                if command[0] == "AUTH" and str(error).startswith("ERR"):
-                    raise hiredis.ReplyError(f"NOAUTH {error}") from None
-                # A name is for people; where it is forbidden, there is none. DENIED are last words, too.
-                if command[0] != "CLIENT" or str(error).startswith("DENIED"):
-                    raise
+                judge(command, error)
 
     async def send(self, packed: bytes) -> None:
         if self._transport is None or self._lost is not None:

@@ -46,12 +46,10 @@ class PrivateServer:
     def flush(self) -> None:
         """Forget everything."""
         from ..broker.broker import Broker
+        from ..broker.calls import command
 
-        broker = Broker(self.url, role="test")
-        try:
-            broker.client.flushall()
-        finally:
-            broker.close()
+        with Broker(self.url, role="test") as broker:
+            broker.run(command("forget everything", "FLUSHALL", parse=bool))
 
     def stop(self) -> None:
         """End it."""

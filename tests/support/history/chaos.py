@@ -9,6 +9,7 @@ PYTHONPATH=src:tests python -m support.history.chaos --seed 7 --tasks 20000 --fa
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import threading
@@ -16,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,16 @@ class Fleet:
                     found.append(Event(event["event"], str(worker.pid), event.get("task", ""), count))
         return tuple(found)
 
+    def stood_still(self) -> list[tuple[str, float, float]]:
+        """Which workers say that they stood still, until when, and for how long."""
+        # The log has wall time. What it tells comes on top of the pause between two renewals, a second at most.
+        ahead_s = time.time() - executions.now()
+        return [
+            (str(worker.pid), datetime.fromisoformat(event["time"]).timestamp() - ahead_s, event["stood_s"] + 1.0)
+            for worker in [*self.workers, *self.gone]
+            for event in worker.events("worker.stood_still")
+        ]
+
     def _new(self, start: Callable[..., Worker]) -> Worker:
         env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s)}
         return start(self.server.url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
@@ -173,8 +185,12 @@ class Producer(threading.Thread):
             self.error = error
 
 
-def run(plan: Plan, directory: Path, *, tell: Callable[[str], None] = lambda _: None) -> Done:
-    """Do a whole run and judge it."""
+# What happens in a run while its fleet is up: it returns the faults that it did.
+Scene = Callable[[Plan, Fleet, Recorder], list[Fault]]
+
+
+def run(plan: Plan, directory: Path, *, scene: Scene | None = None) -> Done:
+    """Do a whole run and judge it. Without a scene: all that the plan draws."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "executions.log"
     fleet = Fleet(start_server(any_kind(), directory / "server"), plan, directory, log)
@@ -183,13 +199,14 @@ def run(plan: Plan, directory: Path, *, tell: Callable[[str], None] = lambda _: 
             client = Recorder(tasks.app, tasks)
             fleet.begin()
             began = executions.now()
-            done = _disturb(plan, fleet, client, tell)
+            done = (scene or disturb)(plan, fleet, client)
             last = max((fault.until for fault in done), default=began)
             _wait_quiet(client)
             quiet_at = executions.now()
         fleet.end()
         quiet, kept = look(fleet.server.url)
         found = executions.read(log)
+        done = [*done, *faults.by_the_machine(fleet.stood_still(), done)]
         history = History(
             found.lines, tuple(client.submitted), tuple(client.stopped), (*client.ended, *kept), tuple(done),
             fleet.events(), quiet, lease_s=plan.lease_s, note=f"{plan.seed}",
@@ -199,7 +216,7 @@ def run(plan: Plan, directory: Path, *, tell: Callable[[str], None] = lambda _: 
         fleet.close()
 
 
-def _disturb(plan: Plan, fleet: Fleet, client: Recorder, tell: Callable[[str], None]) -> list[Fault]:
+def disturb(plan: Plan, fleet: Fleet, client: Recorder, *, tell: Callable[[str], None] = lambda _: None) -> list[Fault]:
     """Let the producer submit, and do each fault when its share of the tasks has ended."""
     producer = Producer(client, workload.plan(plan.seed, plan.tasks))
     ways = faults.Faults(fleet, executions.Tail(fleet.log), seed=plan.seed)
@@ -247,7 +264,7 @@ def main() -> int:
     kinds = given.kinds.split(",")
     plan = Plan(given.seed, given.tasks, [kinds[n % len(kinds)] for n in range(given.faults)], given.workers)
     directory = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
-    done = run(plan, directory, tell=lambda text: print(text, flush=True))
+    done = run(plan, directory, scene=functools.partial(disturb, tell=functools.partial(print, flush=True)))
     print(done.summary())
     if done.violations:
         save(done.history, directory / "history.jsonl")

@@ -24,6 +24,7 @@ COSTS = {
     "kill fork server": "worker",
     "kill worker": "worker",
     "freeze worker": "worker, past its lease",
+    "stood still": "worker, past its lease",  # the machine's doing: it gave a worker no processor time
     "freeze child": "nothing",
     "kill clients": "nothing",
     "flush scripts": "nothing",

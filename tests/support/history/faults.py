@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import redis
@@ -96,7 +96,7 @@ class Faults:
             self.done.append(fault)
         return fault
 
-    def _look(self) -> list[Line]:
+    def look(self) -> list[Line]:
         """What runs now, by its own account, in workers that live."""
         for line in self._log.read():
             if line.what == "start":
@@ -109,12 +109,12 @@ class Faults:
 
     def _some_child(self) -> Line | None:
         with contextlib.suppress(AssertionError):
-            return self._draw.choice(wait_until(self._look, timeout=2, description="a task that runs"))
+            return self._draw.choice(wait_until(self.look, timeout=2, description="a task that runs"))
         return None
 
     def _some_worker(self, but: Sequence[Worker] = ()) -> Worker | None:
         """One that runs something, if there is any."""
-        busy = {line.worker for line in self._look()}
+        busy = {line.worker for line in self.look()}
         living = [worker for worker in self._fleet.workers if worker.process.poll() is None and worker not in but]
         return self._draw.choice([worker for worker in living if str(worker.pid) in busy] or living or [None])
 
@@ -158,21 +158,21 @@ class Faults:
             return None
         at = now()
         worker.freeze()
-        held = {line.id for line in self._look() if line.worker == str(worker.pid)}
+        held = {line.id for line in self.look() if line.worker == str(worker.pid)}
         self._frozen.append(Frozen(worker, at, held))
         return Fault("freeze worker", at, at, worker=str(worker.pid))
 
     def tend(self) -> bool:
         """Thaw who was frozen for long enough: until what it ran has started elsewhere. True if nobody is frozen."""
         if self._frozen:
-            self._look()
+            self.look()
         lease_s = self._fleet.lease_s
         for frozen in list(self._frozen):
             worker, at, held = frozen
             moved = any(self._last[id_].worker != str(worker.pid) for id_ in held)
             # What it ran may have ended by itself; then there is nothing to wait for but time.
             dead = worker.process.poll() is not None
-            if dead or now() > at + (1.1 if moved else 2) * lease_s:
+            if dead or now() > at + (1.1 if moved else 3) * lease_s:
                 if not dead:
                     worker.thaw()
                 self._frozen.remove(frozen)
@@ -210,6 +210,19 @@ class Faults:
         with redis.Redis.from_url(self._fleet.server.url) as client:
             act(client)
         return Fault(kind, at, now())
+
+
+def by_the_machine(told: Iterable[tuple[str, float, float]], done: Sequence[Fault]) -> list[Fault]:
+    """Where workers stood still though nobody froze them: a busy machine did it. `told`: worker, until when, how long.
+
+    They tell it themselves, because they woke too late by their own clock; a freeze that was a fault is not told twice.
+    """
+    found = []
+    for worker, until, stood_s in told:
+        at = until - stood_s
+        if not any(fault.worker == worker and fault.at <= until and at <= fault.until for fault in done):
+            found.append(Fault("stood still", at, until, worker=worker))
+    return found
 
 
 def kill_clients(client: redis.Redis) -> None:

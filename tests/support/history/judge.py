@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from .explain import TICK_S, Index, Run, Task
 from .records import Fault, History
 
+FREEZES = ("freeze worker", "stood still")
 OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
 
 
@@ -217,12 +218,15 @@ def c10(index: Index) -> Iterator[Violation]:
                 continue
             kinds = {fault.kind for fault in reasons if isinstance(fault, Fault)}
             worker = before.start.worker
-            if kinds & {"kill worker", "freeze worker"}:
+            if kinds & {"kill worker", *FREEZES}:
                 seen += kinds.isdisjoint({"kill child", "dies", "kill fork server"})
             elif "kill fork server" in kinds:
                 if ("forkserver.died", worker) not in by_worker and not index.was_killed(worker, before.start.at):
                     yield Violation("C10", task.id, "its fork server died, and no worker told it", task.evidence())
-            elif ("task.lost_child", task.id) not in told and not index.was_killed(worker, before.start.at):
+            elif {("task.lost_child", task.id), ("outcome.refused", task.id)}.isdisjoint(told):
+                # Refused: it was sent again because the answer was late, and another worker had taken the task by then.
+                if index.was_killed(worker, before.start.at):
+                    continue
                 yield Violation("C10", task.id, "its child died, and no worker told it", task.evidence())
         yield from _untold_refusals(index, task, told, by_worker)
     if seen > rescued:
@@ -238,7 +242,7 @@ def _untold_refusals(
             continue
         worker = run.start.worker
         said = ("outcome.refused", task.id) in told or ("claim.lost", worker) in by_worker
-        if not said and not any(fault.kind != "freeze worker" for fault in index.faults_on(run)):
+        if not said and not any(fault.kind not in FREEZES for fault in index.faults_on(run)):
             yield Violation("C10", task.id, "a late outcome was refused, and no worker told it", task.evidence())
 
 
@@ -252,7 +256,7 @@ def _dying(index: Index, run: Run) -> bool:
 
 def _over(index: Index, task: Task, run: Run, after: Run | None) -> float:
     """When a run held its place no more: its end, or what made it invalid."""
-    over = [fault.at for fault in index.faults_on(run) if fault.kind != "freeze worker"]
+    over = [fault.at for fault in index.faults_on(run) if fault.kind not in FREEZES]
     if run.end is not None:
         over.append(run.end.at)
     if after is not None:

@@ -190,5 +190,11 @@ def worker_frozen(id_: str = "q:a") -> Story:
     return story
 
 
+def stood_still(id_: str = "q:a") -> Story:
+    story = worker_frozen(id_)
+    story.faults = [dataclasses.replace(story.faults[0], kind="stood still")]
+    return story
+
+
 GOOD = (plain, retried, timed_out, failed, cancelled, cancelled_between, stopped, refused, unknown, unknown_and_run,
-        submitted_twice, child_killed, died, worker_killed, fork_server_killed, worker_frozen)  # fmt: skip
+        submitted_twice, child_killed, died, worker_killed, fork_server_killed, worker_frozen, stood_still)  # fmt: skip

@@ -13,17 +13,17 @@ MOST_PER_BATCH = 64
 # How often each kind comes, in tasks of a thousand. What hangs, dies or is stopped costs a child or a second each, so
 # that a few of them are plenty.
 SHARES = {
-    "short": 620,
+    "short": 658,
     "thread": 120,
     "coroutine": 60,
-    "long": 60,
+    "long": 30,
     "flaky": 60,
     "failing": 30,
     "cancelled": 20,
     "stopped": 10,
-    "hangs": 8,
-    "timed out": 4,
-    "dies": 5,
+    "hangs": 4,
+    "timed out": 2,
+    "dies": 3,
     "refused": 3,
 }
 
@@ -35,13 +35,17 @@ def plan(seed: int, tasks: int) -> list[Batch]:
     left = {kind: kinds.count(kind) for kind in SHARES}
     batches: list[Batch] = []
     while any(left.values()):
-        (kind,) = draw.choices(list(left), weights=list(left.values()))
-        # Bulk comes in bulk, the rest in ones and twos.
-        most = MOST_PER_BATCH if kind in ("short", "thread", "coroutine", "flaky") else 3
-        count = min(left[kind], draw.randint(1, most))
+        # By how many batches are left, so that no kind is left over for the end.
+        (kind,) = draw.choices(list(left), weights=[left[kind] / _most(kind) for kind in left])
+        count = min(left[kind], draw.randint(1, _most(kind)))
         left[kind] -= count
         batches.append(_batch(draw, kind, count, first=len(batches)))
     return batches
+
+
+def _most(kind: str) -> int:
+    """Bulk comes in bulk, the rest in ones and twos."""
+    return MOST_PER_BATCH if kind in ("short", "thread", "coroutine", "flaky") else 3
 
 
 def _batch(draw: random.Random, kind: str, count: int, *, first: int) -> Batch:

@@ -1,0 +1,84 @@
+"""Blocking connections of redis-py behind the face of ours: for TLS, URLs with options, and clients that tests bring.
+
+Broker ─► Links ─► Driven ─► redis.Connection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .connection import check_url, code_of, options
+from .links import Link
+
+
+def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
+    """Make a client; nothing is sent yet. `name` is what CLIENT LIST shows."""
+    pool: Any = redis.ConnectionPool.from_url(
+        check_url(url), **options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
+    )
+    return redis.Redis.from_pool(pool)
+
+
+def of_client(client: redis.Redis) -> Callable[[], Link]:
+    """Return what makes connections as a client of redis-py's does."""
+    pool: Any = client.connection_pool
+    return lambda: Driven(pool.make_connection())
+
+
+def translated(error: RedisError) -> Exception:
+    """Return what our own connections would raise."""
+    code = code_of(error)
+    if not code:
+        kind = TimeoutError if isinstance(error, redis.TimeoutError) else ConnectionError
+        return kind(str(error))
+    text = str(error)
+    return hiredis.ReplyError(text if text.startswith(code) else f"{code} {text}")
+
+
+class Driven:
+    """One connection of redis-py's."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def open(self) -> None:
+        self._do(self._connection.connect)
+
+    def send(self, packed: bytes) -> None:
+        self._do(self._connection.send_packed_command, (packed,), check_health=False)
+
+    def reply(self) -> Any:
+        return self._do(self._connection.read_response, disconnect_on_error=False)
+
+    def waits(self, timeout_s: float) -> bool:
+        found: bool = self._do(self._connection.can_read, timeout_s)
+        return found
+
+    def held(self) -> bool:
+        return self.waits(0)
+
+    def fresh(self) -> bool:
+        try:
+            return not self.waits(0)
+        except OSError:
+            return False  # the server has closed it
+
+    def fileno(self) -> int:
+        number: int = self._connection._sock.fileno()
+        return number
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+    def _do(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        try:
+            return ask(*args, **options)
+        except RedisError as error:
+            raise translated(error) from error

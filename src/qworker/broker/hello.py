@@ -1,0 +1,71 @@
+"""Where a server is and who we are there, and the words with which a connection to it begins.
+
+url ─► Address ─┬─► Plain (sockets.py), on asyncio    ─┐
+                └─► Link (links.py), blocking         ─┴─► hello, and `judge` for each of its answers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+# Packed in C; its stub knows only commands of one word.
+pack: Callable[[Sequence[Any]], bytes] = cast("Any", hiredis.pack_command)
+
+# What may go wrong while a call is under way, and be repaired by sending it again. A TimeoutError is an OSError.
+FAULTS = (hiredis.HiredisError, OSError)
+
+Command = tuple[str | int, ...]
+
+
+class Address(NamedTuple):
+    """Where a server is and who we are there, as its URL says."""
+
+    path: str  # of a unix socket; empty: host and port
+    host: str
+    port: int
+    db: int
+    user: str
+    password: str
+
+    @classmethod
+    def of(cls, url: str) -> Address | None:
+        """Return what a checked URL says; None when it asks for more than is known here (TLS, options)."""
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, keep_blank_values=True)
+        db = options.pop("db", [parts.path.strip("/") if parts.scheme == "redis" else "0"])[0] or "0"
+        if parts.scheme not in ("redis", "unix") or options or parts.fragment or not (db.isascii() and db.isdigit()):
+            return None
+        if parts.username and not parts.password:
+            return None
+        return cls(
+            unquote(parts.path) if parts.scheme == "unix" else "",
+            unquote(parts.hostname or "localhost"),
+            parts.port or 6379,
+            int(db),
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+        )
+
+    def hello(self, name: str) -> list[Command]:
+        """Return the commands with which a connection of that name begins: all in one write, one round trip."""
+        commands: list[Command] = [("CLIENT", "SETNAME", name)]
+        if self.password:
+            commands.insert(0, ("AUTH", *([self.user] if self.user else []), self.password))
+        if self.db:
+            commands.append(("SELECT", self.db))
+        return commands
+
+
+def judge(command: Command, error: hiredis.ReplyError) -> None:
+    """Raise what an error in answer to one of these commands means, if it means anything."""
+    if "max number of clients" in str(error):  # its last words, whatever it was asked; they may pass
+        raise ConnectionError(str(error)) from None
+    if command[0] == "AUTH" and str(error).startswith("ERR"):
+        raise hiredis.ReplyError(f"NOAUTH {error}") from None
+    # A name is for people; where it is forbidden, there is none. DENIED are last words, too.
+    if command[0] != "CLIENT" or str(error).startswith("DENIED"):
+        raise error

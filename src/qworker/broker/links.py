@@ -1,0 +1,210 @@
+"""The blocking connections of producers and of the command line: a socket and hiredis, and nothing of redis-py.
+
+    Broker.run   ── ask(packed) ─► Links ─► a Link that nobody uses ─► the server ─► reply
+    Subscription ── make() ──────► Links ─► a Link of its own
+
+What redis-py alone knows well, TLS and the options of a URL, is left to it: see driver.py. Errors of the server are
+hiredis.ReplyErrors, all others OSErrors; after one of those a link is of no use, and is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import hiredis
+
+from .hello import Address, judge, pack
+
+_CHUNK = 65_536
+
+
+class Link(Protocol):
+    """One connection. Owned by one thread at a time; `close` may be called from another."""
+
+    def open(self) -> None:
+        """Connect, and say who we are."""
+
+    def send(self, packed: bytes) -> None:
+        """Write one command, or several. When this raises, the last of them did not reach the server whole."""
+
+    def reply(self) -> Any:
+        """Wait for the next answer or pushed message, so long at most as one attempt may take.
+
+        Raises:
+            hiredis.ReplyError: the server answered with an error.
+            OSError: there was no answer, or no whole one.
+        """
+
+    def waits(self, timeout_s: float) -> bool:
+        """Whether something is there to be read, or the connection's end, within that time."""
+
+    def held(self) -> bool:
+        """Whether something was received already that no poll of `fileno` sees."""
+
+    def fresh(self) -> bool:
+        """Whether an idle connection may be used again, as far as can be told without asking the server."""
+
+    def fileno(self) -> int:
+        """The number of its socket."""
+
+    def close(self) -> None:
+        """End it; who reads it in another thread is told."""
+
+
+class Links:
+    """The connections of one broker: those that nobody uses wait here. Any thread may use it, also after a fork."""
+
+    def __init__(self, make: Callable[[], Link]) -> None:
+        self._make = make
+        self._idle: list[Link] = []
+        self._closed = False
+        self._pid = os.getpid()
+
+    def make(self) -> Link:
+        """Return a new connection, which belongs to whoever asked."""
+        link = self._make()
+        try:
+            link.open()
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def send(self, packed: bytes) -> Link:
+        """Write to a connection that nobody uses, and return it. When this raises, nothing was done on the server."""
+        if self._pid != os.getpid():
+            self._idle, self._pid = [], os.getpid()  # in a forked child: they are the parent's
+        while True:
+            try:
+                link, was_idle = self._idle.pop(), True
+            except IndexError:  # there is none, or another thread was quicker
+                link, was_idle = self.make(), False
+            try:
+                if not was_idle or link.fresh():
+                    link.send(packed)
+                    return link
+                link.close()
+            except BaseException as error:
+                link.close()
+                if not (was_idle and isinstance(error, ConnectionError)):
+                    raise
+            # The server has closed it while nobody used it: the next one, or a new one.
+
+    def give(self, link: Link) -> None:
+        """Take back one whose answers were all read."""
+        if self._closed:
+            link.close()
+        else:
+            self._idle.append(link)
+
+    def drop_idle(self) -> None:
+        """Connect anew from now on: another server may have the address."""
+        idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    def close(self) -> None:
+        """Close those that nobody uses, and the others when they are given back."""
+        self._closed = True
+        self.drop_idle()
+
+
+class Plain:
+    """A connection over TCP or a unix socket. `timeout_s` bounds its opening, each write and each answer."""
+
+    def __init__(self, address: Address, name: str, timeout_s: float) -> None:
+        self._address, self._name, self._timeout_s = address, name, timeout_s
+        self._reader = hiredis.Reader()
+        self._pid = os.getpid()
+        self._socket: socket.socket = _NONE
+
+    def open(self) -> None:
+        address = self._address
+        if address.path:
+            self._socket = made = socket.socket(socket.AF_UNIX)
+            made.settimeout(self._timeout_s)
+            made.connect(address.path)
+        else:
+            self._socket = made = socket.create_connection((address.host, address.port), self._timeout_s)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        hello = address.hello(self._name)
+        self.send(b"".join(map(pack, hello)))
+        for command in hello:
+            try:
+                self.reply()
+            except hiredis.ReplyError as error:
+                judge(command, error)
+
+    def send(self, packed: bytes) -> None:
+        self._socket.sendall(packed)
+
+    def reply(self) -> Any:
+        reader = self._reader
+        try:
+            reply = reader.gets()
+            if reply is False:
+                reader.feed(self._receive())
+                reply = reader.gets()
+                if reply is False:
+                    reply = self._rest()
+        except hiredis.ProtocolError as error:
+            raise ConnectionError(f"the server's answer makes no sense: {error}") from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    def _rest(self) -> Any:
+        """Read what comes in pieces, in the time that one answer has."""
+        ends = time.monotonic() + self._timeout_s
+        try:
+            while (reply := self._reader.gets()) is False:
+                self._socket.settimeout(max(0.001, ends - time.monotonic()))
+                self._reader.feed(self._receive())
+        finally:
+            self._socket.settimeout(self._timeout_s)
+        return reply
+
+    def _receive(self) -> bytes:
+        data = self._socket.recv(_CHUNK)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        return data
+
+    def waits(self, timeout_s: float) -> bool:
+        return self._reader.has_data() or self._poll(timeout_s)
+
+    def held(self) -> bool:
+        return self._reader.has_data()
+
+    def fresh(self) -> bool:
+        # A unix socket refuses what is written after its other end was closed; TCP takes it, and says so later.
+        return bool(self._address.path) or not self._poll(0)
+
+    def _poll(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        if self._pid == os.getpid():  # else it is the parent's, who goes on using it
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is closed, or was never open
+        self._socket.close()
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+
+_NONE = socket.socket()
+_NONE.close()
