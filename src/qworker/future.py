@@ -37,9 +37,30 @@ if TYPE_CHECKING:
 __all__ = ["Future"]
 
 R = TypeVar("R")
+
+
+class _Condition(threading.Condition):
+    """The standard library's, entered in C: its `__enter__` is Python, and Ctrl-C in it leaves the lock taken.
+
+    The thread that settles would wait for that lock for ever, and with it everybody who awaits a result.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.RLock()
+        super().__init__(self._mutex)
+
+    @property
+    def __enter__(self) -> Callable[[], bool]:
+        return self._mutex.__enter__
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._mutex.__exit__
+
+
 # Stored with the standard library's state; what `exception()` returns is decoded when it is asked for.
 _MADE_LATE: dict[str, Callable[[], Any]] = {
-    "_condition": threading.Condition, "_waiters": list, "_done_callbacks": list,
+    "_condition": _Condition, "_waiters": list, "_done_callbacks": list,
 }  # fmt: skip
 _ENDED_BADLY = TaskError("see Future.exception()")
 
@@ -292,7 +313,7 @@ class Future(concurrent.futures.Future[R]):
 
     def forget_parent(self) -> None:
         """After a fork, in the child: another thread may have held the lock, and callbacks belong to the parent."""
-        self._condition = threading.Condition()
+        self._condition = _Condition()
         self._done_callbacks: list[Any] = []
         self._reports = self.run = None
         self._wakers = ()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import opcode
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 
 from qworker import App, Future
 from qworker.broker.broker import Subscription
+from qworker.broker.listening import Listening
 from support.fake_worker import FakeWorker
 from support.servers import Server
 from support.waiting import wait_until
@@ -285,3 +289,69 @@ def test_a_signals_handler_that_closes_the_app_waits_for_nobody(
     assert joined_while_hearing == [False]
     assert not client._thread.is_alive()
     thread.join()
+
+
+_LOOKS = {opcode.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")}
+
+
+def raises_at(work: Callable[[], object], codes: set[CodeType], at: int) -> bool:
+    """Raise KeyboardInterrupt at the n-th place in these functions where a handler may; False if there are less.
+
+    Signals' handlers are run after those instructions, and at no others.
+    """
+    before, seen = sys.gettrace(), 0
+    last: dict[FrameType, int] = {}
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal seen
+        if frame.f_code not in codes:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            looks = frame in last and last[frame] in _LOOKS
+            last[frame] = frame.f_code.co_code[frame.f_lasti]
+            seen += looks
+            if looks and seen == at:
+                sys.settrace(before)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return seen >= at
+
+
+def test_ctrl_c_at_any_moment_of_a_wait_takes_the_ear_from_nobody(app: App, worker: FakeWorker) -> None:
+    future = app.submit("tasks.f")
+    ear = app.client()._ear
+    functions = (Listening.hear, Listening._watch, Listening._unwatch, Future.add_waker, Future.remove_waker)
+    selector = type(ear._selector)
+    codes = {function.__code__ for function in (*functions, selector.register, selector.unregister)}
+    codes |= {threading.Condition.__enter__.__code__, threading.Condition.__exit__.__code__}
+    taken: list[int] = []
+
+    def try_locks(at: int) -> None:
+        for lock in (ear._reading, future._condition):
+            if lock.acquire(timeout=2):
+                lock.release()
+            else:
+                taken.append(at)
+
+    at = 1
+    while not taken and raises_at(lambda: future.wait(0.0), codes, at):
+        thread = threading.Thread(target=try_locks, args=(at,))
+        thread.start()
+        thread.join()
+        at += 1
+
+    assert taken == []
+    assert at > 15
+    worker.succeed(worker.claim_one(), 3)
+    assert future.result(20) == 3
+    fds = {key.fd for key in ear._selector.get_map().values()}
+    assert len(fds) == 2, "the bell and the inbox are watched"

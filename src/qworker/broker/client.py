@@ -127,7 +127,7 @@ class Client:
                 self._ear.hear(self._take_heard, lambda: future.done() or self._closing, timeout_s)
             except BaseException:  # Ctrl-C, perhaps in the middle of a push: the rest of it is asked for
                 self._missed = True
-                self._ear.wake()
+                self._ear.mend()
                 raise
             finally:
                 future.remove_waker(let_go)

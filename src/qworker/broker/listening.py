@@ -51,7 +51,8 @@ class Listening:
         self._selector.register(self._waked, selectors.EVENT_READ)
         self._selector.register(self._subscription.fileno(), selectors.EVENT_READ)
         self._registered = self._subscription.fileno()
-        self._reading = threading.Lock()  # whoever reads the subscription, or replaces it, holds it
+        # Whoever reads the subscription, or replaces it, holds it. It knows its owner: see `mend`.
+        self._reading = threading.RLock()
         self._hearer: int | None = None  # the thread that listens in the place of the I/O thread
         self._nudger, self._nudged = socket.socketpair()  # the bell of that thread
         self._nudger.setblocking(False)
@@ -104,18 +105,17 @@ class Listening:
         done from another thread has to call `let_go`.
         """
         if not self._reading.acquire(blocking=False):
-            return
+            return  # an exception of a signal's handler may come between these lines: see `mend`
         undisturbed = False
         try:
             self._hearer = threading.get_ident()
             subscription = self._subscription
             if subscription is not None and not subscription.failed:
-                self._selector.unregister(self._registered)
+                self._unwatch()
                 try:
                     undisturbed = self._hear(subscription, take, done, timeout_s)
                 finally:
-                    if not subscription.failed:
-                        self._selector.register(self._registered, selectors.EVENT_READ)
+                    self._watch()
         except BrokerUnavailable:
             pass
         finally:
@@ -124,6 +124,47 @@ class Listening:
             if not undisturbed:
                 # Only now, when the I/O thread can read: it sees to a lost connection, or to what was left unread.
                 self.wake()
+
+    def mend(self) -> None:
+        """Put right what `hear` may have left in this thread when an exception came out of it, at whatever line."""
+        self._hearer = None if self.heard_here else self._hearer
+        if self._reading.acquire(blocking=False):  # else another thread hears by now, and watches again when it ends
+            try:
+                self._renew_selector()
+                while True:
+                    self._reading.release()
+            except RuntimeError:
+                pass  # as often as it was held
+        self.wake()
+
+    def _renew_selector(self) -> None:
+        """Begin with a new one: an exception in the middle of `register` leaves its books and the kernel's apart.
+
+        A thread that waits goes on with the old one until it is woken.
+        """
+        fresh = selectors.DefaultSelector()
+        try:
+            fresh.register(self._waked, selectors.EVENT_READ)
+            if self._subscription is not None:
+                fresh.register(self._registered, selectors.EVENT_READ)
+        except (OSError, ValueError):
+            pass  # closed: the thread that waits has ended, or sees to a lost connection
+        self._selector = fresh
+
+    def _watch(self) -> None:
+        """Have the thread that waits wait for pushes, too."""
+        subscription = self._subscription
+        if subscription is not None and not subscription.failed:
+            try:
+                self._selector.register(self._registered, selectors.EVENT_READ)
+            except (OSError, KeyError):  # it is watched already: see `mend`
+                self._renew_selector()
+
+    def _unwatch(self) -> None:
+        try:
+            self._selector.unregister(self._registered)
+        except (KeyError, ValueError):
+            pass  # its socket is closed already, and so no longer registered; or see `mend`
 
     def _hear(
         self, subscription: Subscription, take: Callable[[bytes], None], done: Callable[[], bool], left_s: float | None
@@ -222,8 +263,5 @@ class Listening:
         if subscription is not None:
             self.let_go()
             with self._reading:  # a thread that hears has to return before the socket's number may mean another file
-                try:
-                    self._selector.unregister(self._registered)
-                except (KeyError, ValueError):
-                    pass  # its socket is closed already, and so no longer registered
+                self._unwatch()
                 subscription.close()
