@@ -35,13 +35,16 @@ class Line(NamedTuple):
     @property
     def code(self) -> str:
         """The one letter that stands for this line in a stored task: `a` to `l`."""
-        return chr(ord("a") + POOL_NEEDS.index(self.pool) * 3 + PRIORITIES.index(self.priority))
+        return _CODES[self]
 
     @classmethod
     def of(cls, code: str) -> Line:
         """Return the line that a letter stands for."""
         pool, priority = divmod(ord(code) - ord("a"), 3)
         return cls(POOL_NEEDS[pool], PRIORITIES[priority])
+
+
+_CODES = {Line.of(code): code for code in "abcdefghijkl"}
 
 
 @dataclass(frozen=True, slots=True)

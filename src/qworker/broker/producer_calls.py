@@ -36,22 +36,17 @@ def submit(
         BrokerUnavailable: the server could not be reached. Nothing is queued.
         ServerUnfit: the queue's data has another schema.
     """
-    unique = {item.id: item for item in items}
-    if len(unique) != len(items):  # the same task twice in one call: its first one decides
-        unique = {}
-        for item in items:
-            if unique.setdefault(item.id, item).blob[:8] != item.blob[:8]:
-                raise _conflict(queue, item.id)
-    timed = any(item.delay_ms or item.deadline_ms for item in items)
+    unique = items if len(items) == 1 else _unique(queue, items)
+    timed = [item for item in unique if item.delay_ms or item.deadline_ms]
     rest: list[Arg] = []
-    for item in unique.values():
+    for item in unique:
         rest += item if timed else item[:2]  # its fields are the script's arguments
     check = given or resend
     script, keys, args = script_call(
         owner,
         queue,
         "submit",
-        results=tuple(unique) if check else (),
+        results=[item.id for item in unique] if check else (),
         rest=rest,
         epoch=owner.token,
         line=line,
@@ -62,7 +57,7 @@ def submit(
         owner.saw(queue, reply[1].decode())
         codes = tuple([_SUBMIT_CODES[code] for code in reply[2]])
         if len(unique) != len(items):
-            by_id = dict(zip(unique, codes, strict=True))
+            by_id = {item.id: code for item, code in zip(unique, codes, strict=True)}
             codes = tuple([by_id[item.id] for item in items])
         return Submitted(int(reply[0]), codes)
 
@@ -79,6 +74,18 @@ def submit(
 
     verb = f"submit {len(items)} task(s) to queue {queue!r}"
     return Call(verb, script, keys, args, parse, again, unanswered, refused)
+
+
+def _unique(queue: str, items: Sequence[SubmitItem]) -> Sequence[SubmitItem]:
+    """Leave out what is there twice: its first one decides."""
+    unique = {item.id: item for item in items}
+    if len(unique) == len(items):
+        return items
+    unique = {}
+    for item in items:
+        if unique.setdefault(item.id, item).blob[:8] != item.blob[:8]:
+            raise _conflict(queue, item.id)
+    return [*unique.values()]
 
 
 def _conflict(queue: str, local: str) -> Conflict:
