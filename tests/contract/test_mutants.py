@@ -145,3 +145,12 @@ def test_a_task_of_one_millisecond_is_scheduled_and_rung_for_like_any_other(brok
 
     seed(broker, "b", deadline_ms=1)
     assert only(take(broker, "c1")).record.deadline_ms == START_MS + 1
+
+
+def test_a_submit_to_a_server_that_lost_its_data_begins_a_new_epoch(broker: TwiceBroker) -> None:
+    seed(broker, "a")
+    broker.client.flushall()
+
+    seed(broker, "b")
+
+    assert broker.client.hexists("qw:{t.q}:meta", "epoch")
