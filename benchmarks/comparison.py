@@ -76,18 +76,19 @@ def goals(data: dict[str, Any], name: str) -> list[Wanted]:
             other = beside(row, figure, group(data, goal["of"]))
             if other is None:
                 continue
-            target, text = goal["by"] * other.theirs, f"{goal['by']:g} x the best {goal['of']}, {other.name}"
+            best = other.name if other.name == goal["of"] else f"the best {goal['of']}, {other.name}"
+            target, text = goal["by"] * other.theirs, f"{goal['by']:g} x {best}"
         median = statistics.median(ours)
         found.append(Wanted(name, figure["name"], text, target, median, median >= target if most else median <= target))
     return found
 
 
 def group(data: dict[str, Any], of: str) -> set[str]:
-    """Return who is meant by `queue`, `pure Python queue` or `local pool`."""
+    """Return who is meant by `queue`, `pure Python queue`, `local pool`, or by one name."""
     local = {name for name, facts in data["contestants"].items() if facts.get("local")}
     native = {name for name, facts in data["contestants"].items() if facts.get("native")}
     queues = set(data["contestants"]) - local
-    return {"queue": queues, "pure Python queue": queues - native, "local pool": local}[of]
+    return {"queue": queues, "pure Python queue": queues - native, "local pool": local}.get(of, {of})
 
 
 def ranked(row: dict[str, dict[str, Any]], figure: dict[str, str]) -> list[str]:

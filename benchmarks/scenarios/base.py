@@ -23,12 +23,12 @@ class Figure:
 class Goal:
     """What qworker wants of a figure: so many times the best of a group, or just a number.
 
-    The groups: all queues, those whose workers are of Python alone, the local pools.
+    The groups: all queues, those whose workers are of Python alone, the local pools, the standard library's pool alone.
     """
 
     figure: str
     by: float
-    of: Literal["queue", "pure Python queue", "local pool"] | None = None
+    of: Literal["queue", "pure Python queue", "local pool", "processpool"] | None = None
 
 
 @dataclass(frozen=True)

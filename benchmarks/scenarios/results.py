@@ -27,7 +27,7 @@ def _bodies(name: str, title: str, size: int, count: int) -> Scenario:
 SCENARIOS = (
     Scenario(
         "results", "Submit + run + all results, 2 processes", RATE, partial(run_all, shape=Shape("process", 2)),
-        important=True, goals=(Goal("rate", 4.0, "queue"), Goal("rate", 2.5, "local pool")),
+        important=True, goals=(Goal("rate", 4.0, "queue"), Goal("rate", 2.5, "processpool")),
     ),
     Scenario(
         "results-threads", "Submit + run + all results, 10 threads", RATE, partial(run_all, shape=Shape("thread", 10)),

@@ -71,7 +71,7 @@ def _wait_for_load(stage: Stage, filler: Adapter, before: int) -> None:
 SCENARIOS = (
     Scenario(
         "round-trip", "Round trip, 2 processes, idle", FIGURES, partial(alone, shape=Shape("process", 2)),
-        important=True, goals=(Goal("p50", 0.75, "queue"), Goal("p50", 2.0, "local pool")),
+        important=True, goals=(Goal("p50", 0.75, "queue"), Goal("p50", 2.0, "processpool")),
     ),
     Scenario("round-trip-threads", "Round trip, 10 threads, idle", FIGURES, partial(alone, shape=Shape("thread", 10))),
     Scenario(
