@@ -1,7 +1,7 @@
 """The blocking connections of producers and of the command line: a socket and hiredis, and nothing of redis-py.
 
-    Broker.run   ── ask(packed) ─► Links ─► a Link that nobody uses ─► the server ─► reply
-    Subscription ── make() ──────► Links ─► a Link of its own
+    Broker.run   ── send(packed) ─► Links ─► a Link that nobody uses ─► the server ─► reply
+    Subscription ── make() ───────► Links ─► a Link of its own
 
 What redis-py alone knows well, TLS and the options of a URL, is left to it: see driver.py. Errors of the server are
 hiredis.ReplyErrors, all others OSErrors; after one of those a link is of no use, and is closed.
