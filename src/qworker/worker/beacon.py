@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 
 from ..broker.aio import AsyncBroker
 from ..health import Aside as HealthFile
 from ..views import WorkerRecord
-from .neighbours import Neighbours, boot_id, pid_ns, start_time
+from .neighbours import Neighbours
 from .state import UNANSWERED, State
 
 IDLE_S = 10.0  # nothing runs: the record only has to stay alive
@@ -31,7 +29,6 @@ class Beacon:
         self._changed = asyncio.Event()
         self._looked = -LOOK_S  # when the neighbours were last looked at
         self._listed = -LIST_S  # when it was last put on the list of workers
-        self._identity = (socket.gethostname(), os.getpid(), boot_id(), pid_ns(), start_time(os.getpid()) or 0)
 
     def changed(self) -> None:
         """Have the record written soon: a survivor came or went, the phase changed."""
@@ -85,7 +82,7 @@ class Beacon:
     def record(self) -> WorkerRecord:
         """Return what this worker says of itself."""
         state = self._state
-        host, pid, boot, ns, start = self._identity
+        me = self._neighbours.me
         running = [
             {"id": task.id, "name": task.name, "pool": kind, "child": task.child, "slot": task.slot,
              "ran_s": round(task.ran_s, 3), "asked": task.asked, "lent": task.lent,
@@ -102,11 +99,7 @@ class Beacon:
         ]  # fmt: skip
         return WorkerRecord(
             id=state.id,
-            host=host,
-            pid=pid,
-            boot_id=boot,
-            pid_ns=ns,
-            start_time=start,
+            **me._asdict(),
             queues=state.queues,
             state=state.phase.value,
             started_ms=self._started_ms,

@@ -1,4 +1,4 @@
-"""One worker, from its start to its exit code: the only file that joins the roles.
+"""One worker, from its start to its exit code: around the crew that does the work.
 
     start the fork server ─► find the server ─► open pools ─► roles run ─► signal, burst or loss ─► drain ─► exit code
 
@@ -28,25 +28,15 @@ from ..errors import BrokerUnavailable, QWorkerError
 from ..health import Aside as HealthFile
 from ..health import Beacon as HealthWriter
 from ..model import PoolKind, PoolNeed
-from ..pool.facts import AppFacts
+from ..pool.facts import AppFacts, Events
 from ..pool.host import Host
 from ..pool.pool import Pool
 from ..pool.spawn import Spawned
-from .beacon import Beacon
-from .collect import Collector
-from .dispatch import Dispatcher
-from .drain import Drain
-from .fetcher import Fetcher
-from .keeper import Keeper
+from .crew import Crew
 from .lease import Lease
-from .lender import Lender
 from .neighbours import Neighbours
 from .outage import Outage
-from .settler import Settler
-from .signals import Signals
 from .state import UNANSWERED, State
-from .stopper import listen
-from .window import Room
 
 GC_THRESHOLD = (10_000, 20, 20)  # ten times as far apart as usual
 EXIT_DONE = 0
@@ -181,86 +171,34 @@ class _Daemon:
             lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
         )  # fmt: skip
         outage = Outage(self._emit, self._health, self._revive)
-        collector = Collector(state)
-        fixed = None if settings.window == "auto" else int(settings.window)
-        for kind, slots in state.slots.items():
-            state.pools[kind] = Pool(
-                kind, slots, host, collector,
+
+        def pool(kind: PoolKind, slots: int, events: Events) -> Pool:
+            return Pool(
+                kind, slots, host, events,
                 max_survivors=settings.max_survivors,
                 recycle_timeout_s=settings.recycle_timeout_s,
                 max_tasks_per_child=settings.max_tasks_per_child,
             )  # fmt: skip
-            state.rooms[kind] = Room(slots, fixed=fixed)
 
-        settler = Settler(
-            broker, state.ledger, self._id,
-            now_ms=state.server_ms,
-            on_settled=collector.settled,
-            on_stops=lambda queue, stops: keeper.stops(queue, stops),
-            on_call=outage.call,
-            on_empty=state.wake.set,
-        )  # fmt: skip
-        collector.settler = settler
-        dispatcher = Dispatcher(state, broker, settler)
-        collector.stopped_group_of = dispatcher.groups.stopped_of
-        keeper = Keeper(state, broker, dispatcher, on_call=outage.call)
-        fetcher = Fetcher(state, broker, dispatcher, on_call=outage.call)
-        lender = Lender(state, broker, dispatcher, collector.waits, on_call=outage.call)
-        neighbours = Neighbours(state, broker)
-        beacon = Beacon(state, broker, neighbours, self._health)
-        collector.changed = dispatcher.changed = beacon.changed
-        signals = Signals(state, dump=lambda: _dump(state), changed=beacon.changed)
+        crew = Crew(state, broker, pool, Neighbours(state, broker), self._health, on_call=outage.call)
+        signals = crew.signals
         signals.install()
-        for pool in state.pools.values():
-            await pool.start()
-        await neighbours.rescue_first()
-        self._hello(state)
-        # What was imported and built stays: collections look at the rest, and less often than once in a hundred tasks,
-        # for a task leaves no cycles behind.
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
-        drain = Drain(state, fetcher, lender, dispatcher, collector, settler, signals)
         try:
-            async with asyncio.TaskGroup() as roles:
-                state.spawn = roles.create_task
-                tasks = [
-                    roles.create_task(role, name=name)
-                    for name, role in (
-                        ("fetcher", fetcher.run()),
-                        ("lender", lender.run()),
-                        ("settler", settler.run()),
-                        ("keeper", keeper.run()),
-                        ("groups", dispatcher.groups.run()),
-                        ("stopper", listen(state, broker, dispatcher, beacon.greet)),
-                        ("beacon", beacon.run()),
-                        ("health", beacon.tick()),
-                    )
-                ]
-                await self._until_end(signals, fetcher)
-                await drain.run(changed=beacon.changed)
-                for task in tasks:
-                    task.cancel()
-                neighbours.close()
+            await crew.start()
+            self._hello(state)
+            # What was imported and built stays: collections look at the rest, and less often than once in a hundred
+            # tasks, for a task leaves no cycles behind.
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLD)
+            await crew.run()
         except BaseExceptionGroup as group:
             raise self._cause(group) from None
         finally:
-            neighbours.close()
-            for pool in state.pools.values():
-                await pool.close(kill_after_s=0.0)
-        await self._goodbye(broker, state, settled=not settler.pending)
+            await crew.close()
+        await self._goodbye(broker, state, settled=not crew.settler.pending)
         if signals.stop.is_set() and signals.last is not None:
             return 128 + signals.last
         return EXIT_KILLED_WORK if state.killed else EXIT_DONE
-
-    async def _until_end(self, signals: Signals, fetcher: Fetcher) -> None:
-        waits = [asyncio.ensure_future(signals.drain.wait())]
-        if self._settings.burst:
-            waits.append(asyncio.ensure_future(fetcher.empty.wait()))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     def _hello(self, state: State) -> None:
         settings = state.settings
@@ -318,8 +256,3 @@ def _warnings(facts: ServerFacts) -> Iterator[str]:
         yield f"the server's eviction policy is {facts.eviction_policy}: results may go before their time"
     if facts.append_only is False and not facts.snapshots:
         yield "the server writes nothing to disk: when it restarts, queued tasks are gone (appendonly yes keeps them)"
-
-
-def _dump(state: State) -> None:
-    for pool in state.pools.values():
-        pool.dump_stacks()

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 from pathlib import Path
+from typing import NamedTuple
 
 from ..broker.aio import AsyncBroker
 from ..views import WorkerRecord
@@ -51,6 +53,22 @@ def _read(path: Path) -> str:
         return ""
 
 
+class Identity(NamedTuple):
+    """Which process on which machine a worker is, as its record says."""
+
+    host: str
+    pid: int
+    boot_id: str  # empty, as the next: the system does not say
+    pid_ns: str
+    start_time: int  # 0: the system does not say
+
+
+def identity() -> Identity:
+    """Return which process this one is."""
+    pid = os.getpid()
+    return Identity(socket.gethostname(), pid, boot_id(), pid_ns(), start_time(pid) or 0)
+
+
 FIRST_S = 1.0  # for the look before the first claim
 MOST_ELSEWHERE = 10_000  # workers come and go for months
 
@@ -63,7 +81,7 @@ class Neighbours:
         self._watched: dict[str, int] = {}  # worker id -> pidfd
         self._elsewhere: set[str] = set()  # workers that are not of this host
         self._rescues: set[asyncio.Task[None]] = set()
-        self._boot, self._ns = boot_id(), pid_ns()
+        self.me = identity()
 
     async def look(self) -> None:
         """Find workers of this host that are new or have died."""
@@ -106,7 +124,8 @@ class Neighbours:
 
     def _is_here(self, record: WorkerRecord) -> bool:
         # Where the system does not name its boot or its namespace, a pid says nothing.
-        return bool(self._boot and self._ns) and (record.boot_id, record.pid_ns) == (self._boot, self._ns)
+        here = self.me.boot_id, self.me.pid_ns
+        return all(here) and (record.boot_id, record.pid_ns) == here
 
     def _watch(self, record: WorkerRecord) -> bool:
         """Watch a process for its end; False if it is certain that it has ended."""
