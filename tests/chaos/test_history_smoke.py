@@ -18,7 +18,10 @@ pytestmark = pytest.mark.timeout(150)  # ten seconds each, and much more on a ma
 
 KILLS = ("kill child", "kill worker", "kill child", "kill fork server", "kill worker", "freeze worker")
 STALLS = ("kill clients", "flush scripts", "freeze child", "freeze server", "restart server")
-PLANS = {"what costs something": chaos.Plan(12, 300, KILLS), "what costs nothing": chaos.Plan(13, 300, STALLS)}
+WIRES = ("cut calls", "reset links", "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker",
+         "pause server")  # fmt: skip
+PLANS = {"what costs something": chaos.Plan(12, 300, KILLS), "what costs nothing": chaos.Plan(13, 300, STALLS),
+         "what happens on the wire": chaos.Plan(14, 200, WIRES)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANS)

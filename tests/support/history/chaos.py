@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from qworker import Future
 from support.daemon import Worker, spawn_worker, start_worker
 from support.promised import bound
+from support.proxy import Proxy
 from support.servers import Server, any_kind, start_server
 from support.waiting import wait_until
 
@@ -51,6 +52,12 @@ class Plan:
     workers: int = 2
     slots: str = "process=2,thread=2"
     lease_s: float = 2.0
+    env: Mapping[str, str] = field(default_factory=dict)  # of the workers
+    wired: bool = False  # workers and producer reach the server through proxies of their own, whatever the faults are
+
+    @property
+    def needs_wires(self) -> bool:
+        return self.wired or bool(faults.WIRE_KINDS & set(self.faults))
 
 
 @dataclass
@@ -98,10 +105,15 @@ class Fleet:
     log: Path
     workers: list[Worker] = field(default_factory=list)
     gone: list[Worker] = field(default_factory=list)
+    wires: dict[int, Proxy] = field(default_factory=dict)  # by the pid of the worker; 0: the producer's
 
     @property
     def lease_s(self) -> float:
         return self.plan.lease_s
+
+    def url_of_producer(self) -> str:
+        """Where the producer finds the server."""
+        return self._wire(0) if self.plan.needs_wires else self.server.url
 
     def begin(self) -> None:
         """Start all workers and return when they serve."""
@@ -123,6 +135,8 @@ class Fleet:
     def close(self) -> None:
         for worker in [*self.workers, *self.gone]:
             worker.close()
+        for wire in self.wires.values():
+            wire.close()
         self.server.stop()
 
     def events(self) -> tuple[Event, ...]:
@@ -147,7 +161,16 @@ class Fleet:
 
     def _new(self, start: Callable[..., Worker]) -> Worker:
         env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s)}
-        return start(self.server.url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
+        env |= self.plan.env
+        url = self._wire(-1) if self.plan.needs_wires else self.server.url
+        worker = start(url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
+        if self.plan.needs_wires:
+            self.wires[worker.pid] = self.wires.pop(-1)
+        return worker
+
+    def _wire(self, key: int) -> str:
+        wire = self.wires[key] = Proxy(self.server.socket_path, tcp=True)
+        return wire.url
 
 
 class Producer(threading.Thread):
@@ -189,13 +212,13 @@ class Producer(threading.Thread):
 Scene = Callable[[Plan, Fleet, Recorder], list[Fault]]
 
 
-def run(plan: Plan, directory: Path, *, scene: Scene | None = None) -> Done:
-    """Do a whole run and judge it. Without a scene: all that the plan draws."""
+def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Server | None = None) -> Done:
+    """Do a whole run and judge it. Without a scene: all that the plan draws. A `server` given is stopped at the end."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "executions.log"
-    fleet = Fleet(start_server(any_kind(), directory / "server"), plan, directory, log)
+    fleet = Fleet(server or start_server(any_kind(), directory / "server"), plan, directory, log)
     try:
-        with bound(fleet.server.url, APP) as tasks:
+        with bound(fleet.url_of_producer(), APP) as tasks:
             client = Recorder(tasks.app, tasks)
             fleet.begin()
             began = executions.now()

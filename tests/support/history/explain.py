@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from .records import Ended, Fault, History, Line, Stopped, Submitted
 
 # What a fault may make start again: the runs of its child, of its whole worker, of its worker if its lease can have
-# lapsed meanwhile (half of that may be over when the freeze begins), or nothing at all.
+# lapsed meanwhile (half of that may be over when the freeze, or the silence of its wire, begins), or nothing at all.
 COSTS = {
     "kill child": "child",
     "dies": "child",  # not from outside: a task killed its own child, and said so before
@@ -30,8 +30,19 @@ COSTS = {
     "flush scripts": "nothing",
     "freeze server": "nothing",
     "restart server": "nothing",
+    "pause server": "nothing",
+    "cut calls": "nothing",
+    "reset links": "nothing",
+    "half-open links": "nothing",
+    "slow wire": "nothing",
+    "stalled wire": "nothing",
+    "refused links": "nothing",
+    "cut off worker": "worker, past its lease",
 }
-OUTAGES = ("freeze server", "restart server", "kill clients")
+OUTAGES = (
+    "freeze server", "restart server", "kill clients", "pause server", "cut calls", "reset links", "half-open links",
+    "slow wire", "stalled wire", "refused links", "cut off worker",
+)  # fmt: skip
 # The kernel may grant what is below a killed process some milliseconds more.
 TICK_S = 0.1
 # From the end of the code to the recorded outcome, while nothing is wrong: far more than it takes.

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import redis
 
 from support.daemon import Worker, alive, descendants
+from support.proxy import Do, Proxy
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -27,8 +28,13 @@ from .executions import Tail, now
 from .records import Fault, Line
 
 KINDS = ("kill child", "kill worker", "freeze worker", "kill fork server", "kill clients", "flush scripts",
-         "freeze child", "freeze server", "restart server")  # fmt: skip
+         "freeze child", "freeze server", "restart server", "pause server", "cut calls", "reset links",
+         "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker")  # fmt: skip
+# What is done to the wire between one of them, or the producer, and the server. A run that plans any has proxies.
+WIRE_KINDS = frozenset({"cut calls", "reset links", "half-open links", "slow wire", "stalled wire", "refused links",
+                        "cut off worker"})  # fmt: skip
 SHORT_FREEZE_S = 0.3
+CUTS: tuple[Do, ...] = ("cut before", "cut within", "cut answer", "cut within answer")
 
 
 class Planned(NamedTuple):
@@ -52,6 +58,7 @@ class Fleet(Protocol):
     server: Server
     workers: list[Worker]
     lease_s: float
+    wires: dict[int, Proxy]
 
     def replace(self, worker: Worker) -> None:
         """Start another worker in the place of one that is dead."""
@@ -87,6 +94,14 @@ class Faults:
             "restart server": self._restart_server,
             "kill clients": lambda: self._to_server("kill clients", kill_clients),
             "flush scripts": lambda: self._to_server("flush scripts", lambda client: client.script_flush()),
+            "pause server": self._pause_server,
+            "cut calls": lambda: self._to_wire("cut calls", self._cut_calls),
+            "reset links": lambda: self._to_wire("reset links", Proxy.reset),
+            "half-open links": lambda: self._to_wire("half-open links", Proxy.half_open),
+            "slow wire": lambda: self._to_wire("slow wire", self._slow),
+            "stalled wire": lambda: self._to_wire("stalled wire", self._stall),
+            "refused links": lambda: self._to_wire("refused links", _refuse),
+            "cut off worker": self._cut_off_worker,
         }
 
     def do(self, kind: str) -> Fault | None:
@@ -205,6 +220,60 @@ class Faults:
         self._fleet.server.start()
         return Fault("restart server", at, now())
 
+    def _pause_server(self) -> Fault:
+        """CLIENT PAUSE: it answers nobody, or nobody who writes, for a moment."""
+        at = now()
+        with redis.Redis.from_url(self._fleet.server.url) as client:
+            client.client_pause(int(1000 * SHORT_FREEZE_S), all=self._draw.random() < 0.5)
+        _pass(SHORT_FREEZE_S)
+        return Fault("pause server", at, now())
+
+    def _to_wire(self, kind: str, act: Callable[[Proxy], object]) -> Fault | None:
+        """To the wire of one worker, or of the producer."""
+        living = {worker.pid for worker in self._fleet.workers if worker.process.poll() is None} | {0}
+        wires = {pid: wire for pid, wire in self._fleet.wires.items() if pid in living}
+        if not wires:
+            return None
+        pid = self._draw.choice(sorted(wires))
+        at = now()
+        act(wires[pid])
+        return Fault(kind, at, now(), worker=str(pid) if pid else "")
+
+    def _cut_calls(self, wire: Proxy) -> None:
+        """Cut some of its next calls somewhere in the middle; it has a moment to make them."""
+        for _ in range(self._draw.randint(1, 3)):
+            wire.on(b"EVALSHA", self._draw.choice(CUTS), nth=self._draw.randint(1, 4))
+        _pass(SHORT_FREEZE_S)
+        wire.forget()
+
+    def _slow(self, wire: Proxy) -> None:
+        """Every chunk is late, or comes in crumbs."""
+        if self._draw.random() < 0.5:
+            wire.delay(0.05)
+        else:
+            wire.trickle(self._draw.randint(1, 16), every_s=0.0002)
+        _pass(2 * SHORT_FREEZE_S)
+        wire.smooth()
+
+    def _stall(self, wire: Proxy) -> None:
+        """One way or both, for a moment; what was sent comes later, or the links that lost it stay silent."""
+        ways = self._draw.choice((("requests",), ("answers",), ()))
+        (wire.hold if self._draw.random() < 0.5 else wire.blackhole)(*ways)  # type: ignore[arg-type]
+        _pass(SHORT_FREEZE_S)
+        wire.release()
+
+    def _cut_off_worker(self) -> Fault | None:
+        """One worker cannot reach the server for longer than its lease, and all the others can."""
+        worker = self._some_worker(but=[frozen.worker for frozen in self._frozen])
+        wire = None if worker is None else self._fleet.wires.get(worker.pid)
+        if worker is None or wire is None:
+            return None
+        at = now()
+        (wire.blackhole if self._draw.random() < 0.5 else wire.hold)()
+        _pass(1.6 * self._fleet.lease_s)
+        wire.release()
+        return Fault("cut off worker", at, now(), worker=str(worker.pid))
+
     def _to_server(self, kind: str, act: Callable[[redis.Redis], object]) -> Fault:
         at = now()
         with redis.Redis.from_url(self._fleet.server.url) as client:
@@ -231,6 +300,13 @@ def kill_clients(client: redis.Redis) -> None:
     client.client_kill_filter(_type="pubsub")
 
 
+def _refuse(wire: Proxy) -> None:
+    """Nobody listens for a moment."""
+    wire.refuse()
+    _pass(SHORT_FREEZE_S)
+    wire.accept()
+
+
 def _pass(seconds: float) -> None:
-    """Let time pass: it is what a short freeze is made of, and nothing is waited for meanwhile."""
+    """Let time pass: it is what stalls are made of, and nothing is waited for meanwhile."""
     time.sleep(seconds)
