@@ -189,7 +189,6 @@ def test_it_returns_with_its_own_answer_however_much_else_comes(
             return read(self)
         return others.pop() if others else None
 
-    monkeypatch.setattr(Subscription, "held", lambda _self: bool(others))
     monkeypatch.setattr(Subscription, "read", following)
     monkeypatch.setattr(Subscription, "next", following)
     waiter = Waiter(app, app.submit("tasks.f"))

@@ -97,6 +97,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._open = {way: asyncio.Event() for way in WAYS}
+        self._released = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
         self._thread.start()
         self._do(self._listen)
@@ -148,7 +149,7 @@ class Proxy:
 
         def act() -> None:
             self._black.clear()
-            for gate in self._open.values():
+            for gate in (*self._open.values(), self._released):
                 gate.set()
 
         self._do(act)
@@ -302,7 +303,8 @@ class Proxy:
         if do == "stall within":
             await self._send(way, data[: len(data) // 2], sink)
             data = data[len(data) // 2 :]
-            self._open[way].clear()
+            self._released.clear()
+            await self._released.wait()
         elif do in ("cut answer", "cut within answer"):
             link.answer = do
         elif do == "mute":

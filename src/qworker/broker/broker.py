@@ -153,6 +153,9 @@ class Subscription:
         self._channel = channel
         self._server = public_url(broker.url)
         self._failed: BrokerUnavailable | None = None
+        self._heard = True  # something, since the last `check`
+        self._asked = False
+        self.interrupted = False  # by an exception of a signal's handler, and not by its connection
         try:
             self._link = links.make()
             try:
@@ -172,35 +175,59 @@ class Subscription:
         Raises:
             BrokerUnavailable: the connection is lost, and perhaps messages with it.
         """
+        ends = time.monotonic() + timeout_s
+        while (message := self.read()) is None:
+            try:
+                if timeout_s <= 0 or not self._link.waits(max(0.0, ends - time.monotonic())):
+                    return None
+            except FAULTS as exc:
+                raise self._lost(exc) from exc
+        return message
+
+    def read(self) -> bytes | None:
+        """Return the next message if the whole of it has come, and wait for nothing. Raises as `next`."""
         if self._failed is not None:
             raise self._failed  # redis-py would connect anew, and be subscribed to nothing
         try:
-            return self.read() if self._link.waits(timeout_s) else None
-        except FAULTS as exc:
-            raise self._lost(exc) from exc
-
-    def read(self) -> bytes:
-        """Read a message of which at least the first bytes have come. Raises as `next`."""
-        try:
-            data: bytes = self._link.reply()[2]
+            while (reply := self._link.take()) is not None:
+                self._heard, self._asked = True, False
+                if reply[0] == b"message":
+                    data: bytes = reply[2]
+                    return data
         except FAULTS as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:  # Ctrl-C, in the middle of a message
+            self.interrupted = True
             self._lost(exc)
             raise
-        return data
+        return None
+
+    def check(self) -> None:
+        """Ask for a sign of life where there was none since the last call. Another thread may be reading meanwhile.
+
+        Raises:
+            BrokerUnavailable: the last call asked, and there was none since. Nobody else would ever tell: the other
+                end of a connection can go without a word.
+        """
+        if self._asked:
+            raise self._lost(TimeoutError("it says nothing, not even when it is asked"))
+        if self._heard:
+            self._heard = False
+            return
+        self._asked = True
+        try:
+            if not self._link.ping():
+                self._asked = False
+        except FAULTS as exc:
+            raise self._lost(exc) from exc
 
     @property
     def failed(self) -> bool:
         """Whether its connection is known to be lost."""
         return self._failed is not None
 
-    def held(self) -> bool:
-        """Whether a message, or the first part of one, was received that no poll of `fileno` sees: `read` it."""
-        return self._link.held()
-
     def fileno(self) -> int:
-        """The socket's file descriptor, to be waited on beside others. Nothing may be held then."""
+        """The socket's file descriptor, to be waited on beside others, once `read` has returned None."""
         return self._link.fileno()
 
     def close(self) -> None:

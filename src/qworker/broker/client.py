@@ -279,7 +279,10 @@ class Client:
             self._fetch.difference_update(wanted)
         self._peek(self.registry.hurried(now), PEEK_SIZE)
         if self._missed or now >= self._round_at:
-            self._peek(self.registry.next_round(everything=self._missed), PEEK_SIZE)
+            wanted = self.registry.next_round(everything=self._missed)
+            self._peek(wanted, PEEK_SIZE)
+            if wanted:
+                self._ear.check()
             self._missed = False
             self._round_at = time.monotonic() + ROUND_EVERY_S
             self.groups.beat()

@@ -61,8 +61,12 @@ class Driven:
         found: bool = self._do(self._connection.can_read, timeout_s)
         return found
 
-    def held(self) -> bool:
-        return self.waits(0)
+    def take(self) -> Any:
+        # redis-py does not tell the first bytes of a message from the whole of it, and waits for the rest.
+        return self.reply() if self.waits(0) else None
+
+    def ping(self) -> bool:
+        return False  # TLS cannot write while another thread reads
 
     def fresh(self) -> bool:
         try:

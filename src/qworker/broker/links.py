@@ -40,11 +40,17 @@ class Link(Protocol):
             OSError: there was no answer, or no whole one.
         """
 
-    def waits(self, timeout_s: float) -> bool:
-        """Whether something is there to be read, or the connection's end, within that time."""
+    def take(self) -> Any:
+        """Return the next pushed message if the whole of it has come, else None; it waits for nothing. Raises as `reply`.
 
-    def held(self) -> bool:
-        """Whether something was received already that no poll of `fileno` sees."""
+        After None, whoever polls `fileno` sees more coming.
+        """
+
+    def waits(self, timeout_s: float) -> bool:
+        """Whether something comes, or the connection's end, within that time."""
+
+    def ping(self) -> bool:
+        """Ask for a sign of life while it is subscribed, and another thread may be reading; False: that cannot be."""
 
     def fresh(self) -> bool:
         """Whether an idle connection may be used again, as far as can be told without asking the server."""
@@ -176,17 +182,27 @@ class Plain:
             raise ConnectionError("the server closed the connection")
         return data
 
-    def waits(self, timeout_s: float) -> bool:
-        return self._reader.has_data() or self._poll(timeout_s)
+    def take(self) -> Any:
+        try:
+            while (reply := self._reader.gets()) is False:
+                if not self.waits(0):
+                    return None
+                self._reader.feed(self._receive())
+        except hiredis.ProtocolError as error:
+            raise ConnectionError(f"the server's answer makes no sense: {error}") from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
 
-    def held(self) -> bool:
-        return self._reader.has_data()
+    def ping(self) -> bool:
+        self.send(pack(("PING",)))
+        return True
 
     def fresh(self) -> bool:
         # A unix socket refuses what is written after its other end was closed; TCP takes it, and says so later.
-        return bool(self._address.path) or not self._poll(0)
+        return bool(self._address.path) or not self.waits(0)
 
-    def _poll(self, timeout_s: float) -> bool:
+    def waits(self, timeout_s: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))

@@ -169,7 +169,7 @@ class Listening:
     def _hear(
         self, subscription: Subscription, take: Callable[[bytes], None], done: Callable[[], bool], left_s: float | None
     ) -> bool:
-        """Say whether nothing is left in the driver's buffer, where no poll sees it."""
+        """Say whether nothing can be left in the link's buffer, where no poll sees it."""
         ends = None if left_s is None else time.monotonic() + left_s
         poll = select.poll()
         poll.register(self._registered, select.POLLIN)
@@ -182,16 +182,16 @@ class Listening:
                     break
             if more:
                 # One at a time: others' answers may come without a pause, and are no reason to stay.
-                if more := subscription.held():
-                    take(subscription.read())
+                message = subscription.read()
+                if more := message is not None:
+                    take(message)
                 continue
             for fd, _ in poll.poll(None if left_s is None else min(left_s, _LONGEST_POLL_S) * 1000):
                 if fd == self._registered:
-                    take(subscription.read())
                     more = True
                 else:
                     self._nudged.recv(4096)
-        return not (more and subscription.held())
+        return not more
 
     def let_go(self) -> None:
         """Have the thread that hears return; it looks itself whether it has to go on."""
@@ -211,12 +211,21 @@ class Listening:
             self._selector.register(self._registered, selectors.EVENT_READ)
         _log.info("connected to the server again; asking about what is awaited")
 
+    def check(self) -> None:
+        """Find out whether pushes can still come. Raises BrokerUnavailable once it is clear that they cannot."""
+        if self._subscription is not None:
+            self._subscription.check()
+
     def answered(self) -> None:
         """The server has answered: the next failure is a first one."""
         self._failures = 0
 
     def lost(self, error: Exception | None) -> None:
         """Let go of a connection that failed, and pause; said once, until there was an answer again."""
+        if self._subscription is not None and self._subscription.interrupted:
+            _log.debug("a message was interrupted in the middle; listening anew, and asking about what is awaited")
+            self._hang_up()
+            return
         self._failures += 1
         pause_s = min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(self._failures, 6))
         self.again_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)
