@@ -41,9 +41,9 @@ class Link(Protocol):
         """
 
     def take(self) -> Any:
-        """Return the next pushed message if the whole of it has come, else None; it waits for nothing. Raises as `reply`.
+        """Return the next pushed message if the whole of it has come, else None; never wait for more of it.
 
-        After None, whoever polls `fileno` sees more coming.
+        After None, whoever polls `fileno` sees more coming. Raises as `reply`.
         """
 
     def waits(self, timeout_s: float) -> bool:
