@@ -95,7 +95,11 @@ def check_queue(queue: str) -> str:
 
 def check_namespace(namespace: str) -> str:
     """Return a namespace, or say why it cannot be one."""
-    return _check_name("namespace", namespace)
+    _check_name("namespace", namespace)
+    if "." in namespace:
+        # Keys say `namespace.queue`: a dot in both would make two projects share one queue.
+        raise ConfigError(f"namespace {_quoted(namespace)}: a namespace has no dot; try {namespace.replace('.', '-')}")
+    return namespace
 
 
 def _check_name(what: str, name: str) -> str:

@@ -178,6 +178,8 @@ def test_a_full_server_refuses_submits_whole_and_drains(new_server: MakeServer, 
         assert broker.rescue_worker(QUEUE, "host:1:aaaa") == 6
         broker.beat(worker_record())
         assert [found.id for found in broker.workers()] == ["w1"]
+        assert (broker.stats(QUEUE).ready, broker.inspect(QUEUE, "t9").state) == (19, "queued")
+        assert broker.show_group("never").state == ""
         assert broker.claim("new", claim=name("c9"), worker="w", rooms=[(("default",), 1)], lease_ms=1_000).tasks == ()
 
 

@@ -72,7 +72,22 @@ def test_a_script_makes_no_globals_and_speaks_no_dialect(name: str) -> None:
     assert not re.search(r"^(?!local)\w+ = ", source(name), re.MULTILINE) or name in ("claim",)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"submit", "peek", "beat", "enlist", "group_open", "group_join"}))
+LOOKS = {"peek", "inspect", "stats", "group_show"}
+READS = {
+    "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "LLEN", "LPOS", "LRANGE", "TIME", "ZCARD",
+    "ZRANGE", "ZSCORE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(LOOKS))
+def test_a_script_that_only_looks_writes_nothing(name: str) -> None:
+    """So that who may only look can be kept from writing by the server."""
+    text = scripts.load(name).text.decode()
+
+    assert set(re.findall(r"'([A-Z]{3,})'", text)) - {"WITHSCORES", "MAXLEN"} <= READS
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - LOOKS - {"submit", "beat", "enlist", "group_open", "group_join"}))
 def test_a_script_begins_with_a_write_that_a_full_server_lets_pass(name: str) -> None:
     """But for a claim, which first looks whether it has anything to put in order, and else begins by taking a task."""
     text = source(name).replace("call('EXISTS',", "", 1) if name == "claim" else source(name)

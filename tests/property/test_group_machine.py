@@ -109,8 +109,11 @@ class GroupMachine(RuleBasedStateMachine):
         elif group.state == "open":
             self._stop(group, "its owner is gone", "")
 
+    def _lapsed(self, group: Group) -> bool:
+        return group.state == "open" and bool(group.lease) and self.now > group.beat + group.lease
+
     def _judge(self, group: Group) -> str:
-        if group.state != "open" or not group.lease or self.now <= group.beat + group.lease:
+        if not self._lapsed(group):
             return group.state
         if not group.late:
             group.late = self.now
@@ -238,7 +241,7 @@ class GroupMachine(RuleBasedStateMachine):
         view = self.broker.show_group(name, first=first, size=size)
         group = self.groups.get(name)
         members = sorted((at, member) for member, at in group.members.items()) if group else []
-        assert view.state == (self._judge(group) if group else "")
+        assert view.state == ("" if group is None else "late" if self._lapsed(group) else group.state)
         assert (view.count, view.now_ms) == (len(members), self.now)
         assert view.members == tuple(member for _, member in members[first : first + size])
 

@@ -82,4 +82,6 @@ def test_a_name_that_cannot_be_one_is_refused_and_shown_escaped(name):
 
 def test_good_names_pass():
     assert ids.check_queue("a") == "a"
-    assert ids.check_namespace("0-shop_eu.v2") == "0-shop_eu.v2"
+    assert ids.check_namespace("0-shop_eu-v2") == "0-shop_eu-v2"
+    with pytest.raises(ConfigError, match=r"namespace 'shop\.eu': a namespace has no dot; try shop-eu"):
+        ids.check_namespace("shop.eu")

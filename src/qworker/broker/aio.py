@@ -19,7 +19,7 @@ from ..ids import new_token
 from ..model import PoolNeed, StopOrder
 from . import group_calls
 from .calls import Call, Owner
-from .connection import Attempts, attempt_s, check_url, in_step, wire
+from .connection import REFUSALS, Attempts, attempt_s, check_url, code_of, in_step, not_allowed, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack
 from .keys import Keyspace
@@ -48,14 +48,20 @@ class AsyncBroker(Verbs):
         role: str = "worker",
         instance: str = "",
         client: redis.asyncio.Redis | None = None,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis."""
+        """Make a broker; nothing is sent yet. `client`: an existing one, for tests on fakeredis.
+
+        `on_refused` is told, once for each, of hints that the server does not let this user hear.
+        """
         self.url = url
         self.keyspace = Keyspace(namespace)
         self.owner = Owner(self.keyspace)
         self.timeout_s = timeout_s
         self.instance = instance or new_token()
         self._given = client
+        self._on_refused = on_refused
+        self._deaf_to: set[str] = set()
         self._roles: dict[str, Connections] = {}
         self._own = self._connections(role)
 
@@ -154,7 +160,8 @@ class AsyncBroker(Verbs):
                 raise
             finally:
                 connections.give(connection)
-        except FAULTS:
+        except FAULTS as exc:
+            self._tell_refused("wait for the doorbell", exc)
             await asyncio.sleep(random.uniform(0.05, 0.25))
             return None
         return bells.get(reply[0]) if reply else None
@@ -205,12 +212,18 @@ class AsyncBroker(Verbs):
                         hint = _read_hint(data[0])
                         if hint is not None:
                             on_hint(hint)
-            except FAULTS:
+            except FAULTS as exc:
+                self._tell_refused("listen for stops", exc)
                 await asyncio.sleep(random.uniform(0.05, 0.5))
             finally:
                 if connection is not None:
                     await connection.close()
                     connections.give(connection)
+
+    def _tell_refused(self, verb: str, exc: BaseException) -> None:
+        if code_of(exc) in REFUSALS and verb not in self._deaf_to:
+            self._deaf_to.add(verb)
+            self._on_refused(str(not_allowed(verb, self.url, exc)))
 
     async def close(self) -> None:
         """Close all connections that this broker made."""

@@ -24,14 +24,19 @@ _SCHEMES = ("redis", "rediss", "unix")
 _CODE = re.compile(r"^-?([A-Z][A-Z]+)\b")
 # Before 7.0 the error of a command in a script comes inside another: `ERR Error running script …: -OOM command …`.
 _INNER_CODE = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN) ")
+_FORBIDDEN_IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't run this command")
 # What a server adds to the error of a command in a script: `MISCONF … script: <sha>, on @user_script:38.`
 _SCRIPT_LINE = re.compile(r" script: (\S+, )?on @\S+$")
 # The server is there, but cannot serve just now: the same call again, a little later.
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
+# The server knows us not, or not as somebody who may do that: nothing that passes.
+REFUSALS = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+# What a server says that a user may not do: run a command, touch a key, use a channel.
+_LACKING = re.compile(r"run the '([^']+)' command|access the '([^']+)' key|access the '([^']+)' channel")
 # The other end is not (or no longer) the primary: connect anew, which asks for its address again.
 _MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN"})
 # The connection is in step after these: the answer was whole, and it says what is the matter.
-_IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM"})
+_IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM", "NOPERM"})
 
 
 def check_url(url: str) -> str:
@@ -99,7 +104,10 @@ def code_of(exc: BaseException) -> str:
             return _CODE_OF_CLASS[kind]
     if "ResponseError" not in kinds and "ReplyError" not in kinds:
         return ""
-    inner, outer = _INNER_CODE.search(str(exc)), _CODE.search(str(exc))
+    text = str(exc)
+    if _FORBIDDEN_IN_SCRIPT.search(text):  # some servers call it ERR
+        return "NOPERM"
+    inner, outer = _INNER_CODE.search(text), _CODE.search(text)
     found = inner or outer
     return found[1] if found is not None else "ERR"
 
@@ -175,11 +183,8 @@ class Attempts(Generic[T]):
                 f"cannot {verb}: the server at {server} is a node of a cluster ({exc}), which qworker does not speak"
                 " yet. Give the URL of a single server"
             )
-        if code in ("NOAUTH", "WRONGPASS", "NOPERM"):
-            return BrokerError(
-                f"cannot {verb}: the server at {server} does not allow it: {_text(exc)}. Check user, password and"
-                " rights in the URL"
-            )
+        if code in REFUSALS:
+            return not_allowed(verb, self._url, exc)
         return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
 
     def _gave_up(self, exc: BaseException) -> Exception:
@@ -196,6 +201,19 @@ class Attempts(Generic[T]):
         if self._maybe_applied and self.call.unanswered is not None:
             return self.call.unanswered(text)
         return BrokerUnavailable(f"{text} {hint}")
+
+
+def not_allowed(verb: str, url: str, exc: BaseException) -> BrokerError:
+    """Return the error for a server that refuses who we are, or what we ask for; it says what is to be granted."""
+    text = _text(exc)
+    if code_of(exc) == "NOPERM":
+        lacking = _LACKING.search(text)
+        rights = zip("+~&", lacking.groups() if lacking else (), strict=False)
+        right = next((f"{sign}{name}, or " for sign, name in rights if name), "")
+        hint = f"Grant {right}all that its role needs: docs/redis-rights.md; ACL LOG tells what was denied"
+    else:
+        hint = "Check user, password and rights in the URL"
+    return BrokerError(f"cannot {verb}: the server at {public_url(url)} does not allow it: {text}. {hint}")
 
 
 def _text(exc: BaseException) -> str:

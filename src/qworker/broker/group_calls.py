@@ -136,9 +136,12 @@ def close_group(
 
 
 def show_group(owner: Owner, group: str, *, first: int = 0, size: int = PAGE) -> Call[GroupView]:
-    """Return what is known of a group, and its members from `first` on."""
+    """Return what is known of a group, and its members from `first` on. Changes nothing on the server.
+
+    The state is `late` as soon as an open group's owner was not heard for its lease.
+    """
     script, space = load("group_show"), owner.keyspace
-    args = script.arguments(now_ms=owner.now_ms, id=group, first=first, size=size, channel=space.group_stops)
+    args = script.arguments(now_ms=owner.now_ms, first=first, size=size)
 
     def parse(reply: Any) -> GroupView:
         now_ms, state, count, pairs, members = reply

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerError, BrokerUnavailable
 from .broker import Broker, Subscription
 from .connection import public_url
 
@@ -36,6 +36,7 @@ class Listening:
 
         Raises:
             BrokerUnavailable: it was not confirmed within `timeout_s`; the broker is closed.
+            BrokerError: the server does not allow it; likewise.
         """
         self._broker = broker
         self._client = client
@@ -264,6 +265,9 @@ class Listening:
                         f"cannot reach the server at {public_url(self._broker.url)} within {timeout_s:g} s, so nothing "
                         f"was sent; last: {last}. Check that it runs and that the URL is right"
                     ) from error
+            except BrokerError:  # nothing that passes
+                self._broker.close()
+                raise
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.5)
 

@@ -84,7 +84,8 @@ def _follow(app: App, broker: Broker, task: str, screen: Screen) -> None:
         try:
             found = future.client().inspect(task)
             if found.worker:
-                broker.watch(queue, local, found.worker)
+                with contextlib.suppress(BrokerError):  # a hint, that who may only look may not give
+                    broker.watch(queue, local, found.worker)
         except BrokerError as error:
             if view is None:
                 raise

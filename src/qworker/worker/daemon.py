@@ -115,7 +115,10 @@ class _Daemon:
             url, namespace = self._server(facts.url), self._settings.namespace or facts.namespace
             # A call gives up well within a lease: whoever waits for it must still be able to act on the silence.
             timeout_s = max(0.5, self._settings.lease_s / 3)
-            broker = AsyncBroker(url, namespace, timeout_s=timeout_s, instance=self._id)
+            broker = AsyncBroker(
+                url, namespace, timeout_s=timeout_s, instance=self._id,
+                on_refused=lambda text: self._emit("redis.refused", level="error", error=text),
+            )  # fmt: skip
             try:
                 await self._reach(broker)
                 return await self._work(host, broker, facts)

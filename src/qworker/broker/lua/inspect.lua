@@ -10,7 +10,7 @@
 -- refuses: none
 -- cost: O(limit)
 
-local now = begin()
+local now = clock()
 local id = A.id
 local blob, text = call('HGET', K.bodies, id) or '', call('HGET', K.tasks, id) or ''
 local outcome = call('GET', KEYS[RESULTS]) or ''

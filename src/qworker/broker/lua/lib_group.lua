@@ -44,10 +44,15 @@ local function lose_owner(key, id, group, now)
   end
 end
 
+-- Whether an open group's owner was not heard for its lease.
+local function is_lapsed(group, now)
+  return group.state == 'open' and group.lease > 0 and now > group.beat + group.lease
+end
+
 -- Say where a group stands now: its state, or `late` while its owner's lease has lapsed and nobody knows yet whether that
 -- was the owner's fault: after a server that stood still the owner has a moment to tell of itself.
 local function judge(key, id, group, now)
-  if group.state == 'open' and group.lease > 0 and now > group.beat + group.lease then
+  if is_lapsed(group, now) then
     if group.late == 0 then
       call('HSET', key, 'late_ms', int(now))
     elseif now >= group.late + SILENT_MS then

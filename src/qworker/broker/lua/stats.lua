@@ -8,7 +8,7 @@
 -- refuses: none
 -- cost: O(open claims)
 
-local now = begin()
+local now = clock()
 local claims, claimed = call('ZRANGE', K.leases, 0, -1), 0
 for i = 1, #claims do claims[i] = claims[i] .. '#' end
 local sizes = fetch(K.held, claims)
