@@ -12,6 +12,7 @@
     proxy.half_open()                                the server's end is gone, and no FIN or RST tells the client
     proxy.keep_far_ends()                            a client that goes is never noticed by the server
     proxy.reset(); proxy.refuse(); proxy.accept()    RST on all links; nobody listens; somebody listens again
+    proxy.move(other.socket_path)                    another server has the address
 
 All of it may be called from the test's thread at any time; one thread with an event loop does the work.
 """
@@ -203,6 +204,11 @@ class Proxy:
     def accept(self) -> None:
         """Listen again, at the same address."""
         self._do(self._listen)
+
+    def move(self, target: str) -> None:
+        """Lead to another server from now on; the links that there are end."""
+        self._target = target
+        self.reset()
 
     def close(self) -> None:
         """End everything."""

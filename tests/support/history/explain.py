@@ -31,6 +31,9 @@ COSTS = {
     "freeze server": "nothing",
     "restart server": "nothing",
     "pause server": "nothing",
+    "full server": "nothing",
+    "refusing server": "nothing",  # read-only, without its replicas, or with a full disk
+    "failover": "nothing",  # to a replica that has everything
     "cut calls": "nothing",
     "reset links": "nothing",
     "half-open links": "nothing",
@@ -40,8 +43,8 @@ COSTS = {
     "cut off worker": "worker, past its lease",
 }
 OUTAGES = (
-    "freeze server", "restart server", "kill clients", "pause server", "cut calls", "reset links", "half-open links",
-    "slow wire", "stalled wire", "refused links", "cut off worker",
+    "freeze server", "restart server", "kill clients", "pause server", "refusing server", "failover", "cut calls",
+    "reset links", "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker",
 )  # fmt: skip
 # The kernel may grant what is below a killed process some milliseconds more.
 TICK_S = 0.1
