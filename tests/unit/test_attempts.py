@@ -160,6 +160,10 @@ def test_only_after_an_answer_of_our_own_the_connection_is_used_on() -> None:
         ("redis://box/0", "redis://box/0"),
         ("rediss://me:pw@box:1/0", "rediss://me:***@box:1/0"),
         ("unix:///run/x.sock", "unix:///run/x.sock"),
+        (
+            "rediss://me:pw@h/0?ssl_password=pw&ssl_ca_certs=/ca&password=pw",
+            "rediss://me:***@h/0?ssl_password=***&ssl_ca_certs=/ca&password=***",
+        ),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

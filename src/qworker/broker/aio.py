@@ -19,7 +19,7 @@ from ..ids import new_token
 from ..model import PoolNeed, StopOrder
 from . import group_calls
 from .calls import Call, Owner
-from .connection import REFUSALS, Attempts, attempt_s, check_url, code_of, in_step, not_allowed, wire
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack
 from .keys import Keyspace
@@ -221,9 +221,9 @@ class AsyncBroker(Verbs):
                     connections.give(connection)
 
     def _tell_refused(self, verb: str, exc: BaseException) -> None:
-        if code_of(exc) in REFUSALS and verb not in self._deaf_to:
+        if bars(exc) and verb not in self._deaf_to:
             self._deaf_to.add(verb)
-            self._on_refused(str(not_allowed(verb, self.url, exc)))
+            self._on_refused(str(barred(verb, self.url, exc)))
 
     async def close(self) -> None:
         """Close all connections that this broker made."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import BrokerUnavailable
 from ..ids import new_token
 from .calls import Call, Owner, command
-from .connection import REFUSALS, Attempts, attempt_s, check_url, code_of, in_step, not_allowed, public_url, wire
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack
 from .keys import Keyspace
@@ -168,8 +168,8 @@ class Subscription:
                 self._link.close()
                 raise
         except FAULTS as exc:
-            if code_of(exc) in REFUSALS:
-                raise not_allowed(f"listen on {channel}", broker.url, exc) from exc
+            if bars(exc):
+                raise barred(f"listen on {channel}", broker.url, exc) from exc
             raise self._lost(exc) from exc
 
     def next(self, timeout_s: float) -> bytes | None:

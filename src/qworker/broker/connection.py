@@ -27,10 +27,12 @@ _INNER_CODE = re.compile(r"-(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERD
 _FORBIDDEN_IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't run this command")
 # What a server adds to the error of a command in a script: `MISCONF … script: <sha>, on @user_script:38.`
 _SCRIPT_LINE = re.compile(r" script: (\S+, )?on @\S+$")
+_SECRET = re.compile(r"(password=)[^&]*")
 # The server is there, but cannot serve just now: the same call again, a little later.
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
 # The server knows us not, or not as somebody who may do that: nothing that passes.
-REFUSALS = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+_REFUSALS = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 # What a server says that a user may not do: run a command, touch a key, use a channel.
 _LACKING = re.compile(r"run the '([^']+)' command|access the '([^']+)' key|access the '([^']+)' channel")
 # The other end is not (or no longer) the primary: connect anew, which asks for its address again.
@@ -61,10 +63,11 @@ def public_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # no URL at all, so nobody can say which part of it is the password
         return f"{url.partition(':')[0]}:…"
-    if parts.password is None:
+    if parts.password is not None:
+        parts = parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}")
+    elif "password=" not in parts.query:
         return url
-    user = parts.username or ""
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(parts._replace(query=_SECRET.sub(r"\1***", parts.query)))
 
 
 def options(url: str, name: str, read_s: float | None, connect_s: float, retry: Any) -> dict[str, Any]:
@@ -151,6 +154,8 @@ class Attempts(Generic[T]):
 
     def failed(self, exc: BaseException, *, sent: bool) -> float:
         """Take note of a failed attempt. Returns how many seconds to wait before the next one, or raises."""
+        if bars(exc):
+            raise barred(self.call.verb, self._url, exc) from exc
         code = code_of(exc)
         self._tries += 1
         self.load = code == "NOSCRIPT"
@@ -183,8 +188,6 @@ class Attempts(Generic[T]):
                 f"cannot {verb}: the server at {server} is a node of a cluster ({exc}), which qworker does not speak"
                 " yet. Give the URL of a single server"
             )
-        if code in REFUSALS:
-            return not_allowed(verb, self._url, exc)
         return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
 
     def _gave_up(self, exc: BaseException) -> Exception:
@@ -203,17 +206,27 @@ class Attempts(Generic[T]):
         return BrokerUnavailable(f"{text} {hint}")
 
 
-def not_allowed(verb: str, url: str, exc: BaseException) -> BrokerError:
-    """Return the error for a server that refuses who we are, or what we ask for; it says what is to be granted."""
-    text = _text(exc)
+def bars(exc: BaseException) -> bool:
+    """Say whether an error means that the server does not take us, or we not it: nothing that passes."""
+    return code_of(exc) in _REFUSALS or _UNTRUSTED in str(exc)
+
+
+def barred(verb: str, url: str, exc: BaseException) -> BrokerError:
+    """Return what the caller of a verb sees of such an error; it says what is to be done."""
+    server, text = public_url(url), _text(exc)
+    if _UNTRUSTED in text:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".") or text
+        return BrokerError(
+            f"cannot {verb}: the certificate of the server at {server} is not to be trusted: {reason}. Give the CA that"
+            " signed it in the URL, ?ssl_ca_certs=/path/ca.pem, and the host by a name that is in it"
+        )
+    hint = "Check user, password and rights in the URL"
     if code_of(exc) == "NOPERM":
         lacking = _LACKING.search(text)
         rights = zip("+~&", lacking.groups() if lacking else (), strict=False)
         right = next((f"{sign}{name}, or " for sign, name in rights if name), "")
         hint = f"Grant {right}all that its role needs: docs/redis-rights.md; ACL LOG tells what was denied"
-    else:
-        hint = "Check user, password and rights in the URL"
-    return BrokerError(f"cannot {verb}: the server at {public_url(url)} does not allow it: {text}. {hint}")
+    return BrokerError(f"cannot {verb}: the server at {server} does not allow it: {text}. {hint}")
 
 
 def _text(exc: BaseException) -> str:
