@@ -77,3 +77,35 @@ def faketime(directory: Path) -> Faketime:
     if not found or shutil.which("faketime") is None:
         pytest.skip("libfaketime is not installed (the system package faketime)")
     return Faketime(found[0], directory / "faketime")
+
+
+@contextlib.contextmanager
+def cgroup(controller: str) -> Iterator[Path]:
+    """A control group of `pids` or `memory`, of whichever version is here; its limits are files in it.
+
+    Processes are put into it by their pids in `cgroup.procs`; those left go back to the root's when it ends.
+    """
+    need_root("a control group")
+    old, new = Path("/sys/fs/cgroup") / controller, Path("/sys/fs/cgroup")
+    root = old if old.is_dir() else new
+    if root is new:
+        with contextlib.suppress(OSError):
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
+        if controller not in _words(root / "cgroup.subtree_control"):
+            pytest.skip(f"no control groups for {controller} here")
+    group = root / f"qworker-test-{os.getpid()}-{controller}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        yield group
+    finally:
+        for pid in _words(group / "cgroup.procs"):
+            with contextlib.suppress(OSError):
+                (root / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def _words(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []

@@ -20,6 +20,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NamedTuple, NoReturn
 
+from .. import streams
 from ..errors import ConfigError, QWorkerError
 
 __all__ = ["EXIT_ERROR", "EXIT_UNHEALTHY", "EXIT_USAGE", "VERBS", "Verb", "main", "run"]
@@ -62,6 +63,7 @@ _FAMILIES = {"Run": "Run", "Tasks": "Single tasks", "Look": "Look"}
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
+    streams.hold()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an encoding that cannot say it is no reason to fail

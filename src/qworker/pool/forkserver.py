@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -32,6 +33,7 @@ from .apps import Apps, load
 from .orders import BORN, EXIT, FACTS, FAILED, IMPORT, MESSAGE_MAX, NAMES, WARM, Ends, Plan
 
 _NAMES_PER_MESSAGE: Final = 200
+_ENDS: Final = 6  # of a child, sent with its order
 # How long the exit of a child waits for the end of what it left; a process stuck in the kernel must not hold it up.
 _SWEEP_MAX_S: Final = 1.0
 _LAST_SWEEP_MAX_S: Final = 3.0
@@ -68,7 +70,7 @@ class ForkServer:
                     self._bury(fd)
                 else:
                     try:
-                        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 6, socket.MSG_CMSG_CLOEXEC)
+                        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, _ENDS, socket.MSG_CMSG_CLOEXEC)
                     except ConnectionResetError:  # it had not read all that it was told
                         data, fds = b"", []
                     if not data:
@@ -84,7 +86,10 @@ class ForkServer:
             self._warm()
         else:
             _, id_, *plan = message
-            self._make(id_, Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4], fds[5]))
+            if len(fds) < _ENDS:  # the kernel passes on only what this process may have
+                self._give_up(id_, fds, "no descriptors are left in its fork server")
+            else:
+                self._make(id_, Plan(*plan), (fds[0], fds[1], fds[2], fds[3], fds[4], fds[5]))
 
     def _import(self, targets: list[str], cwd: str, allow: list[str]) -> None:
         self._targets = (targets, cwd, allow)
@@ -127,11 +132,10 @@ class ForkServer:
     def _make(self, id_: int, plan: Plan, fds: Ends) -> None:
         server = os.getpid()
         try:
+            linux.need_descriptors(2)  # its pidfd, and one for /proc
             pid = self._exec(plan, fds) if self._spawn else _fork()
         except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            self._tell([EXIT, id_, f"cannot start a child: {error}"])
+            self._give_up(id_, fds, str(error))
             return
         if pid == 0:
             linux.die_with_parent(server)
@@ -146,6 +150,11 @@ class ForkServer:
         for fd in fds:
             os.close(fd)
         self._tell([BORN, id_, pid], pidfd)
+
+    def _give_up(self, id_: int, fds: Sequence[int], why: str) -> None:
+        for fd in fds:
+            os.close(fd)
+        self._tell([EXIT, id_, f"cannot start a child: {why}"])
 
     def _exec(self, plan: Plan, fds: Ends) -> int:
         targets, cwd, allow = self._targets
@@ -178,7 +187,10 @@ class ForkServer:
     def _sweep(self) -> int:
         """Kill and reap whoever is here but no child; returns how many are left. Their own children come here next."""
         known = {one.pid for one in self._living.values()} | self._kept
-        orphans = linux.children_of_self() - known
+        try:
+            orphans = linux.children_of_self() - known
+        except OSError:  # no descriptor is left to look: there may be some
+            return 1
         for pid in orphans:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -196,7 +196,7 @@ class Host:
     def _heed(self, message: list[Any], fds: list[int]) -> None:
         kind = message[0]
         if kind == orders.BORN:
-            self._born(message[1], message[2], fds[0])
+            self._born(message[1], message[2], fds)
         elif kind == orders.EXIT:
             process = self._processes.get(message[1])
             if process is not None:
@@ -312,8 +312,13 @@ class Host:
 
     # ── its children ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _born(self, id_: int, pid: int, pidfd: int) -> None:
+    def _born(self, id_: int, pid: int, fds: list[int]) -> None:
         process = self._processes.get(id_)
+        if not fds:
+            if process is not None:  # it ends by itself, when its ends are closed here
+                self._end(process, "no descriptor was left here to hold it by")
+            return
+        (pidfd,) = fds
         if process is None:
             os.close(pidfd)
             return

@@ -37,6 +37,17 @@ def check_platform() -> None:
         )
 
 
+def need_descriptors(count: int) -> None:
+    """Raise the OSError that would come in the middle of opening so many descriptors, before the first is opened."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.dup(opened[0]) if opened else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def become_subreaper() -> None:
     """Adopt the orphans of everything below this process, so that they can be found and ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ..model import PoolKind
+from . import linux
 from .host import Host
 from .kid import Kid, Role
 from .orders import Plan
@@ -25,6 +26,8 @@ _BACKOFF_S: Final = (0.1, 30.0)
 _HANG_UP_S: Final = 1.0
 # One that dies sooner than this after its start, and without an order, counts as one that could not start.
 _UNSOUND_S: Final = 1.0
+# What a child takes of this process's descriptors, the most while it is born, and some for what happens meanwhile.
+_DESCRIPTORS: Final = 20
 _FORGIVEN_S: Final = 60.0  # without a failure for so long, the pauses begin anew
 # Children for lent orders that have nothing to run: so many are kept, for so long. A recursion that goes up some levels
 # comes down again, and a fresh child would have to connect anew before it can submit.
@@ -89,7 +92,9 @@ class Nursery:
         """Open all children; returns when each is ready, or has failed for the first time."""
         loop = asyncio.get_running_loop()
         for plan in self._plans:
-            self._settled[self._launch(plan, None)] = loop.create_future()
+            kid = self._launch(plan, None)
+            if kid is not None:
+                self._settled[kid] = loop.create_future()
         await asyncio.gather(*self._settled.values())
         self._settled.clear()
 
@@ -102,8 +107,9 @@ class Nursery:
         """Order a child with one slot, for one suspect, with no place and no successor. None: not now."""
         if now < self._not_before:
             return None
-        kid = self._launch(Plan(1, 1, False, "child for a suspect"), None)
-        kid.alone = kid.extra = True
+        kid = self._launch(Plan(1, 1, False, "child for a suspect"), None, extra=True)
+        if kid is not None:
+            kid.alone = True
         return kid
 
     def lent_place(self, now: float, *, alone: bool, worn: Callable[[int], bool]) -> Kid | None:
@@ -120,8 +126,10 @@ class Nursery:
                 return kid
         if now < self._not_before:
             return None
-        kid = self._launch(self._lent_plan, None)
-        kid.lent = kid.extra = True
+        kid = self._launch(self._lent_plan, None, extra=True)
+        if kid is None:
+            return None
+        kid.lent = True
         self._host.warm()  # behind this one: it need not wait for the import
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_KEPT_S, self._sweep_idle)
@@ -215,12 +223,9 @@ class Nursery:
         # First this: it reads what the child still had to say, which may be why it could not start.
         self._keeper.gone(kid, detail, host_died=host_died)
         if unsound and not self._closing:
-            if now - self._not_before > _FORGIVEN_S:
-                self._failures = 0
-            text = kid.fault or f"it ended {'as soon as' if was_ready else 'before'} it was ready: {detail}"
-            self._keeper.event("child.failed", "error", child=kid.pid, detail=text, again_in_s=self._pause_s())
-            self._not_before = now + self._pause_s()
-            self._failures += 1
+            self._pause(
+                kid.fault or f"it ended {'as soon as' if was_ready else 'before'} it was ready: {detail}", kid.pid
+            )
         kid.close()
         self._settle(kid)
         for other in self.kids:
@@ -229,7 +234,7 @@ class Nursery:
                 self._serve(other)
         if role in (Role.STARTING, Role.SERVING) and not kid.extra and not self._closing:
             if unsound:
-                self._open_later(kid.plan)
+                self._open_later(kid.plan, None)
             else:
                 self._launch(kid.plan, kid.after)
         if self._empty is not None and not self._empty.done() and not self.kids:
@@ -254,10 +259,17 @@ class Nursery:
             await asyncio.wait([self._empty], timeout=timeout_s)
         return not self.kids
 
-    def _launch(self, plan: Plan, after: Kid | None) -> Kid:
-        """Order a child; `after`: when that one is gone."""
-        kid = Kid(plan, self.start_until_ns)
-        kid.after = after
+    def _launch(self, plan: Plan, after: Kid | None, *, extra: bool = False) -> Kid | None:
+        """Order a child; `after`: when that one is gone. None: not now; one that has a place is tried again."""
+        try:
+            linux.need_descriptors(_DESCRIPTORS)
+            kid = Kid(plan, self.start_until_ns)
+        except OSError as error:  # whoever called goes on: there may be a task to kill
+            self._pause(f"this process cannot have another child: {error}")
+            if not extra:
+                self._open_later(plan, after)
+            return None
+        kid.after, kid.extra = after, extra
         self.kids.append(kid)
         kid.listen(self._keeper.readable)
         kid.start(self._host, _Link(self, kid))
@@ -280,10 +292,19 @@ class Nursery:
         first, longest = _BACKOFF_S
         return float(min(longest, first * 2 ** min(self._failures, 20)))
 
-    def _open_later(self, plan: Plan) -> None:
+    def _pause(self, detail: str, pid: int | None = None) -> None:
+        """A child could not start: say it, and open no other for a while."""
+        now = time.monotonic()
+        if now - self._not_before > _FORGIVEN_S:
+            self._failures = 0
+        self._keeper.event("child.failed", "error", child=pid, detail=detail, again_in_s=self._pause_s())
+        self._not_before = now + self._pause_s()
+        self._failures += 1
+
+    def _open_later(self, plan: Plan, after: Kid | None) -> None:
         def again() -> None:
             self._pauses.discard(handle)
-            self._launch(plan, None)
+            self._launch(plan, after if after in self.kids else None)
 
         handle = asyncio.get_running_loop().call_later(max(0.0, self._not_before - time.monotonic()), again)
         self._pauses.add(handle)

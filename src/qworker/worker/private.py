@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import setproctitle
 
-from .. import log
+from .. import log, streams
 from ..broker import guardian
 from ..broker.embedded import find_binary
 from ..broker.places import to_url
@@ -153,6 +153,7 @@ def _emit(ready: Callable[[], None]) -> log.Emit:
 
 def main() -> NoReturn:
     """Be a private worker; see the module."""
+    streams.hold()
     plan, status_fd = json.loads(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(status_fd, False)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))  # until the worker has its own handlers
