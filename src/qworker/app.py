@@ -259,6 +259,9 @@ class App:
 
         client = self.client() if self.connected else await asyncio.to_thread(self.client)
         future = Future[Any](f"{draft.queue}:{draft.local}", name=draft.name, link=self)
+        if draft.durable:  # what waits for a disk must not hold up the thread that hears of results
+            await asyncio.to_thread(client.submit, [draft], [future])
+            return future
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[None] = loop.create_future()
         client.submit_soon(draft, future, functools.partial(entrance(loop).let_in, answered))

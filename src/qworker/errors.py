@@ -12,6 +12,7 @@ QWorkerError
 │   ├── GroupStopped                  the group was stopped, has ended, or its time is up
 │   └── ServerFull                    the server is at its memory limit
 ├── SubmitUnknown                     it may have been queued: submit again with the same ids is safe
+├── NotReplicated                     durable=True: it is queued, and not known to be on disk, or on a replica
 ├── BrokerError
 │   ├── BrokerUnavailable (ConnectionError)
 │   └── ServerUnfit                   eviction policy, version or schema that would lose or misread tasks
@@ -53,6 +54,7 @@ __all__ = [
     "DecodeError",
     "GroupStopped",
     "NotEncodable",
+    "NotReplicated",
     "PoolExhausted",
     "QWorkerError",
     "Refused",
@@ -139,6 +141,24 @@ class SubmitUnknown(QWorkerError):
         super().__init__(message)
         self.ids = ids
         self.accepted = accepted
+
+
+class NotReplicated(QWorkerError):
+    """Tasks with durable=True are queued, but the server did not have them on its disk, or on a replica, in time.
+
+    They run, unless the server loses them. `ids` are theirs, `accepted` holds the futures of all tasks of the submit;
+    `future` is the one of a single task. Submitting them again with the same ids waits once more.
+    """
+
+    def __init__(self, message: str, *, ids: tuple[str, ...] = (), accepted: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
+        self.accepted = accepted
+
+    @property
+    def future(self) -> Any:
+        """The future of the task that was submitted; of several, the first."""
+        return self.accepted[0]
 
 
 class BrokerError(QWorkerError):

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from . import context, durations, ids
-from .errors import BadOption, BrokerError, ConfigError, GroupStopped, Refused, SubmitUnknown
+from .errors import BadOption, BrokerError, ConfigError, GroupStopped, NotReplicated, Refused, SubmitUnknown
 from .group_exit import Leaving
 from .lifecycle import State
 from .place import Place, here
@@ -355,7 +355,7 @@ class Group:
     def _send(self, drafts: list[Draft]) -> list[Future[Any]]:
         try:
             futures = self.app.send(drafts)
-        except (Refused, SubmitUnknown) as error:
+        except (Refused, SubmitUnknown, NotReplicated) as error:
             self._adopt(error.accepted)
             raise
         self._adopt(futures)

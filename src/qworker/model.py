@@ -105,11 +105,12 @@ class Draft(NamedTuple):
     deadline_ms: int = 0
     core: bytes = b""  # the header without its place in a tree of tasks, if that differs: what the digest is made of
     groups: tuple[str, ...] = ()  # the groups that it is to join, the outermost first
+    durable: bool = False  # its submit waits until it is on disk, or on a replica
 
     @property
-    def kind(self) -> tuple[str, Line, bool, tuple[str, ...]]:
+    def kind(self) -> tuple[str, Line, bool, tuple[str, ...], bool]:
         """What tasks must have in common to travel in one call."""
-        return self.queue, self.line, self.given, self.groups
+        return self.queue, self.line, self.given, self.groups, self.durable
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,12 @@ class TaskOptions(TypedDict, total=False):
     not be cut in two into `current.shield`. (CPython 3.11 and 3.12 also pass over the `finally` or `except` around a
     loop with an empty body, `try: while True: pass`.) Never for coroutine functions: asyncio's cancellation ends them.
     """
+    durable: bool
+    """Its submit returns only when the server has it on its disk and on a replica: whatever of both the server has.
+
+    Otherwise the submit raises: `NotReplicated` when that took too long (the task is queued), `ServerUnfit` when the
+    server has neither, or cannot tell (nothing is queued). See docs/servers.md.
+    """
     detached: bool
     """Submitted by a task: it takes on neither that task's groups nor its deadline, and outlives them."""
 
@@ -90,6 +96,7 @@ class Options:
     delivery: Delivery = "at_least_once"
     max_crashes: int = 3
     interrupt: bool = False
+    durable: bool = False
     detached: bool = False
     id: str | None = None
 
@@ -299,6 +306,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "delivery": ("delivery", _word(get_args(Delivery))),
     "max_crashes": ("max_crashes", _count(1)),
     "interrupt": ("interrupt", _flag),
+    "durable": ("durable", _flag),
     "detached": ("detached", _flag),
     "id": ("id", _local_id),
 }

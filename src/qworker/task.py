@@ -110,6 +110,7 @@ class BoundTask(Generic[P, R]):
             Refused: nothing was queued; the subclass and the text say why.
             SubmitUnknown: the answer was lost, so it may or may not have been queued.
             BrokerUnavailable: the server could not be reached; nothing was queued.
+            NotReplicated: durable=True; it is queued, and not known to be on disk, or on a replica.
         """
         return self._sender.send([self.draft(args, kwargs)])[0]
 
@@ -273,6 +274,7 @@ class BoundTask(Generic[P, R]):
             deadline_ms=deadline_ms,
             core=core,
             groups=groups,
+            durable=settings.durable,
         )
 
     def _place_of(self, place: Place | None) -> Place | None:

@@ -67,6 +67,7 @@ class Links:
 
     def __init__(self, make: Callable[[], Link]) -> None:
         self._make = make
+        self.made = 0  # how many connections so far
         self._idle: list[Link] = []
         self._closed = False
         self._pid = os.getpid()
@@ -79,6 +80,7 @@ class Links:
         except BaseException:
             link.close()
             raise
+        self.made += 1
         return link
 
     def send(self, packed: bytes) -> Link:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import codec
-from ..errors import BrokerError, Refused, SubmitUnknown
+from ..errors import BrokerError, NotReplicated, Refused, SubmitUnknown
 from ..model import Draft
 from .broker import Broker
 from .registry import Awaited, Registry
-from .values import SubmitItem
+from .values import SubmitItem, Submitted
+
+if TYPE_CHECKING:
+    from .durable import Durable
 
 __all__ = ["Post", "Sending"]
 
@@ -54,21 +57,34 @@ class Sending:
         Raises:
             Refused, SubmitUnknown, BrokerUnavailable: see there. Of several chunks, those before the failing one are
                 queued; the error's `accepted` has their futures.
+            NotReplicated: all are queued, and those that are to be durable are not known to be.
+            ServerUnfit: the server keeps nothing durably, or cannot tell; nothing was queued.
         """
         asks = False
         accepted: list[Awaited] = []
-        for chunk in _chunks(drafts):
-            members = [futures[place] for place in chunk]
-            try:
-                asks |= self._send([drafts[place] for place in chunk], members)
-            except Refused as refused:
-                refused.accepted = tuple(accepted)
-                raise
-            except (SubmitUnknown, BrokerError) as error:
-                if isinstance(error, BrokerError) and not accepted:
-                    raise  # nothing was queued
-                raise _unknown(error, futures, accepted) from error
-            accepted += members
+        durable: Durable | None = None
+        try:
+            for chunk in _chunks(drafts):
+                lot, members = [drafts[place] for place in chunk], [futures[place] for place in chunk]
+                if lot[0].durable and durable is None:
+                    from .durable import Durable  # few ask for it
+
+                    durable = Durable(self._broker)
+                try:
+                    asks |= self._send(lot, members, durable)
+                except Refused as refused:
+                    refused.accepted = tuple(accepted)
+                    raise
+                except (SubmitUnknown, BrokerError) as error:
+                    if isinstance(error, BrokerError) and not accepted:
+                        raise  # nothing was queued
+                    raise _unknown(error, futures, accepted) from error
+                accepted += members
+            if durable is not None and (doubt := durable.confirm()):
+                raise _not_kept(doubt, drafts, futures)
+        finally:
+            if durable is not None:
+                durable.close()
         return asks
 
     def post(self, posts: Sequence[Post]) -> None:
@@ -87,9 +103,13 @@ class Sending:
                 for post in members:
                     post.answer(None)
 
-    def _send(self, drafts: Sequence[Draft], futures: Sequence[Awaited]) -> bool:
-        """Send one chunk: drafts of one queue, line and group, all with given ids or none."""
+    def _send(self, drafts: Sequence[Draft], futures: Sequence[Awaited], durable: Durable | None = None) -> bool:
+        """Send one chunk: drafts of one queue, line and group, all with given ids or none, and all durable or none."""
         first = drafts[0]
+        submit: Callable[..., Submitted] = self._broker.submit
+        if first.durable and durable is not None:
+            durable.check()
+            submit = durable.keep
         if first.groups:
             # Listed before they are queued: who stops or leaves the group knows of all that may come to run.
             self._broker.join_group(first.groups, [future.id for future in futures])
@@ -107,7 +127,7 @@ class Sending:
         # Registered before the write: the outcome may be pushed before the submit's answer is here.
         entries = self._registry.add(futures, own=True)
         try:
-            submitted = self._broker.submit(first.queue, first.line, items, given=first.given)
+            submitted = submit(first.queue, first.line, items, given=first.given)
         except BaseException:
             self._registry.drop(futures)
             raise
@@ -151,6 +171,16 @@ def _chunks(drafts: Sequence[Draft]) -> list[list[int]]:
             size += length
         chunks.append(chunk)
     return chunks
+
+
+def _not_kept(doubt: str, drafts: Sequence[Draft], futures: Sequence[Awaited]) -> NotReplicated:
+    ids = tuple(future.id for draft, future in zip(drafts, futures, strict=True) if draft.durable)
+    what = f"task {ids[0]} is" if len(ids) == 1 else f"{len(ids)} tasks are"
+    text = (
+        f"{what} queued, but {doubt}. What is queued runs, unless the server loses it: go on with the error's"
+        " `accepted`, or submit again with the same ids, which waits once more"
+    )
+    return NotReplicated(text, ids=ids, accepted=tuple(futures))
 
 
 def _unknown(error: Exception, futures: Sequence[Awaited], accepted: Sequence[Awaited]) -> SubmitUnknown:
