@@ -71,7 +71,7 @@ bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matter
 	  --contestants qworker,threadpool,processpool,pebble,$(subst $(SPACE),$(COMMA),$(FASTEST)) $(ARGS)
 	$(BIN)/python -m benchmarks report --results build/bench/results.json --page build/bench.md
 
-bench-peers: $(STAMP) ## Every scenario and every peer, into docs/bench.md and docs/bench/ (40 minutes)
+bench-peers: $(STAMP) ## Every scenario and every peer, into docs/bench.md and docs/bench/ (40 minutes; ARGS=--continue adds rounds)
 	-$(BIN)/python -m benchmarks setup
 	$(BIN)/python -m benchmarks run --minutes 40 $(ARGS)
 	$(BIN)/python -m benchmarks report

@@ -53,7 +53,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--scenarios", type=_names, help="a,b,… (default: all; `important`: those of the short run)")
     one.add_argument("--contestants", type=_names, help="x,y,… (default: all)")
     one.add_argument("--rounds", type=int, default=3)
-    one.add_argument("--minutes", type=float, help="about how long it may take: what is far behind gets fewer rounds")
+    one.add_argument("--minutes", type=float, help="about how long it may take: what decides nothing gets fewer rounds")
+    one.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="add to the latest run of the file what it lacks of --rounds",
+    )
     one.add_argument("--quick", action="store_true", help="few tasks: shows that all works, the figures mean nothing")
     one.add_argument("--out", type=Path, default=RESULTS, help="the file of results (default: docs/bench/results.json)")
     one.add_argument("--json", action="store_true", help="print this run's cells as one JSON object at the end")
@@ -106,7 +112,11 @@ def run(given: argparse.Namespace) -> int:
     contestants = _known(given.contestants, environments.names(), "contestant")
     plan = running.Plan(given.rounds, given.quick, limits=LIMITS in names, minutes=given.minutes)
     file = ResultsFile(given.out)
-    run_id = running.run(file, scenarios, contestants, plan, lambda line: print(line, file=sys.stderr, flush=True))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    run_id = running.run(file, scenarios, contestants, plan, say, go_on=given.go_on)
     for line in report.noise_lines(file.data["runs"][run_id]["noise"]):
         print(line, file=sys.stderr)
     if given.json:

@@ -21,6 +21,10 @@ class NotOfferedError(Exception):
     """The contestant has no such thing."""
 
 
+class CannotError(NotOfferedError):
+    """The contestant has such a thing elsewhere, but not here, or too late to wait for; the text says why."""
+
+
 class FailedError(Exception):
     """The contestant did not do what it was asked; the text says what happened instead."""
 

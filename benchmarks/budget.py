@@ -1,8 +1,8 @@
-"""How a run stays within its time: what each scenario may take, who gets more rounds, and when a hang is one.
+"""How a run stays within its time: who has another round of what, and when a hang is one.
 
-Everybody has one round of every scenario. Then the time that is left for the scenario goes to more rounds: qworker's,
-and those of the others in the order of what they did in the first one, as many as fit. So the medians that are compared
-have their rounds, and whoever is far behind costs the run little. What was left out is in the file, and on the page.
+Everybody has a first round of everything. Another round of everything follows as long as one fits into the time that is
+left. When none fits any more, what decides comes first: the scenarios that have goals, by qworker and those that were
+best; and then as much of the rest as fits. So all figures have several rounds, and what decides the most.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from .adapter import FailedError
+from .comparison import OURS, group, ranked, values
+from .scenarios import Scenario
 
 HANGS_AFTER_S = 100.0  # the longest measurement takes 85: a crash, seen to its cap
+BEST = 2  # so many of the others decide what the best of them is
 
 
 class Budget:
-    """The minutes of a run, shared out by weight. `None`: no limit."""
+    """The minutes of a run. `None`: no limit."""
 
-    def __init__(self, minutes: float | None, weights: Sequence[float], clock: Callable[[], float] = time.monotonic):
-        self._left = list(weights)
+    def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends = None if minutes is None else clock() + minutes * 60
 
-    def share(self) -> float | None:
-        """Return the seconds of the next scenario: of what is left, its part."""
-        weight, of = self._left[0], sum(self._left)
-        del self._left[0]
-        return None if self._ends is None else max(0.0, self._ends - self._clock()) * weight / of
+    def allows(self, seconds: float) -> bool:
+        """Whether so much fits into what is left."""
+        return self._ends is None or self._clock() + seconds <= self._ends
 
 
-def affordable(ranked: Sequence[str], took_s: Mapping[str, float], left_s: float | None, rounds: int) -> list[str]:
-    """Return who gets this many more rounds: from the first on, until the time is up."""
-    if left_s is None:
-        return list(ranked)
-    chosen = []
-    for contestant in ranked:
-        left_s -= took_s[contestant] * rounds
-        if left_s < 0:
-            break
-        chosen.append(contestant)
-    return chosen
+def deciding(scenario: Scenario, data: dict[str, Any]) -> set[str]:
+    """Return whose rounds say whether a goal of this scenario is met: ours, and the best of whom it is held against."""
+    if not scenario.goals:
+        return set()
+    row, found = data["cells"].get(scenario.name, {}), {OURS}
+    figures = {figure["name"]: figure for figure in data["scenarios"][scenario.name]["figures"]}
+    for goal in scenario.goals:
+        figure = figures[goal.figure]
+        others = group(data, goal.of) - {OURS} if goal.of else set()
+        found |= set([name for name in ranked(row, figure) if name in others and values(row[name], goal.figure)][:BEST])
+    return found
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ class Beside:
     name: str
     theirs: float
     times: float
+    our_rounds: tuple[float, ...] = ()
+    their_rounds: tuple[float, ...] = ()
 
 
 def values(cell: dict[str, Any] | None, figure: str) -> list[float]:
@@ -34,17 +36,19 @@ def beside(row: dict[str, dict[str, Any]], figure: dict[str, str], others: Itera
     if not ours:
         return None
     run, most = row[OURS]["run"], figure["best"] == "most"
-    medians = {
-        name: statistics.median(theirs)
+    rounds = {
+        name: theirs
         for name in others
         if name != OURS and row.get(name, {}).get("run") == run and (theirs := values(row[name], figure["name"]))
     }
-    if not medians:
+    if not rounds:
         return None
+    medians = {name: statistics.median(theirs) for name, theirs in rounds.items()}
     best = (max if most else min)(medians, key=lambda name: medians[name])
     median = statistics.median(ours)
     upper, lower = (median, medians[best]) if most else (medians[best], median)
-    return Beside(median, best, medians[best], upper / lower if lower else float("inf"))
+    times = upper / lower if lower else float("inf")
+    return Beside(median, best, medians[best], times, tuple(ours), tuple(rounds[best]))
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Wanted:
     target: float
     ours: float
     met: bool
+    our_rounds: tuple[float, ...] = ()
 
 
 def goals(data: dict[str, Any], name: str) -> list[Wanted]:
@@ -79,7 +84,8 @@ def goals(data: dict[str, Any], name: str) -> list[Wanted]:
             best = other.name if other.name == goal["of"] else f"the best {goal['of']}, {other.name}"
             target, text = goal["by"] * other.theirs, f"{goal['by']:g} x {best}"
         median = statistics.median(ours)
-        found.append(Wanted(name, figure["name"], text, target, median, median >= target if most else median <= target))
+        met = median >= target if most else median <= target
+        found.append(Wanted(name, figure["name"], text, target, median, met, tuple(ours)))
     return found
 
 

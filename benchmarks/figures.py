@@ -47,3 +47,8 @@ def range_of(values: Sequence[float]) -> str:
     if len(values) == 1:
         return number(found.median)
     return f"{number(found.median)} ({number(found.low)}-{number(found.high)})"
+
+
+def rounds_of(values: Sequence[float]) -> str:
+    """Write the median, the range and how many rounds there were: `24,300 (22,900-25,100) n=3`."""
+    return f"{range_of(values)} n={len(values)}"

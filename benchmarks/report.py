@@ -12,9 +12,9 @@ from typing import Any
 
 from . import environments, noise
 from .comparison import OURS, Beside, beside, goals, group, ranked
-from .figures import number, range_of
+from .figures import number, rounds_of
 from .scenarios import FAMILIES
-from .table import NOTHING, columns, table, titled, written
+from .table import CANNOT, NOTHING, columns, table, titled, written
 
 Data = dict[str, Any]
 
@@ -66,6 +66,7 @@ def lines(data: Data, source: str, pictures: Path) -> Iterator[str]:
                 yield from ("", f"![{title}]({pictures.name}/{picture.name})")
     yield from limits(data, marks)
     yield from contestants(data)
+    yield from cannots(data)
     yield from failures(data)
 
 
@@ -86,8 +87,9 @@ def head(data: Data, source: str, marks: dict[str, str]) -> Iterator[str]:
     yield ""
     yield (
         f"Made by `python -m benchmarks report` from [{source}]({source}); benchmarks/README.md says how each figure "
-        "is measured. Medians, least and most in brackets. Compare within one run; differences under about 15 % are "
-        f"ties. {NOTHING} means that a contestant offers no such thing."
+        "is measured. Medians, least and most in brackets, n rounds. Compare within one run; differences under about "
+        f"15 % are ties. {NOTHING} means that a contestant offers no such thing, *{CANNOT}* that it does not do it "
+        "there: the reasons stand at the end."
     )
     for run, mark in marks.items():
         facts = data["runs"][run]
@@ -103,9 +105,9 @@ def head(data: Data, source: str, marks: dict[str, str]) -> Iterator[str]:
         )
         if facts.get("minutes"):
             yield (
-                f"It was given {facts['minutes']:g} minutes{_took(facts)}: after one round of all, the time that "
-                "was left for a scenario went to more rounds of qworker and of those that were best in it. A figure "
-                "without brackets is of one round."
+                f"It was given {facts['minutes']:g} minutes{_took(facts)}: rounds of all, as many as fitted, and then "
+                "first of what decides whether a goal is met: qworker and those that were best. A figure without "
+                "brackets is of one round."
             )
         elif "took_minutes" in facts:
             yield f"It took {facts['took_minutes']:g} minutes."
@@ -140,7 +142,7 @@ def summary(data: Data) -> Iterator[str]:
             first = next(one for one in found if one)
             alone = [one["unit"] for one in scenario["figures"]].count(figure["unit"]) == 1
             title = titled(scenario, figure["unit"], [] if alone else [figure["name"]])
-            rows.append([title, number(first.ours), *(text for one in found for text in _beside(one))])
+            rows.append([title, rounds_of(first.our_rounds), *(text for one in found for text in _beside(one))])
     if rows:
         yield from ("", "## qworker beside the best of the others", "")
         yield "A ratio over 1 means that qworker is better, whichever way that is."
@@ -157,14 +159,14 @@ def wanted(data: Data) -> Iterator[str]:
             figure = figures[one.figure]
             alone = [other["unit"] for other in scenario["figures"]].count(figure["unit"]) == 1
             title = titled(scenario, figure["unit"], [] if alone else [one.figure])
-            rows.append([title, one.text, number(one.target), number(one.ours), "yes" if one.met else "no"])
+            rows.append([title, one.text, number(one.target), rounds_of(one.our_rounds), "yes" if one.met else "no"])
     if rows:
         yield from ("", "## The goals", "")
         yield from table(["", "goal", "that is", OURS, "met"], rows)
 
 
 def _beside(found: Beside | None) -> tuple[str, str]:
-    return (f"{found.name} {number(found.theirs)}", number(found.times)) if found else (NOTHING, NOTHING)
+    return (f"{found.name} {rounds_of(found.their_rounds)}", number(found.times)) if found else (NOTHING, NOTHING)
 
 
 def described(data: Data) -> Iterator[tuple[str, Any]]:
@@ -199,7 +201,7 @@ def limits(data: Data, marks: dict[str, str]) -> Iterator[str]:
         return
     mark = marks[data["limits"]["run"]]
     yield from ("", "## What the machine allows at most", "")
-    rows = [[name, range_of(rates) + mark] for name, rates in data["limits"]["values"].items()]
+    rows = [[name, rounds_of(rates) + mark] for name, rates in data["limits"]["values"].items()]
     yield from table(["", "per second"], rows)
 
 
@@ -212,6 +214,18 @@ def contestants(data: Data) -> Iterator[str]:
         else:
             versions = ", ".join(f"{what} {version}" for what, version in facts["versions"].items())
             yield f"- **{name}** (Python {facts['python']}{versions and '; ' + versions}): {facts['settings']}"
+
+
+def cannots(data: Data) -> Iterator[str]:
+    """Yield what contestants do not do, with the reason, which is of their documentation."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for name, row in data["cells"].items():
+        for contestant, cell in sorted(row.items()):
+            if "cannot" in cell:
+                why.setdefault((contestant, cell["cannot"]), []).append(name)
+    if why:
+        yield from ("", "## What cannot be", "")
+        yield from (f"- {contestant}, {', '.join(names)}: {text}" for (contestant, text), names in why.items())
 
 
 def failures(data: Data) -> Iterator[str]:

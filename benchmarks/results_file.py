@@ -2,13 +2,14 @@
 
     {"runs":        {run: {"started", "machine", "server", "versions", "rounds", "quick", "noise": [{…}, …]}},
      "contestants": {name: {"versions", "python", "modes", "settings", …, or "failed"}},
-     "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "failed", "not_offered"}}},
+     "cells":       {scenario: {contestant: {"run", "at", "rounds": [{figure: value}, …], "turns", "took_s",
+                                            "failed", "failures", "not_offered", "cannot"}}},
      "scenarios":   {scenario: {"title", "figures": [{"name", "unit", "best"}, …],
                                 "goals": [{"figure", "by", "of"}, …]}},
      "limits":      {"run", "at", "values": {name: [value, …]}}}
 
 A run adds to the file that is there, cell by cell, and saves after each measurement, so that one which is interrupted
-keeps what it has. A cell is of one run: measuring it again replaces it.
+keeps what it has, and can go on. A cell is of one run: measuring it again replaces it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,28 @@ class ResultsFile:
         self.data["runs"][run] = {"started": now(), "noise": [], "versions": {}, **facts}
         return run
 
+    def go_on(self, facts: dict[str, Any]) -> str:
+        """Return the id of the latest run, to add to it what it lacks.
+
+        Raises:
+            SystemExit: there is none, or it was of other code, another machine or other settings.
+        """
+        run = max(self.data["runs"], default=None)
+        if run is None:
+            raise SystemExit(f"there is no run in {self.path} to go on with")
+        earlier = self.data["runs"][run]
+        for key in ("machine", "server", "quick"):
+            was, now_is = _lasting(earlier[key]), _lasting(facts[key])
+            if was != now_is:
+                raise SystemExit(f"run {run} cannot go on, its {key} was another one: {was}, now {now_is}")
+        earlier |= {"rounds": facts["rounds"], "minutes": facts["minutes"]}
+        return run
+
+    def peek(self, scenario: str, contestant: str, run: str) -> Cell:
+        """Return what this run has in a cell, and leave there what is of another run."""
+        found: Cell = self.data["cells"].get(scenario, {}).get(contestant, {})
+        return found if found.get("run") == run else {}
+
     def cell(self, scenario: str, contestant: str, run: str) -> Cell:
         """Return the cell of this run, a fresh one when what is there is of another."""
         row = self.data["cells"].setdefault(scenario, {})
@@ -70,6 +93,14 @@ class ResultsFile:
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
         draft.replace(self.path)
+
+
+def _lasting(facts: Any) -> Any:
+    """Return facts without the one that is another at each look, and without the mark of files that were changed."""
+    if not isinstance(facts, dict):
+        return facts
+    kept = {name: value for name, value in facts.items() if name != "load_before"}
+    return kept | ({"commit": kept["commit"].removesuffix("-dirty")} if "commit" in kept else {})
 
 
 def run_id() -> str:

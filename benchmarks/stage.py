@@ -21,9 +21,10 @@ from .server import Server
 
 LOOK_EVERY_S = 0.005
 STALLED_AFTER_S = 20.0
-STOP_WITHIN_S = 1.0  # what a worker does at its end is measured by nobody
+STOP_WITHIN_S = 0.0  # what a worker does at its end is measured by nobody
 SMALL = "0123456789abcdef"  # the body of tasks whose size does not matter
-RUN_LASTS_S = 1.5  # what a run of no-op tasks should take at a contestant's usual pace
+RUN_LASTS_S = 0.7  # what a run of no-op tasks should take at a contestant's usual pace
+WARMS_UP = 100  # tasks
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,16 @@ class Shape:
     """What kind of worker, with how many slots, whether it stores results, and whether tasks may wait in it.
 
     Short tasks gain by being fetched ahead; a short one behind a long one loses by it, and every project that fetches
-    ahead says what to set then.
+    ahead says what to set then. `stops`: the worker has what this project needs to stop a running task. `lease_s`: what
+    a lost worker ran comes back after so many seconds, instead of the project's default.
     """
 
     mode: str = "process"
     slots: int = 2
     results: bool = True
     ahead: bool = True
+    stops: bool = False
+    lease_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Watched:
 
 
 class Stage:
-    """One measurement's place. A context manager."""
+    """The place of one measurement, or of several that share a worker, one after the other. A context manager."""
 
     def __init__(self, contestant: str, facts: dict[str, Any], server: Server, *, quick: bool = False) -> None:
         self.contestant = contestant
@@ -75,6 +79,8 @@ class Stage:
         self.counter, self.times = self.folder / "counter", self.folder / "times"
         self._started = ExitStack()
         self._logs = 0
+        self._warm: dict[Shape, tuple[Adapter, Process | None]] = {}
+        self._producer: Adapter | None = None
 
     def __enter__(self) -> Stage:
         self.clear()
@@ -87,6 +93,7 @@ class Stage:
 
     def clear(self) -> None:
         """End all that was started, and begin again with an empty server and an empty counter."""
+        self._warm, self._producer = {}, None
         self._started.close()
         sweep()
         self.server.revive()
@@ -130,15 +137,35 @@ class Stage:
         self._started.callback(worker.stop, STOP_WITHIN_S)
         return worker
 
+    def producer(self) -> Adapter:
+        """Return an adapter for what needs no worker: the one that is there, or a new one."""
+        self._producer = self._producer or self.adapter()
+        return self._producer
+
+    def warm(self, shape: Shape) -> tuple[Adapter, Process | None]:
+        """Return an adapter and its worker that has run some tasks: those that are there, or new ones."""
+        if shape not in self._warm:
+            adapter = self.adapter(shape)
+            self._warm[shape] = adapter, self.warm_worker(adapter)
+        return self._warm[shape]
+
+    def keep(self, shape: Shape, adapter: Adapter, worker: Process) -> None:
+        """Let what comes next on this stage have them."""
+        self._warm[shape] = adapter, worker
+
     def warm_worker(self, adapter: Adapter) -> Process | None:
         """Start a worker and let it run some tasks, so that all its processes are there. Local pools have none."""
         worker = None if adapter.facts["local"] else self.worker(adapter)
-        some = partial(adapter.order, "run_all", task="noop", count=200, body=SMALL, worker=worker)
+        self.run_some(adapter, worker)
+        return worker
+
+    def run_some(self, adapter: Adapter, worker: Process | None) -> None:
+        """Let a worker run some tasks, with their results."""
+        some = partial(adapter.order, "run_all", task="noop", count=WARMS_UP, body=SMALL, worker=worker)
         try:
             some()
         except FailedError:
             some()  # a worker that comes up may lose a task (peer_saq.py); when it is there it must not
-        return worker
 
     def run_filled(self, adapter: Adapter, task: str, bodies: list[str]) -> Watched:
         """Queue tasks, start the worker, and watch it run them all. A local pool starts with the first task."""
@@ -178,6 +205,10 @@ class Stage:
         """Return about as many no-op tasks as the contestant runs in so many seconds."""
         return self.scaled(round(self.facts["pace"] * seconds))
 
+    def lasting(self, seconds: float, rate: float, least: int, most: int) -> int:
+        """Return how many tasks take about so long at this rate: fewer for those who are slow, and never too few."""
+        return self.scaled(max(least, min(most, round(rate * seconds))), least=20)
+
     def scaled(self, count: int, least: int = 20) -> int:
         """Return a count, or much less of it in a quick run, which only shows that all works."""
         return max(least, count // 20) if self.quick else count
@@ -195,6 +226,8 @@ class Stage:
             "BENCH_SLOTS": str(shape.slots),
             "BENCH_RESULTS": "1" if shape.results else "0",
             "BENCH_AHEAD": "1" if shape.ahead else "0",
+            "BENCH_STOPS": "1" if shape.stops else "0",
+            "BENCH_LEASE": "" if shape.lease_s is None else f"{shape.lease_s:g}",
             "BENCH_COUNTER": str(self.counter),
             "BENCH_TIMES": str(self.times),
         }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from .comparison import values
-from .figures import number, range_of
+from .figures import range_of
 
 NOTHING = "\N{EN DASH}"
+CANNOT = "cannot"  # the page says why
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -32,11 +32,11 @@ def titled(scenario: dict[str, Any], unit: str, names: Sequence[str]) -> str:
 
 
 def written(cell: dict[str, Any] | None, figures: Sequence[str], mark: str = "") -> str:
-    """Write a cell: the median and the range of one figure, or the medians of several; or why there is none."""
+    """Write a cell: the median and the range of each figure, and of how many rounds; or why there is none."""
     if cell is None:
         return ""
     found = [values(cell, figure) for figure in figures]
     if all(found):
-        text = range_of(found[0]) if len(found) == 1 else " / ".join(number(statistics.median(one)) for one in found)
+        text = f"{' / '.join(range_of(one) for one in found)} n={len(found[0])}"
         return text + (", failed once" if cell.get("failures") else "") + mark
-    return ("failed" if "failed" in cell else NOTHING) + mark
+    return ("failed" if "failed" in cell else CANNOT if "cannot" in cell else NOTHING) + mark

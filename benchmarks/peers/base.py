@@ -15,6 +15,8 @@ The environment of both processes:
     BENCH_SLOTS    how many of them
     BENCH_RESULTS  1: results are stored and can be fetched; 0: the contestant's own way of not storing them
     BENCH_AHEAD    1: tasks may wait in the worker; 0: short tasks come among long ones, so better not
+    BENCH_STOPS    1: running tasks will be stopped, so the worker has what the contestant needs for that
+    BENCH_LEASE    seconds after which the tasks of a lost worker come back; empty: the contestant's default
     BENCH_COUNTER  the file in which executed tasks are counted (work.py)
     BENCH_TIMES    the file in which timed tasks are noted (work.py)
 """
@@ -27,6 +29,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import select
 import sys
 import time
 import traceback
@@ -37,6 +40,8 @@ MODE = os.environ.get("BENCH_MODE", "process")
 SLOTS = int(os.environ.get("BENCH_SLOTS", "2"))
 RESULTS = os.environ.get("BENCH_RESULTS", "1") == "1"
 AHEAD = os.environ.get("BENCH_AHEAD", "1") == "1"
+STOPS = os.environ.get("BENCH_STOPS", "0") == "1"
+LEASE_S = float(os.environ.get("BENCH_LEASE") or 0)
 
 
 class NotOfferedError(Exception):
@@ -52,6 +57,9 @@ class Peer:
     settings: ClassVar[str] = ""  # what is not default, and which page of its documentation recommends it
     pace: ClassVar[int] = 5000  # roughly how many no-op tasks it runs in a second: so that no run takes minutes
     native: ClassVar[bool] = False  # what fetches and records is not written in Python
+    cannot_stop: ClassVar[dict[str, str]] = {}  # by kind of slots: why a running task cannot be stopped there
+    not_soon_back: ClassVar[str] = ""  # why what a killed worker ran does not run again within a minute, by default
+    lease: ClassVar[bool] = False  # BENCH_LEASE says when it comes back, however long its tasks take
     local: ClassVar[bool] = False  # a pool in this very process: it has no worker and no server
 
     def open(self) -> None:
@@ -81,7 +89,7 @@ class Peer:
         return [self.result(handle) for handle in handles]
 
     def cancel(self, handle: Any) -> None:
-        """Ask a running task to end."""
+        """Ask a running task to end, or end it: the same task as in `submit`, under BENCH_STOPS."""
         raise NotOfferedError("no cancel of a running task")
 
     def command(self) -> list[str]:
@@ -117,6 +125,9 @@ def _facts(peer: Peer) -> dict[str, Any]:
         "pace": peer.pace,
         "native": peer.native,
         "local": peer.local,
+        "cannot_stop": peer.cannot_stop,
+        "not_soon_back": peer.not_soon_back,
+        "lease": peer.lease,
     }
 
 
@@ -180,10 +191,13 @@ def _run_all(peer: Peer, task: str, count: int, body: str) -> dict[str, Any]:
     return clock.told
 
 
-def _round_trips(peer: Peer, task: str, count: int, body: str, warm: int = 20) -> dict[str, Any]:
+def _round_trips(peer: Peer, task: str, body: str, least: int, most: int, seconds: float) -> dict[str, Any]:
+    """As many as fit into the time, between the least and the most; the first ones are not counted."""
     times: list[float] = []
+    warm = min(20, least // 4)
     gc.collect()
-    for _ in range(warm + count):
+    ends = time.perf_counter() + seconds
+    while len(times) < warm + least or (len(times) < warm + most and time.perf_counter() < ends):
         started = time.perf_counter()
         value = peer.result(peer.submit(task, body))
         times.append(time.perf_counter() - started)
@@ -201,28 +215,56 @@ def _steady(peer: Peer, task: str, body: str, per_second: int, seconds: float) -
     return {"seconds": time.perf_counter() - started}
 
 
-def _cancels(peer: Peer, count: int, warm: int = 2) -> dict[str, Any]:
-    """Cancel running coroutines, one after the other: the seconds until each of them saw it."""
-    seconds = []
-    for number in range(warm + count):
-        handle = peer.submit("linger", str(number))
-        _noted(f"{number}-began")
-        asked = time.monotonic()
-        peer.cancel(handle)
-        seconds.append(_noted(f"{number}-saw") - asked)
-    return {"seconds": seconds[warm:]}
+def _cancels(peer: Peer, least: int, most: int, seconds: float, warm: int = 1) -> dict[str, Any]:
+    """Stop running tasks, one after the other: the seconds until each of them saw it, or its process was gone."""
+    took: list[float] = []
+    killed, ends = 0, time.monotonic() + seconds
+    while len(took) < warm + least or (len(took) < warm + most and time.monotonic() < ends):
+        key = str(len(took))
+        handle = peer.submit("linger", key)
+        _, pid = _noted(f"{key}-began")
+        process = os.pidfd_open(int(pid))
+        try:
+            asked = time.monotonic()
+            peer.cancel(handle)
+            saw = _saw(f"{key}-saw", process)
+        finally:
+            os.close(process)
+        took.append((saw or time.monotonic()) - asked)
+        killed += saw is None and len(took) > warm
+    return {"seconds": took[warm:], "killed": killed}
 
 
-def _noted(key: str, within_s: float = 30.0) -> float:
-    """Wait until a task has noted this, and return when it did, on the machine's monotonic clock."""
+def _saw(key: str, process: int, within_s: float = 30.0) -> float | None:
+    """Wait until a task has noted this, and return when; None as soon as its process has ended without that."""
+    poll, ends = select.poll(), time.monotonic() + within_s
+    poll.register(process, select.POLLIN)
+    while time.monotonic() < ends:
+        gone = poll.poll(1)  # ms
+        if noted := _look_up(key):
+            return noted[0]
+        if gone:
+            return None
+    raise TimeoutError(f"no task noted {key!r} within {within_s:g} s")
+
+
+def _noted(key: str, within_s: float = 30.0) -> tuple[float, float]:
+    """Wait until a task has noted this, and return the two numbers: instants are of the machine's monotonic clock."""
     ends = time.monotonic() + within_s
     while time.monotonic() < ends:
-        with open(os.environ["BENCH_TIMES"]) as stream:
-            for line in stream:
-                if line.startswith(f"{key} "):
-                    return float(line.split()[1])
+        if noted := _look_up(key):
+            return noted
         time.sleep(0.001)
     raise TimeoutError(f"no task noted {key!r} within {within_s:g} s")
+
+
+def _look_up(key: str) -> tuple[float, float] | None:
+    with open(os.environ["BENCH_TIMES"]) as stream:
+        for line in stream:
+            if line.startswith(f"{key} "):
+                _, first, second = line.split()
+                return float(first), float(second)
+    return None
 
 
 class _Clock:

@@ -26,9 +26,16 @@ app = Ardiq(
     queue_name="bench",
     concurrency=CONCURRENCY,
     **({} if base.AHEAD else {"prefetch": 1}),
+    **({"idle_timeout_ms": int(base.LEASE_S * 1000)} if base.LEASE_S else {}),
     result_ttl_ms=300_000 if base.RESULTS else 0,
 )
-WRAPPED = {function.__name__: app.task(name=function.__name__)(kinds.best(function)) for function in work.TASKS}
+ALONE = {"linger"} if base.MODE == "process" else set()  # in a process of its own, which alone can be stopped
+WRAPPED = {
+    function.__name__: app.task(name=function.__name__, executor="process" if function.__name__ in ALONE else "thread")(
+        kinds.best(function)
+    )
+    for function in work.TASKS
+}
 
 
 @app.lifespan
@@ -48,9 +55,12 @@ class ArdiQ(LoopPeer):
         "task here), and one thread for functions that block; long among short: concurrency=1, prefetch=1. "
         "thread, async: one worker, concurrency=SLOTS. uvloop in "
         "worker and client (not in its documentation). bulk: enqueue_many. results: 100 result(timeout) at a time. "
-        "results off: result_ttl_ms=0 (reference/configuration). cancel: abort(), coroutines only (guides/aborting)"
+        "results off: result_ttl_ms=0 (reference/configuration). cancel: abort(), of coroutines, and of functions with "
+        "executor=process, each in a process of its own (guides/aborting). lease: idle_timeout_ms"
     )
     pace = 15_000
+    cannot_stop = dict.fromkeys(["thread"], "abort() leaves a function that runs in a thread running (guides/aborting)")
+    lease = True
     native = True
     waiters = 100  # half the CPU of one after another; without a limit each opens a connection, until some time out
 
@@ -64,8 +74,6 @@ class ArdiQ(LoopPeer):
         return (await handle.result(timeout=60)).value
 
     def cancel(self, handle: Any) -> None:
-        if base.MODE != "async":
-            raise base.NotOfferedError("abort() leaves a function in a thread running")
         self.run(handle.abort())
 
     def command(self) -> list[str]:

@@ -73,6 +73,10 @@ class Arq(LoopPeer):
         " results are off; uvloop; log level warning"
     )
     pace = 1_000
+    cannot_stop = dict.fromkeys(
+        ("process", "thread"), "Job.abort() cancels the coroutine; what it started in an executor runs on"
+    )
+    not_soon_back = "back after job_timeout and 10 s, by default 310 s (arq.worker.Worker: in_progress_timeout_s)"
     at_once = 100  # each holds a connection
 
     @contextlib.asynccontextmanager
@@ -96,8 +100,6 @@ class Arq(LoopPeer):
         return self.run(one_by_one())
 
     def cancel(self, handle: Job) -> None:
-        if base.MODE != "async":
-            raise base.NotOfferedError("what runs in an executor cannot be aborted")
         self.run(handle.abort(timeout=60, poll_delay=0.001))
 
     def command(self) -> list[str]:

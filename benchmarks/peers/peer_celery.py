@@ -8,6 +8,7 @@ from typing import Any
 import base
 import work
 from celery import Celery
+from celery.contrib.abortable import AbortableTask
 from celery.result import AsyncResult
 
 app = Celery("bench", broker=base.URL, backend=base.URL if base.RESULTS else None)
@@ -22,6 +23,16 @@ app.conf.update(
 WRAPPED = {function.__name__: app.task(name=function.__name__)(function) for function in work.TASKS}
 
 
+@app.task(bind=True, base=AbortableTask, name="listening", ignore_result=False)
+def listening(self: AbortableTask, body: str) -> str:
+    """Ask the result backend at each look whether it was aborted, as celery.contrib.abortable has it."""
+    return work.listen(body, self.is_aborted)
+
+
+if base.MODE == "thread":
+    WRAPPED["linger"] = listening
+
+
 class CeleryPeer(base.Peer):
     name = "celery"
     distributions = ("celery", "kombu", "redis", "hiredis")
@@ -31,9 +42,15 @@ class CeleryPeer(base.Peer):
         " 1 with task_acks_late for long among short (the same page);"
         " worker_disable_rate_limits (userguide/configuration); bulk shares a producer (userguide/calling);"
         " task_ignore_result where results are off (userguide/tasks); --without-gossip --without-mingle"
-        " --without-heartbeat; task events are off by default; log level error"
+        " --without-heartbeat; task events are off by default; log level error."
+        " stop: revoke(terminate=True), which ends the process of the pool (userguide/workers); in threads, which it"
+        " cannot end, AbortableTask.is_aborted and AbortableAsyncResult.abort (reference/celery.contrib.abortable)"
     )
     pace = 900
+    not_soon_back = (
+        "lost: acknowledged before it runs, the default (userguide/tasks: acks_late); with task_acks_late it is back "
+        "after visibility_timeout, by default an hour (getting-started/backends-and-brokers/redis)"
+    )
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task].delay(body)
@@ -47,9 +64,10 @@ class CeleryPeer(base.Peer):
         return handle.get(timeout=60)
 
     def cancel(self, handle: AsyncResult) -> None:
-        if base.MODE != "process":
-            raise base.NotOfferedError("only the prefork pool ends running tasks")
-        handle.revoke(terminate=True)
+        if base.MODE == "process":
+            handle.revoke(terminate=True)
+        else:
+            handle.abort()
 
     def command(self) -> list[str]:
         pool = {"process": "prefork", "thread": "threads"}[base.MODE]

@@ -26,6 +26,12 @@ class Huey(base.Peer):
         " --no-periodic; --quiet"
     )
     pace = 3_000
+    cannot_stop = dict.fromkeys(
+        modes, "revoke() is looked at before a task runs, not later (huey.readthedocs.io: guide)"
+    )
+    not_soon_back = (
+        "lost: taken off the queue before it runs, and nothing else knows of it (Huey.execute, Storage.dequeue)"
+    )
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task](body)

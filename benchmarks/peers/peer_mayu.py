@@ -29,10 +29,12 @@ class Mayu(base.Peer):
         "with --prefetch-multiplier 1, for "
         "it starts all coroutines that it has claimed. on a build with the GIL, while the README names free-threaded "
         "3.14 for thread mode. results: handle.result(timeout). results off: no result_ttl, its default. no bulk "
-        "submit, no client for asyncio, and cancel for workflows alone"
+        "submit, no client for asyncio, and cancel for workflows alone. lease: --visibility-timeout"
     )
     pace = 33_000
     native = True
+    cannot_stop = dict.fromkeys(modes, "cancel() is of workflows, and a node that runs already finishes (README)")
+    lease = True
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task].send(body)
@@ -45,10 +47,11 @@ class Mayu(base.Peer):
             slots = ["--mode", "process", "--processes", str(base.SLOTS)]
         else:
             slots = ["--mode", "thread", "--threads", str(base.SLOTS)]
+        lease = ["--visibility-timeout", f"{base.LEASE_S:g}"] if base.LEASE_S else []
         ahead = "1" if base.MODE == "async" or not base.AHEAD else "32"
         return [
             sys.executable, "-m", "mayu", "worker", "peer_mayu:app",
-            *slots, "--prefetch-multiplier", ahead, "--log-level", "ERROR",
+            *slots, "--prefetch-multiplier", ahead, "--log-level", "ERROR", *lease,
         ]  # fmt: skip
 
 

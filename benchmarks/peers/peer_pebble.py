@@ -15,7 +15,7 @@ class Pebble(base.Peer):
     name = "pebble"
     distributions = ("pebble",)
     modes = ("process",)
-    settings = "defaults; no timeout on the tasks"
+    settings = "defaults; no timeout on the tasks. stop: ProcessFuture.cancel(), which ends the process"
     pace = 15_000
     local = True
 

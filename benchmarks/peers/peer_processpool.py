@@ -16,6 +16,7 @@ class ProcessPool(base.Peer):
     modes = ("process",)
     settings = "the standard library's, as it is; tasks are submitted one by one, without map's chunks"
     pace = 10_000
+    cannot_stop = dict.fromkeys(["process"], "Future.cancel() cannot stop what runs (library/concurrent.futures)")
     local = True
 
     def open(self) -> None:

@@ -57,9 +57,13 @@ class PyDocket(LoopPeer):
         "the check interval of 100 ms of that page, for the command line cannot be given execution_ttl or uvloop. "
         "max_connections above the concurrency, as that page says ('Redis Connection Pools'; 100 tasks at once fail on "
         "the default). bulk: add_many. results: ten get_result(timeout) at a time. results off: execution_ttl=0, 'for "
-        "maximum throughput' (docs/production, 'Fire-and-Forget Mode'). cancel: Docket.cancel"
+        "maximum throughput' (docs/production, 'Fire-and-Forget Mode'). cancel: Docket.cancel. lease: "
+        "redelivery_timeout"
     )
     pace = 1_000
+    cannot_stop = dict.fromkeys(["process"], "cancel() leaves what runs in asyncio.to_thread running")
+    not_soon_back = "back after redelivery_timeout, by default 5 minutes (docs/production; docket.Worker)"
+    lease = True
     waiters = 10
 
     @contextlib.asynccontextmanager
@@ -81,8 +85,6 @@ class PyDocket(LoopPeer):
         return await handle.get_result(timeout=timedelta(seconds=60))
 
     def cancel(self, handle: Any) -> None:
-        if base.MODE != "async":
-            raise base.NotOfferedError("cancel() leaves a function in a thread running")
         self.run(self._cancel(handle.key))
 
     async def _cancel(self, key: str) -> None:
@@ -101,8 +103,9 @@ async def serve() -> None:
     async with Docket(name="bench", url=URL, execution_ttl=TTL) as docket:
         for task in TASKS:
             docket.register(task)
+        lease = {"redelivery_timeout": timedelta(seconds=base.LEASE_S)} if base.LEASE_S else {}
         async with Worker(
-            docket, concurrency=CONCURRENCY, minimum_check_interval=timedelta(milliseconds=100)
+            docket, concurrency=CONCURRENCY, minimum_check_interval=timedelta(milliseconds=100), **lease
         ) as worker:
             await worker.run_forever()
 

@@ -8,7 +8,7 @@ from typing import Any
 import base
 import work
 
-from qworker import App, call
+from qworker import App, call, current
 
 app = App(base.URL, namespace="bench")
 ttl = {} if base.RESULTS else {"result_ttl": 0}
@@ -20,12 +20,26 @@ WRAPPED = {
 }
 
 
+@app.task
+def listening(body: str) -> str:
+    """Look whether it was asked to end, as docs/stopping.md says for code that loops."""
+    return work.listen(body, lambda: bool(current.asked))
+
+
+if base.MODE != "async":
+    WRAPPED["linger"] = listening
+
+
 class QWorker(base.Peer):
     name = "qworker"
     distributions = ("qworker-redis", "redis", "hiredis", "msgpack", "uvloop")
     modes = ("process", "thread", "async")
-    settings = "defaults; uvloop installed; --log-level warning, as every contestant's log is quiet"
+    settings = (
+        "defaults; uvloop installed; --log-level warning, as every contestant's log is quiet. stop: "
+        "Future.stop(wait=0), and functions look at current.asked (docs/stopping.md). lease: --lease"
+    )
     pace = 35_000
+    lease = True
 
     def close(self) -> None:
         app.close()
@@ -47,9 +61,10 @@ class QWorker(base.Peer):
 
     def command(self) -> list[str]:
         slots = f"{base.MODE}={base.SLOTS}"
+        lease = ["--lease", f"{base.LEASE_S:g}"] if base.LEASE_S else []
         return [
             sys.executable, "-m", "qworker", "start", "peer_qworker:app", "-c", slots,
-            "--pool", base.MODE, "--log-level", "warning",
+            "--pool", base.MODE, "--log-level", "warning", *lease,
         ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import base
 import redis
 from rq import Queue
+from rq.command import send_stop_job_command
 from rq.job import Job
 
 RESULT_TTL = 500 if base.RESULTS else 0  # 500 s is its default; 0 keeps nothing
@@ -20,9 +21,14 @@ class RQ(base.Peer):
     settings = (
         "rq worker-pool of SimpleWorkers (python-rq.org/docs/workers; docs/benchmark.md in its repository: six times"
         " as fast as the forking Worker, for jobs of milliseconds); enqueue_many; a blocking wait for results;"
-        " result_ttl=0 where results are off; --quiet"
+        " result_ttl=0 where results are off; --quiet. stop: send_stop_job_command (docs/workers), and the forking"
+        " Worker there, for what it does is to kill the fork"
     )
     pace = 600
+    not_soon_back = (
+        "maintenance, each 10 minutes, takes it for failed, and runs it again only where Retry is given "
+        "(docs/exceptions; DEFAULT_MAINTENANCE_TASK_INTERVAL in rq/defaults.py)"
+    )
 
     def open(self) -> None:
         self.redis = redis.Redis.from_url(base.URL, socket_timeout=None)  # its waits for results block for longer
@@ -46,12 +52,13 @@ class RQ(base.Peer):
         return result.return_value
 
     def cancel(self, handle: Job) -> None:
-        raise base.NotOfferedError("only a worker that forks for each job can stop one; a SimpleWorker cannot")
+        send_stop_job_command(self.redis, handle.id)
 
     def command(self) -> list[str]:
+        kind = "Worker" if base.STOPS else "SimpleWorker"
         return [
             sys.executable, "-m", "rq.cli", "worker-pool", "--url", base.URL,
-            "--worker-class", "rq.worker.SimpleWorker", "--num-workers", str(base.SLOTS), "--quiet", "bench",
+            "--worker-class", f"rq.worker.{kind}", "--num-workers", str(base.SLOTS), "--quiet", "bench",
         ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import base
 import uvloop
@@ -66,6 +66,14 @@ class SAQ(LoopPeer):
         " timeout=300 instead of 10 s; ttl=-1 where results are off; uvloop; log level warning"
     )
     pace = 2_500
+    cannot_stop: ClassVar[dict[str, str]] = {
+        "process": "abort() cancels coroutines, and one that blocks its loop is not interrupted by that",
+        "thread": "abort() cancels coroutines; a plain function runs on in its thread",
+    }
+    not_soon_back = (
+        "back after its timeout, here 300 s, at the next sweep, one a minute; by default it ends as aborted then, as a "
+        "job has one try (settings of Job: timeout, retries; queue.sweep)"
+    )
     at_once = 100  # the queue itself lets 20 through at a time
 
     @contextlib.asynccontextmanager

@@ -21,6 +21,7 @@ def make() -> tuple[Worker[None], dict[str, Any]]:
         concurrency=base.SLOTS if base.MODE != "process" else 32 if base.AHEAD else 1,
         sync_concurrency=1 if base.MODE == "process" else base.SLOTS,
         anyio_kwargs={"use_uvloop": True},
+        **({"idle_timeout": base.LEASE_S} if base.LEASE_S else {}),
     )
     return own, {
         function.__name__: own.task(name=function.__name__, silent=True, ttl=300 if base.RESULTS else 0)(
@@ -42,9 +43,12 @@ class StreaQ(LoopPeer):
         "prefetch, the no-op a coroutine; sync_concurrency=1 for functions that block; long among short: "
         "concurrency=1. thread, async: one worker, "
         "concurrency=SLOTS. anyio's use_uvloop; silent=True, as every contestant's log is quiet. bulk: enqueue_many. "
-        "results: ten result(timeout) at a time. results off: ttl=0. cancel: abort(timeout=0), coroutines only"
+        "results: ten result(timeout) at a time. results off: ttl=0. cancel: abort(timeout=0), coroutines only. lease: "
+        "idle_timeout"
     )
     pace = 1_300
+    cannot_stop = dict.fromkeys(("process", "thread"), "abort() leaves a function that runs in a thread running")
+    lease = True
     waiters = 10
 
     @contextlib.asynccontextmanager
@@ -67,8 +71,6 @@ class StreaQ(LoopPeer):
         return (await handle.result(timeout=60)).result
 
     def cancel(self, handle: Any) -> None:
-        if base.MODE != "async":
-            raise base.NotOfferedError("abort() leaves a function in a thread running")
         self.run(handle.abort(timeout=0))
 
     def command(self) -> list[str]:

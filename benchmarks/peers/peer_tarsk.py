@@ -32,6 +32,8 @@ class Tarsk(base.Peer):
     )
     pace = 8_000
     native = True
+    cannot_stop = dict.fromkeys(modes, "cancel() stops what has not started, by design (site/operating)")
+    not_soon_back = "back after the task's timeout and --lease-grace, by default 300 and 30 s (tarsk worker --help)"
 
     def submit(self, task: str, body: str) -> Any:
         return WRAPPED[task].send(body)
@@ -45,9 +47,6 @@ class Tarsk(base.Peer):
 
     def result(self, handle: Any) -> str:
         return app.result(handle).get(timeout=60, poll=0)
-
-    def cancel(self, handle: Any) -> None:
-        raise base.NotOfferedError("cancel() leaves a running task alone")
 
     def command(self) -> list[str]:
         if base.MODE == "process":

@@ -45,6 +45,8 @@ class TaskIQ(LoopPeer):
         "cancel"
     )
     pace = 2_500
+    cannot_stop = dict.fromkeys(modes, "it has no call that stops a task")
+    not_soon_back = "back after idle_timeout, by default 10 minutes (README of taskiq-redis: RedisStreamBroker)"
     waiters = 10
 
     @contextlib.asynccontextmanager

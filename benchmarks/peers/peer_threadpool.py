@@ -16,6 +16,7 @@ class ThreadPool(base.Peer):
     modes = ("thread",)
     settings = "the standard library's, as it is; tasks run in the producer's own process"
     pace = 80_000
+    cannot_stop = dict.fromkeys(["thread"], "Future.cancel() cannot stop what runs (library/concurrent.futures)")
     local = True
 
     def open(self) -> None:

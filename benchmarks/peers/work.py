@@ -19,6 +19,7 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 CELLS = 4096
 _lock = threading.Lock()
@@ -126,14 +127,23 @@ def timed(body: str) -> str:
 
 
 def linger(body: str) -> str:
-    """Wait for so long that only an end from outside ends it."""
-    time.sleep(60)
+    """`key`: wait until something interrupts it from outside."""
+    return listen(body, lambda: False)
+
+
+def listen(body: str, asked: Callable[[], bool]) -> str:
+    """`key`: note when it began and where, wait until it is asked to end or interrupted, and note when it saw that."""
+    note(f"{body}-began", time.monotonic(), os.getpid())
+    try:
+        while not asked():
+            time.sleep(0.000_5)
+    finally:
+        note(f"{body}-saw", time.monotonic(), 0)
     return body
 
 
 async def linger_async(body: str) -> str:
-    """`key`: note when it began, wait, and note when it saw that it was cancelled."""
-    note(f"{body}-began", time.monotonic(), 0)
+    note(f"{body}-began", time.monotonic(), os.getpid())
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
@@ -142,5 +152,29 @@ async def linger_async(body: str) -> str:
     return body
 
 
-TASKS = (noop, nap, burn, timed, linger)
-ASYNC_TASKS = {"noop": noop_async, "nap": nap_async, "linger": linger_async}
+def once(body: str) -> str:
+    """`key`: sleep for a minute, and the next time end at once: what a lost worker ran is seen to run again."""
+    if first(body):
+        time.sleep(60)
+    tick()
+    return body
+
+
+async def once_async(body: str) -> str:
+    if first(body):
+        await asyncio.sleep(60)
+    tick()
+    return body
+
+
+def first(key: str) -> bool:
+    """Whether nobody was here before with this key."""
+    try:
+        os.close(os.open(f"{os.environ['BENCH_TIMES']}.{key}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+TASKS = (noop, nap, burn, timed, linger, once)
+ASYNC_TASKS = {"noop": noop_async, "nap": nap_async, "linger": linger_async, "once": once_async}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..adapter import NotOfferedError
 from ..stage import Stage
+
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Scenario:
     important: bool = False  # part of the short run
     goals: tuple[Goal, ...] = ()
     rounds: int | None = None  # at most so many: for what takes long, or hardly varies
+    shares: str = ""  # scenarios that say the same here follow each other on one stage, with one worker
+    late: bool = False  # the last one there: what it leaves behind would be seen by the others
+    waits: bool = False  # it only waits: all contestants can do it at the same time, each on a server of its own
+    refuse: Callable[[Facts], None] = lambda _: None  # raises NotOfferedError for whom these facts bar
 
 
 RATE = (Figure("rate", "tasks/s"),)

@@ -10,14 +10,14 @@ from ..processes import cpu_seconds, pss_mib
 from ..stage import SMALL, Shape, Stage
 from .base import Figure, Goal, Scenario, needs_a_queue
 
-QUEUED = 20_000
-SETTLED_AFTER_S = 2.0
-IDLE_FOR_S = 6.0
+QUEUED = 5_000
+SETTLED_AFTER_S = 1.5
+IDLE_FOR_S = 4.0
 STARTED_WITHIN_S = 30.0
-ENDED_IN_S = 3.0
+ENDED_IN_S = 1.5
 RECORDED_S = 0.5
-BUSY_FOR_S = 4.0
-LOOK_EVERY_S = 0.2
+BUSY_FOR_S = 1.6
+LOOK_EVERY_S = 0.1
 
 
 def redis_bytes(stage: Stage) -> dict[str, float]:
@@ -78,9 +78,9 @@ def busy(stage: Stage) -> dict[str, float]:
 def idle(stage: Stage) -> dict[str, float]:
     """A worker with 2 processes that has run some tasks and has nothing to do now."""
     needs_a_queue(stage)
-    adapter = stage.adapter(Shape("process", 2))
-    worker = stage.warm_worker(adapter)
+    adapter, worker = stage.warm(Shape("process", 2))
     assert worker is not None
+    stage.run_some(adapter, worker)
     adapter.stop()  # what the producer calls is not the worker's
     lasts_s = 1.0 if stage.quick else IDLE_FOR_S
     time.sleep(min(lasts_s, SETTLED_AFTER_S))
@@ -102,7 +102,8 @@ def idle(stage: Stage) -> dict[str, float]:
 def start_up(stage: Stage) -> dict[str, float]:
     """From the start of the worker's command to the execution of a task that waits for it."""
     needs_a_queue(stage)
-    adapter = stage.adapter(Shape("process", 2))
+    shape = Shape("process", 2)
+    adapter = stage.adapter(shape)
     adapter.order("fill", task="noop", count=1, body=SMALL)
     command = adapter.order("worker")["command"]
     started = time.perf_counter()
@@ -111,14 +112,16 @@ def start_up(stage: Stage) -> dict[str, float]:
         if worker.ended or time.perf_counter() - started > STARTED_WITHIN_S:
             raise FailedError(f"no task was executed within {STARTED_WITHIN_S:g} s{worker.said()}")
         time.sleep(0.001)
-    return {"seconds": time.perf_counter() - started}
+    took_s = time.perf_counter() - started
+    stage.keep(shape, adapter, worker)
+    return {"seconds": took_s}
 
 
 SCENARIOS = (
     Scenario(
         "redis-bytes", "Redis memory per task",
         (Figure("bytes", "bytes, queued", "least"), Figure("ended", "bytes, ended with its result", "least")),
-        redis_bytes, important=True, goals=(Goal("bytes", 1.0, "queue"),), rounds=1,
+        redis_bytes, important=True, goals=(Goal("bytes", 1.0, "queue"),), rounds=2,
     ),
     Scenario(
         "idle", "An idle worker with 2 processes",
@@ -128,10 +131,13 @@ SCENARIOS = (
             Figure("messages", "messages to Redis/s", "least"),
             Figure("cpu", "% CPU", "least"),
         ),
-        idle, important=True, goals=(Goal("pss", 1.0, "queue"), Goal("messages", 2.0), Goal("cpu", 1.0)), rounds=1,
+        idle, important=True, goals=(Goal("pss", 1.0, "queue"), Goal("messages", 2.0), Goal("cpu", 1.0)), rounds=2,
+        shares="start", late=True,
     ),
     Scenario(
-        "busy", "A busy worker with 2 processes", (Figure("pss", "MiB of memory (PSS), most", "least"),), busy, rounds=1
+        "busy", "A busy worker with 2 processes", (Figure("pss", "MiB of memory (PSS), most", "least"),), busy, rounds=2
     ),
-    Scenario("start", "Start of a worker to its first task", (Figure("seconds", "s", "least"),), start_up),
+    Scenario(
+        "start", "Start of a worker to its first task", (Figure("seconds", "s", "least"),), start_up, shares="start"
+    ),
 )  # fmt: skip

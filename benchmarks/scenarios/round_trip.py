@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import partial
 
@@ -13,8 +12,8 @@ from ..processes import Process
 from ..stage import SMALL, Shape, Stage
 from .base import Figure, Goal, Scenario
 
-MEASURED_FOR_S = 2.0
-LEAST, MOST = 100, 2_000  # round trips; from a hundred on, a 95th percentile says something
+MEASURED_FOR_S = 1.0
+LEAST, MOST = 40, 2_000  # round trips; the fewest are of those who poll, and vary little
 LOAD_PER_S = 300
 LOAD_WITHIN_S = 30.0
 
@@ -24,16 +23,14 @@ LOADED = (*FIGURES, Figure("load", "tasks/s in all"))
 
 def alone(stage: Stage, shape: Shape) -> dict[str, float]:
     """Nothing else is queued."""
-    adapter = stage.adapter(shape)
-    return _figures(_measure(stage, adapter, stage.warm_worker(adapter)))
+    return _figures(_measure(stage, *stage.warm(shape)))
 
 
 def loaded(stage: Stage, shape: Shape) -> dict[str, float]:
     """Another producer submits no-op tasks all the while, at a pace that every contestant can keep up with."""
     if stage.facts["local"]:
         raise NotOfferedError("a local pool: no second producer")
-    adapter = stage.adapter(shape)
-    worker = stage.warm_worker(adapter)
+    adapter, worker = stage.warm(shape)
     filler = stage.adapter(shape)
     before = work.counted(str(stage.counter))
     filler.begin("steady", task="noop", body=SMALL, per_second=LOAD_PER_S, seconds=600)
@@ -48,11 +45,12 @@ def loaded(stage: Stage, shape: Shape) -> dict[str, float]:
 
 
 def _measure(stage: Stage, adapter: Adapter, worker: Process | None) -> list[float]:
-    """Return what each round trip took: as many as fit into the time, by a first few."""
-    order = partial(adapter.order, "round_trips", task="noop", body=SMALL, worker=worker)
-    first: list[float] = order(count=10)["seconds"]
-    count = min(MOST, max(LEAST, round(MEASURED_FOR_S / statistics.median(first))))
-    seconds: list[float] = order(count=stage.scaled(count))["seconds"]
+    """Return what each round trip took: as many as fit into the time."""
+    least, most = (5, 100) if stage.quick else (LEAST, MOST)
+    told = adapter.order(
+        "round_trips", task="noop", body=SMALL, worker=worker, least=least, most=most, seconds=MEASURED_FOR_S
+    )
+    seconds: list[float] = told["seconds"]
     return seconds
 
 
@@ -71,14 +69,18 @@ def _wait_for_load(stage: Stage, filler: Adapter, before: int) -> None:
 SCENARIOS = (
     Scenario(
         "round-trip", "Round trip, 2 processes, idle", FIGURES, partial(alone, shape=Shape("process", 2)),
-        important=True, goals=(Goal("p50", 0.75, "queue"), Goal("p50", 2.0, "processpool")),
+        important=True, goals=(Goal("p50", 0.75, "queue"), Goal("p50", 2.0, "processpool")), shares="process",
     ),
-    Scenario("round-trip-threads", "Round trip, 10 threads, idle", FIGURES, partial(alone, shape=Shape("thread", 10))),
     Scenario(
-        "round-trip-async", "Round trip, 100 coroutines, idle", FIGURES, partial(alone, shape=Shape("async", 100))
+        "round-trip-threads", "Round trip, 10 threads, idle", FIGURES, partial(alone, shape=Shape("thread", 10)),
+        shares="thread",
+    ),
+    Scenario(
+        "round-trip-async", "Round trip, 100 coroutines, idle", FIGURES, partial(alone, shape=Shape("async", 100)),
+        shares="async",
     ),
     Scenario(
         "round-trip-loaded", f"Round trip, 2 processes, beside {LOAD_PER_S} no-ops per second", LOADED,
-        partial(loaded, shape=Shape("process", 2)),
+        partial(loaded, shape=Shape("process", 2)), shares="process",
     ),
 )  # fmt: skip

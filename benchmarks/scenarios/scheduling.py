@@ -12,10 +12,10 @@ from ..figures import percentile
 from ..stage import Shape, Stage
 from .base import Figure, Goal, Scenario
 
-NAP_S, AT_ONCE, NAPS = 0.05, 100, 4_000
-BURN_S, BURNS = 0.005, 600
-SHORT_S, SHORTS = 0.005, 300
-LONG_S, LONGS = 0.5, 10
+NAP_S, AT_ONCE, NAPS = 0.05, 100, 3_000
+BURN_S, BURNS = 0.005, 400
+SHORT_S, SHORTS = 0.005, 210
+LONG_S, LONGS = 0.5, 7
 SLOTS = 2
 
 SHARE = (Figure("share", "of ideal"),)
@@ -100,7 +100,7 @@ SCENARIOS = (
         goals=(Goal("share", 0.98),),
     ),
     Scenario(
-        "mixed", "10 tasks of 0.5 s among 300 of 5 ms, 2 processes: p95 wait of the short ones",
+        "mixed", f"{LONGS} tasks of 0.5 s among {SHORTS} of 5 ms, 2 processes: p95 wait of the short ones",
         (Figure("by_ideal", "by the ideal one", "least"), Figure("p95", "ms", "least")), mixed, important=True,
         goals=(Goal("by_ideal", 1.1),),
     ),

@@ -6,16 +6,18 @@ import json
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import budget, comparison, environments, figures, ideal, noise, report, table
+from benchmarks import budget, comparison, environments, figures, ideal, noise, report, running, table
 from benchmarks.adapter import FailedError
-from benchmarks.alternation import turns
+from benchmarks.alternation import grouped, turns
 from benchmarks.results_file import ResultsFile
 from benchmarks.scenarios import SCENARIOS, Figure, Scenario
+from benchmarks.scenarios.base import Goal
 
 RATE = {"name": "rate", "unit": "tasks/s", "best": "most"}
 P50 = {"name": "p50", "unit": "ms", "best": "least"}
@@ -29,30 +31,44 @@ def cell(*values: float, figure: str = "rate", run: str = "r1", **more: object) 
 
 
 def test_contestants_take_turns_and_the_order_turns_round():
-    assert list(turns("ABC", 2)) == [(0, "A"), (0, "B"), (0, "C"), (1, "C"), (1, "B"), (1, "A")]
+    assert [turns("ABC", number) for number in (1, 2, 3)] == [["A", "B", "C"], ["C", "B", "A"], ["A", "B", "C"]]
+
+
+def test_scenarios_that_share_a_worker_follow_each_other_and_what_is_late_is_last_there():
+    one, two, three, four = (
+        scenario("1"),
+        scenario("2", shares="w", late=True),
+        scenario("3"),
+        scenario("4", shares="w"),
+    )
+
+    assert grouped([one, two, three, four]) == [[one], [four, two], [three]]
 
 
 # the time of a run
 
 
-def test_the_time_that_is_left_is_shared_out_by_weight():
+def test_a_round_is_made_when_it_fits_into_the_time_that_is_left():
     now = 0.0
-    shares = budget.Budget(10, [1, 2, 1], clock=lambda: now)
+    ten_minutes = budget.Budget(10, clock=lambda: now)
 
-    assert shares.share() == 150
-    now = 300.0  # the first one took longer than its share
-    assert shares.share() == 200
-    now = 700.0
-    assert shares.share() == 0
-    assert budget.Budget(None, [1]).share() is None
+    assert ten_minutes.allows(600)
+    now = 500.0
+    assert ten_minutes.allows(100)
+    assert not ten_minutes.allows(101)
+    assert budget.Budget(None).allows(1e9)
 
 
-def test_more_rounds_go_to_the_best_as_long_as_there_is_time():
-    took_s = {"a": 2.0, "b": 3.0, "c": 1.0}
+def test_a_goal_is_decided_by_us_and_the_best_of_those_it_is_held_against():
+    held = scenario(goals=(Goal("rate", 3.0, "queue"), Goal("rate", 2.0, "local pool")))
+    data = {
+        "scenarios": {held.name: {"figures": [RATE]}},
+        "cells": {held.name: {"qworker": cell(9), "a": cell(5), "b": cell(7), "c": cell(6), "pool": cell(1)}},
+        "contestants": {"qworker": {}, "a": {}, "b": {}, "c": {}, "pool": {"local": True}},
+    }
 
-    assert budget.affordable("abc", took_s, 11.0, rounds=2) == ["a", "b"]
-    assert budget.affordable("abc", took_s, -1.0, rounds=2) == []
-    assert budget.affordable("abc", took_s, None, rounds=2) == ["a", "b", "c"]
+    assert budget.deciding(held, data) == {"qworker", "b", "c", "pool"}
+    assert budget.deciding(scenario(), data) == set()
 
 
 def test_what_hangs_fails():
@@ -126,7 +142,9 @@ def test_what_ends_as_another_one_starts_does_not_overlap_it():
 def test_ours_is_compared_with_the_best_median_of_the_same_run():
     row = {"qworker": cell(300, 100, 200), "a": cell(90, 100, 110), "b": cell(50), "c": cell(900, run="r0")}
 
-    assert comparison.beside(row, RATE, ["a", "b", "c"]) == comparison.Beside(200, "a", 100, 2.0)
+    assert comparison.beside(row, RATE, ["a", "b", "c"]) == comparison.Beside(
+        200, "a", 100, 2.0, (300, 100, 200), (90, 100, 110)
+    )
 
 
 def test_a_ratio_over_one_means_better_also_where_less_is_better():
@@ -134,7 +152,7 @@ def test_a_ratio_over_one_means_better_also_where_less_is_better():
 
     found = comparison.beside(row, P50, ["a", "b"])
 
-    assert found == comparison.Beside(2.0, "b", 1.0, 0.5)
+    assert found == comparison.Beside(2.0, "b", 1.0, 0.5, (2.0,), (1.0,))
 
 
 def test_nothing_is_compared_with_those_that_have_no_figure():
@@ -180,8 +198,9 @@ def test_figures_of_one_unit_share_a_column():
 
 
 def test_a_cell_says_why_it_has_no_figure():
-    assert table.written(cell(1000, 3000, 2000), ["rate"]) == "2,000 (1,000-3,000)"
-    assert table.written(cell(1000, failed="…", failures=1), ["rate"]) == "1,000, failed once"
+    assert table.written(cell(1000, 3000, 2000), ["rate"]) == "2,000 (1,000-3,000) n=3"
+    assert table.written(cell(1000, failed="…", failures=1), ["rate"]) == "1,000 n=1, failed once"
+    assert table.written(cell(not_offered="not there", cannot="not there"), ["rate"]) == table.CANNOT
     assert table.written(cell(failed="…", failures=2), ["rate"], " [a]") == "failed [a]"
     assert table.written(cell(not_offered="no threads"), ["rate"]) == table.NOTHING
     assert table.written(None, ["rate"]) == ""
@@ -230,8 +249,8 @@ def test_an_environment_that_is_not_there_or_could_not_be_made_says_so(tmp_path,
 # the file of results
 
 
-def scenario(name: str = "results") -> Scenario:
-    return Scenario(name, "Results", (Figure("rate", "tasks/s"),), measure=lambda _: {})
+def scenario(name: str = "results", **more: Any) -> Scenario:
+    return Scenario(name, "Results", (Figure("rate", "tasks/s"),), measure=lambda _: {}, **more)
 
 
 FACTS = {
@@ -241,6 +260,7 @@ FACTS = {
     "server": {"redis": "7", "settings": '--save ""'},
     "rounds": 2,
     "quick": False,
+    "minutes": None,
 }  # fmt: skip
 
 
@@ -274,6 +294,23 @@ def test_a_second_run_replaces_its_own_cells_and_keeps_the_others(tmp_path, monk
     assert set(json.loads(path.read_text())["runs"]) == {"r2", "r3"}, "nothing of r1 is left"
 
 
+def test_a_run_that_was_broken_off_goes_on_when_nothing_else_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "bench" / "results.json"
+    write_run(path, monkeypatch, "r1", qworker=[1.0])
+    later = {**FACTS, "rounds": 3, "machine": {**FACTS["machine"], "commit": "abc-dirty", "load_before": 7}}
+
+    file = ResultsFile(path)
+
+    assert file.go_on(later) == "r1"
+    assert file.data["runs"]["r1"]["rounds"] == 3
+    assert file.peek("results", "qworker", "r1")["rounds"] == [{"rate": 1.0}]
+    assert file.peek("results", "qworker", "r2") == file.peek("results", "rq", "r1") == {}
+    with pytest.raises(SystemExit, match="run r1 cannot go on, its machine was another one"):
+        file.go_on({**FACTS, "machine": {**FACTS["machine"], "commit": "def"}})
+    with pytest.raises(SystemExit, match="there is no run in"):
+        ResultsFile(tmp_path / "none.json").go_on(FACTS)
+
+
 def test_the_page_marks_figures_of_another_run_and_compares_them_with_nobodys(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_VENVS", str(tmp_path / "none"))
     results, page = tmp_path / "bench" / "results.json", tmp_path / "bench.md"
@@ -285,12 +322,12 @@ def test_the_page_marks_figures_of_another_run_and_compares_them_with_nobodys(tm
     text = page.read_text()
     assert said[0].startswith("no plots: it has no environment")
     assert "[bench/results.json](bench/results.json)" in text
-    assert "| Results: tasks/s | 4,000 | huey 2,000 | 2.00 |" in text
+    assert "| Results: tasks/s | 4,000 n=1 | huey 2,000 n=1 | 2.00 |" in text
     assert "**Figures marked [a] are of another run**" in text
     assert {line for line in text.splitlines() if line.startswith(("| rq", "| **qworker", "| huey"))} == {
-        "| **qworker** | 4,000 |",
-        "| huey | 2,000 |",
-        "| rq | 100 [a] |",
+        "| **qworker** | 4,000 n=1 |",
+        "| huey | 2,000 n=1 |",
+        "| rq | 100 n=1 [a] |",
     }
 
 
@@ -299,3 +336,18 @@ def test_every_scenario_names_what_it_gives():
     for one in SCENARIOS.values():
         assert one.figures
         assert len({figure.name for figure in one.figures}) == len(one.figures)
+
+
+def test_a_run_measures_what_it_lacks_of_a_round(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.results_file.run_id", lambda: "r1")
+    file = ResultsFile(tmp_path / "results.json")
+    one = object.__new__(running.Run)  # without a server: nothing is measured
+    one.file, one.id = file, file.start_run(FACTS)
+
+    assert one._lacks(scenario(), "qworker", 1)
+    file.cell("results", "qworker", "r1")["turns"] = 1
+    assert not one._lacks(scenario(), "qworker", 1)
+    assert one._lacks(scenario(), "qworker", 2)
+    assert not one._lacks(scenario(rounds=1), "qworker", 2)
+    file.cell("results", "rq", "r1")["not_offered"] = "no threads"
+    assert not one._lacks(scenario(), "rq", 1)
