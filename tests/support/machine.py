@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import wait_until
+
 
 def need_root(what: str) -> None:
     """Skip the test unless root runs it."""
@@ -101,10 +103,17 @@ def cgroup(controller: str) -> Iterator[Path]:
     try:
         yield group
     finally:
-        for pid in _words(group / "cgroup.procs"):
-            with contextlib.suppress(OSError):
-                (root / "cgroup.procs").write_text(pid)
+        wait_until(lambda: _emptied(group, root), description="the control group to be empty")
+
+
+def _emptied(group: Path, root: Path) -> bool:
+    """Put what is in a group back, and remove it; False if something came or was dying meanwhile."""
+    for pid in _words(group / "cgroup.procs"):
+        with contextlib.suppress(OSError):
+            (root / "cgroup.procs").write_text(pid)
+    with contextlib.suppress(OSError):
         group.rmdir()
+    return not group.exists()
 
 
 def _words(file: Path) -> list[str]:
