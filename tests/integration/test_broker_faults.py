@@ -167,12 +167,16 @@ def test_a_full_server_refuses_submits_whole_and_drains(new_server: MakeServer, 
 
         with pytest.raises(ServerFull, match=r"cannot submit 2 task\(s\) to queue 'q': .* refused the call whole"):
             seed(broker, "x", "y")
+        with pytest.raises(ServerFull, match="refused the call whole"):
+            seed(broker, "x", given=False, size=5_000)
 
         assert [found.alive for found in broker.peek(QUEUE, ["x", "y"])] == [False, False]
         assert broker.renew(QUEUE, claims=[name("c1")], lease_ms=15_000).lost == ()
         assert stop(broker, "t0", "t10")[0].code == "requested"
-        codes = broker.settle(QUEUE, [end("t0", "c1"), end("t1", "c1", state=State.FAILED), Release("t2", name("c1"))])
+        large = end("t0", "c1", text=b"." * 5_000)
+        codes = broker.settle(QUEUE, [large, end("t1", "c1", state=State.FAILED), Release("t2", name("c1"))])
         assert codes.codes == ("ok", "ok", "ok")
+        assert broker.outcomes(QUEUE, ["t0"]) == (large.value,)
         assert len(window.tasks) == 6
         assert ids(take(broker, "c2", 3)) == ["t2", "t6", "t7"]
         assert broker.rescue_worker(QUEUE, "host:1:aaaa") == 6

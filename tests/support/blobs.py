@@ -25,5 +25,4 @@ def make_value(text: bytes = b"done", *, blob: bytes = b"\0" * 8, claim: str = "
 
 
 def _text(text: bytes) -> bytes:
-    assert len(text) < 256
-    return b"\xd9" + bytes([len(text)]) + text
+    return b"\xd9" + bytes([len(text)]) + text if len(text) < 256 else b"\xda" + len(text).to_bytes(2, "big") + text

@@ -72,6 +72,8 @@ def _producer(me: Broker, helper: Broker) -> None:
         pass
     me.submit(QUEUE, Line(), [item("plain", client=CLIENT)], given=False)
     me.submit(QUEUE, Line(), [item("given")], given=True)
+    me.submit(QUEUE, Line("thread"), [item("large", line=Line("thread"), size=5_000)], given=False)
+    me.outcomes(QUEUE, ["never"])
     me.submit(QUEUE, Line(), [item("later", delay_ms=60_000), item("late", deadline_ms=1)], given=False)
     me.peek(QUEUE, ["plain", "never"])
     me.progress(QUEUE, ["plain"])
@@ -111,7 +113,9 @@ def _worker(me: Broker, helper: Broker) -> None:
     while not {"lost", "due"} <= brought:
         brought.update(task.id for task in take(me, next(claims)).tasks)
     seed(helper, *"abcdefg", client=CLIENT)
+    seed(helper, "large", given=False, size=5_000)
     take(me, "c1")
+    me.settle(QUEUE, [end("large", "c1", text=b"." * 5_000)])
     me.renew(
         QUEUE, claims=[name("c1")], lease_ms=LEASE_MS, started=[StartedTask(name("c1"), "a", 5)],
         notes=[Note(name("c1"), "a", CLIENT, b"cursor", b"progress")],

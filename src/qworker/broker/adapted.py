@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .connection import options
-from .driver import translated
+from .driver import inside, translated
 from .sockets import Connection
 
 
@@ -41,11 +41,11 @@ class Adapted:
     async def open(self) -> None:
         await self._do(self._connection.connect())
 
-    async def send(self, packed: bytes) -> None:
+    async def send(self, *packed: bytes) -> None:
         await self._do(self._connection.send_packed_command(packed))
 
     async def reply(self) -> Any:
-        return await self._do(self._connection.read_response(disconnect_on_error=False))
+        return inside(await self._do(self._connection.read_response(disconnect_on_error=False)))
 
     async def ask(self, packed: bytes, within_s: float) -> Any:
         async with asyncio.timeout(within_s):

@@ -13,11 +13,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hiredis
 
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
-from . import group_calls
+from . import group_calls, together
 from .calls import Call, Owner
 from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, wire
 from .flows import Flow
@@ -104,7 +106,11 @@ class AsyncBroker(Verbs):
                     if tries.load and call.script is not None:
                         await connection.ask(pack(("SCRIPT", "LOAD", call.script.text)), within_s)
                     sent = True
-                    reply = await connection.ask(pack(wire(tries.call)), within_s)
+                    asked = tries.call
+                    if asked.before or asked.after:
+                        reply = await _ask_together(connection, asked, within_s)
+                    else:
+                        reply = await connection.ask(pack(wire(asked)), within_s)
                 except BaseException as exc:
                     if not in_step(exc):
                         await connection.close()
@@ -235,6 +241,19 @@ class AsyncBroker(Verbs):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def _ask_together(connection: Connection, call: Call[Any], within_s: float) -> Any:
+    """Send a call that is more than a script, and read all its replies."""
+    replies: list[Any] = []
+    async with asyncio.timeout(within_s):
+        await connection.send(*together.packed(call))
+        for _ in range(together.answers(call)):
+            try:
+                replies.append(await connection.reply())
+            except hiredis.ReplyError as error:
+                replies.append(error)
+    return together.answer(call, replies)
 
 
 def _read_hint(data: bytes) -> StopHint | WatchHint | None:

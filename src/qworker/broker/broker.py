@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hiredis
 
 from ..errors import BrokerUnavailable
 from ..ids import new_token
+from . import together
 from .calls import Call, Owner, command
-from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, wire
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url
 from .flows import Flow
 from .hello import FAULTS, Address, pack
 from .keys import Keyspace
-from .links import Links, Plain
+from .links import Link, Links, Plain
 from .verbs import Verbs
 
 if TYPE_CHECKING:
@@ -77,15 +80,16 @@ class Broker(Verbs):
         while True:
             sent = False
             try:
-                packed = pack(wire(tries.call))
+                asked = tries.call
+                packed = together.packed(asked)
                 script = call.script if tries.load else None
-                link = links.send(packed if script is None else pack(("SCRIPT", "LOAD", script.text)))
+                link = links.send(*packed) if script is None else links.send(pack(("SCRIPT", "LOAD", script.text)))
                 try:
                     if script is not None:
                         link.reply()
-                        link.send(packed)
+                        link.send(*packed)
                     sent = True
-                    reply = link.reply()
+                    reply = _replies(link, asked) if asked.before or asked.after else link.reply()
                 except BaseException as exc:
                     if in_step(exc):
                         links.give(link)
@@ -142,6 +146,17 @@ class Broker(Verbs):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _replies(link: Link, call: Call[Any]) -> Any:
+    """Read all replies of a call that is more than a script."""
+    replies: list[Any] = []
+    for _ in range(together.answers(call)):
+        try:
+            replies.append(link.reply())
+        except hiredis.ReplyError as error:
+            replies.append(error)
+    return together.answer(call, replies)
 
 
 class Subscription:

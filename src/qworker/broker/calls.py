@@ -34,6 +34,11 @@ class Call(NamedTuple, Generic[T]):
     again: Callable[[], Call[T]] | None = None
     unanswered: Callable[[str], Exception] | None = None  # the error when it was sent, and not answered in time
     refused: Callable[[str], Exception] | None = None  # the error when the script refuses, from the id that it names
+    # Plain commands that are done together with the script, or not at all (together.py); and the same without them, for
+    # a full server.
+    before: Sequence[Sequence[Arg]] = ()
+    after: Sequence[Sequence[Arg]] = ()
+    alone: Callable[[], Call[T]] | None = None
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from .. import codec, ids
 from ..errors import BrokerError, BrokerUnavailable, DecodeError
 from ..lifecycle import State
 from ..model import Draft, Outcome
-from ..views import Inspection
+from ..views import Inspection, Peeked
 from . import unstarted
 from .broker import Broker
 from .following import Following
@@ -41,7 +41,7 @@ from .sending import Post, Sending
 from .values import StopAnswer
 
 if TYPE_CHECKING:
-    from ..views import Peeked, WorkerRecord
+    from ..views import WorkerRecord
 
 __all__ = ["Client"]
 
@@ -49,7 +49,8 @@ _log = logging.getLogger("qworker.client")
 
 ROUND_EVERY_S = 2.0
 PEEK_SIZE = 64  # ids a call; each may bring an outcome of 1 MiB
-FETCH_SIZE = 4  # of outcomes that are known to be large
+FETCH_SIZE = 4  # of outcomes that are known to be large, until it is known how large
+FETCH_BYTES = 4 << 20
 LOOK_TIMEOUT_S = 1.0  # for questions that must not hold up anybody
 EXIT_WAIT_S = 0.05
 
@@ -76,6 +77,7 @@ class Client:
         self.groups = OwnedGroups(self._broker, self._look, self._sending.now_ms)
         self._posts: deque[Post] = deque()
         self._fetch: set[str] = set()
+        self._fetch_size = FETCH_SIZE
         self._round_at = 0.0
         self._missed = False  # a push was lost, or a connection on which there may have been some: ask about everything
         self._ear = Listening(self._broker, self.id, address, timeout_s=timeout_s)
@@ -274,9 +276,7 @@ class Client:
 
     def _ask(self, now: float) -> None:
         if self._fetch:
-            wanted = list(self._fetch)
-            self._peek(wanted, FETCH_SIZE)
-            self._fetch.difference_update(wanted)
+            self._fetch_outcomes()
         self._peek(self.registry.hurried(now), PEEK_SIZE)
         if self._missed or now >= self._round_at:
             wanted = self.registry.next_round(everything=self._missed)
@@ -296,6 +296,22 @@ class Client:
                     self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
                 raise
         self._ear.answered()
+
+    def _fetch_outcomes(self) -> None:
+        for queue, locals_ in ids.by_queue(list(self._fetch)):
+            while locals_:
+                part, locals_ = locals_[: self._fetch_size], locals_[self._fetch_size :]
+                self._fetch_size = FETCH_SIZE  # for the next time, should this fail
+                found = self._look.outcomes(queue, part)
+                largest = max(len(outcome or b"") for outcome in found)
+                self._fetch_size = max(FETCH_SIZE, min(PEEK_SIZE, FETCH_BYTES // max(1, largest)))
+                for local, outcome in zip(part, found, strict=True):
+                    full = ids.join_id(queue, local)
+                    self._fetch.discard(full)
+                    if outcome is None:
+                        self.registry.hurry((full,))  # it has expired: a peek says what that means
+                    else:
+                        self._take_peek(queue, Peeked(local, outcome=outcome))
 
     def _peek(self, wanted: Sequence[str], size: int) -> None:
         for queue, locals_ in ids.by_queue(wanted):

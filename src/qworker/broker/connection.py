@@ -162,6 +162,9 @@ class Attempts(Generic[T]):
         self.reconnect = code in _MOVED_AWAY
         if self.load and self._tries == 1:
             return 0.0
+        if code == "OOM" and self.call.alone is not None:
+            self.call = self.call.alone()
+            return 0.0
         if code and code != "NOSCRIPT" and code not in _PASSING | _MOVED_AWAY:
             raise self._refusal(code, exc) from exc
         if sent and not code:

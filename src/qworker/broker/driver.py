@@ -42,6 +42,13 @@ def translated(error: RedisError) -> Exception:
     return hiredis.ReplyError(text if text.startswith(code) else f"{code} {text}")
 
 
+def inside(reply: Any) -> Any:
+    """Return a reply, with the errors in it (of a transaction's commands) as our own connections would have them."""
+    if isinstance(reply, list):
+        return [translated(part) if isinstance(part, RedisError) else part for part in reply]
+    return reply
+
+
 class Driven:
     """One connection of redis-py's."""
 
@@ -51,11 +58,11 @@ class Driven:
     def open(self) -> None:
         self._do(self._connection.connect)
 
-    def send(self, packed: bytes) -> None:
-        self._do(self._connection.send_packed_command, (packed,), check_health=False)
+    def send(self, *packed: bytes) -> None:
+        self._do(self._connection.send_packed_command, packed, check_health=False)
 
     def reply(self) -> Any:
-        return self._do(self._connection.read_response, disconnect_on_error=False)
+        return inside(self._do(self._connection.read_response, disconnect_on_error=False))
 
     def waits(self, timeout_s: float) -> bool:
         found: bool = self._do(self._connection.can_read, timeout_s)

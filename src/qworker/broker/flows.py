@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import BrokerError, ServerFull, ServerUnfit
 from ..lifecycle import State
-from ..model import Line, Record
+from ..model import Line, Record, Window
 from ..views import Inspection, QueueStats, WorkerRecord
 from . import producer_calls, worker_calls
 from .calls import Call, Owner, command
@@ -75,7 +75,31 @@ def _after_opening(owner: Owner, queue: str, call: Call[T], *, full_ok: bool) ->
 
 
 submit = _opened(producer_calls.submit, full_ok=False)
-claim = _opened(worker_calls.claim, full_ok=True)
+
+
+def _fetching(
+    build: Callable[Concatenate[Owner, str, P], Call[Window]],
+) -> Callable[Concatenate[Owner, str, P], Flow[Window]]:
+    """A verb that opens its queue, and fetches what a script leaves out of a window: the large blobs."""
+
+    @functools.wraps(build)
+    def verb(owner: Owner, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Flow[Window]:
+        call = build(owner, queue, *args, **kwargs)
+        if queue not in owner.opened:
+            yield from ensure_open(owner, queue, full_ok=True)
+        window: Window = yield call
+        large = [task.id for task in window.tasks if not task.blob]
+        if not large:
+            return window
+        blobs = dict(zip(large, (yield worker_calls.bodies(owner, queue, large)), strict=True))
+        # One that is gone has ended under another claim: so this one has lapsed meanwhile, and lost it.
+        tasks = [task._replace(blob=blobs.get(task.id) or task.blob) for task in window.tasks]
+        return dataclasses.replace(window, tasks=tuple(task for task in tasks if task.blob))
+
+    return verb
+
+
+claim = _fetching(worker_calls.claim)
 
 
 def queues(owner: Owner) -> Flow[tuple[str, ...]]:

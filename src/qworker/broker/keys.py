@@ -63,6 +63,10 @@ class QueueKeys:
         prefix = f"{self.prefix}result:"
         return tuple([(prefix + local).encode() for local in locals_])
 
+    def stash(self, local: str) -> bytes:
+        """Where a large outcome lies until the script that comes right behind makes it the task's."""
+        return f"{self.prefix}stash:{local}".encode()
+
     def of(self, names: tuple[str, ...], line: Line | None = None) -> tuple[bytes, ...]:
         """The keys that a script's header names, in its order.
 

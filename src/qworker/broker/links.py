@@ -21,6 +21,8 @@ import hiredis
 from .hello import Address, judge, pack
 
 _CHUNK = 65_536
+_MORE = getattr(socket, "MSG_MORE", 0)
+_LARGE_CHUNK = 1 << 20  # once an answer turned out to be longer than that
 
 
 class Link(Protocol):
@@ -29,7 +31,7 @@ class Link(Protocol):
     def open(self) -> None:
         """Connect, and say who we are."""
 
-    def send(self, packed: bytes) -> None:
+    def send(self, packed: bytes, *more: bytes) -> None:
         """Write one command, or several. When this raises, the last of them did not reach the server whole."""
 
     def reply(self) -> Any:
@@ -83,7 +85,7 @@ class Links:
         self.made += 1
         return link
 
-    def send(self, packed: bytes) -> Link:
+    def send(self, *packed: bytes) -> Link:
         """Write to a connection that nobody uses, and return it. When this raises, nothing was done on the server."""
         if self._pid != os.getpid():
             self._idle, self._pid = [], os.getpid()  # in a forked child: they are the parent's
@@ -94,7 +96,7 @@ class Links:
                 link, was_idle = self.make(), False
             try:
                 if not was_idle or link.fresh():
-                    link.send(packed)
+                    link.send(*packed)
                     return link
                 link.close()
             except BaseException as error:
@@ -149,7 +151,10 @@ class Plain:
             except hiredis.ReplyError as error:
                 judge(command, error)
 
-    def send(self, packed: bytes) -> None:
+    def send(self, packed: bytes, *more: bytes) -> None:
+        for piece in more:  # one after the other: what is large is not copied beside the rest first
+            self._socket.sendall(packed, _MORE)
+            packed = piece
         self._socket.sendall(packed)
 
     def reply(self) -> Any:
@@ -173,13 +178,13 @@ class Plain:
         try:
             while (reply := self._reader.gets()) is False:
                 self._socket.settimeout(max(0.001, ends - time.monotonic()))
-                self._reader.feed(self._receive())
+                self._reader.feed(self._receive(_LARGE_CHUNK))
         finally:
             self._socket.settimeout(self._timeout_s)
         return reply
 
-    def _receive(self) -> bytes:
-        data = self._socket.recv(_CHUNK)
+    def _receive(self, most: int = _CHUNK) -> bytes:
+        data = self._socket.recv(most)
         if not data:
             raise ConnectionError("the server closed the connection")
         return data

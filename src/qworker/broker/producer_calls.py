@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import Conflict, SubmitUnknown
@@ -10,6 +11,7 @@ from ..model import Line
 from ..views import Peeked
 from .calls import Call, Owner, command, script_call
 from .scripts import Arg
+from .together import LARGE
 from .values import WATCH, ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
 
 _SUBMIT_CODES: Mapping[int, SubmitCode] = {ord("o"): "ok", ord("s"): "same", ord("e"): "ended"}
@@ -22,12 +24,19 @@ def open_queue(owner: Owner, queue: str) -> Call[tuple[int, str]]:
 
 
 def submit(
-    owner: Owner, queue: str, line: Line, items: Sequence[SubmitItem], *, given: bool, resend: bool = False
+    owner: Owner,
+    queue: str,
+    line: Line,
+    items: Sequence[SubmitItem],
+    *,
+    given: bool,
+    resend: bool = False,
+    beside: bool = True,
 ) -> Call[Submitted]:
     """Queue tasks on one line, all or none, and ring for a worker. At most about 1,000 items a call; callers send 256.
 
     `given`: the ids were given by a caller; `resend`: they were sent before. Either way they may have ended meanwhile,
-    which is then looked up.
+    which is then looked up. `beside`: large blobs with ids that were never used are written beside the script.
 
     Raises:
         Conflict: an id is taken by other content. Nothing of this call is queued.
@@ -37,11 +46,14 @@ def submit(
         ServerUnfit: the queue's data has another schema.
     """
     unique = items if len(items) == 1 else _unique(queue, items)
-    timed = [item for item in unique if item.delay_ms or item.deadline_ms]
+    check = given or resend
+    large = [item for item in unique if len(item.blob) > LARGE] if beside and not check else ()
+    timed = large or [item for item in unique if item.delay_ms or item.deadline_ms]
     rest: list[Arg] = []
     for item in unique:
+        if large and len(item.blob) > LARGE:
+            item = item._replace(blob=item.blob[:8])
         rest += item if timed else item[:2]  # its fields are the script's arguments
-    check = given or resend
     script, keys, args = script_call(
         owner,
         queue,
@@ -61,7 +73,9 @@ def submit(
             codes = tuple([by_id[item.id] for item in items])
         return Submitted(int(reply[0]), codes)
 
-    again = None if check else lambda: submit(owner, queue, line, items, given=given, resend=True)
+    again = None if check else partial(submit, owner, queue, line, items, given=given, resend=True)
+    alone = partial(submit, owner, queue, line, items, given=given, beside=False) if large else None
+    after = [("HSETNX", keys[0], item.id, item.blob) for item in large]
 
     def unanswered(text: str) -> SubmitUnknown:
         return SubmitUnknown(
@@ -73,7 +87,7 @@ def submit(
         return _conflict(queue, local)
 
     verb = f"submit {len(items)} task(s) to queue {queue!r}"
-    return Call(verb, script, keys, args, parse, again, unanswered, refused)
+    return Call(verb, script, keys, args, parse, again, unanswered, refused, after=after, alone=alone)
 
 
 def _unique(queue: str, items: Sequence[SubmitItem]) -> Sequence[SubmitItem]:
@@ -173,6 +187,15 @@ def peek(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[Peeked, ...
         )
 
     return Call(f"look up {len(ids)} task(s) in queue {queue!r}", script, keys, args, parse)
+
+
+def outcomes(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[bytes | None, ...]]:
+    """Return the outcomes of tasks that are known to have ended; None where it is not kept any more.
+
+    As `peek`, for large ones: a script would copy each of them twice more, and hash it.
+    """
+    keys = owner.queue(queue).results(ids)
+    return command(f"fetch {len(ids)} outcome(s) of queue {queue!r}", "MGET", *keys, parse=tuple)
 
 
 def watch(owner: Owner, queue: str, local: str, worker: str) -> Call[int]:

@@ -1,8 +1,9 @@
 """The text that Redis keeps of a claimed, delayed or flagged task, and the `Record` that it stands for.
 
-    state claim line stop run attempt deliveries losses exact started_ms deadline_ms once
+    state claim line stop run attempt deliveries losses exact started_ms deadline_ms once l
     c     k2m…  e    -    1   1       1          0      0     0          0           0
 
+The last word is there when the task's blob is too large to be brought into a script, so that claims leave it alone.
 State, claim (12 characters), line and the start of `stop` sit at fixed places, so that scripts compare them without
 taking the text apart. `-` is no stop, `d` one with the task's own grace, a number one with that grace in ms. A task
 that is not held keeps the last claim's id, unless that claim was rescued: so a settle that comes twice is known.
@@ -37,7 +38,7 @@ def read_record(text: bytes | None) -> Record:
     if not text:
         return Record()
     try:
-        state_code, claim, _line, stop, *numbers = text.decode("ascii").split(" ")
+        state_code, claim, _line, stop, *numbers = text.decode("ascii").removesuffix(" l").split(" ")
         if max(map(len, numbers)) >= _DIGITS:
             raise ValueError("a number that nobody counted to")
         run, attempt, deliveries, losses, exact, started_ms, deadline_ms, once = map(int, numbers)

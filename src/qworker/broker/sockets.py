@@ -28,8 +28,8 @@ class Connection(Protocol):
     async def open(self) -> None:
         """Connect, and say who we are."""
 
-    async def send(self, packed: bytes) -> None:
-        """Write a command."""
+    async def send(self, *packed: bytes) -> None:
+        """Write a command, or several."""
 
     async def reply(self) -> Any:
         """Wait for the next reply, or the next pushed message; raises hiredis.ReplyError for an error of the server."""
@@ -118,10 +118,10 @@ class Plain(asyncio.Protocol):
             except hiredis.ReplyError as error:
                 judge(command, error)
 
-    async def send(self, packed: bytes) -> None:
+    async def send(self, *packed: bytes) -> None:
         if self._transport is None or self._lost is not None:
             raise self._lost or ConnectionError("the connection is closed")
-        self._transport.write(packed)
+        self._transport.writelines(packed)
 
     async def reply(self) -> Any:
         while not self._replies:

@@ -50,6 +50,7 @@ class Verbs:
     # What producers do.
     submit = _verb(flows.submit)
     peek = _verb(producer_calls.peek)
+    outcomes = _verb(producer_calls.outcomes)
     stop = _verb(producer_calls.stop)
     expire = _verb(producer_calls.expire)
     progress = _verb(producer_calls.progress)

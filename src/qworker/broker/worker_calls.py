@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..errors import DecodeError
@@ -26,6 +27,7 @@ from ..model import (
 from .calls import Call, Owner, command, read_stops, script_call
 from .records import read_record
 from .scripts import Arg
+from .together import LARGE
 from .values import Note, SettleReply, StartedTask
 
 _SETTLE_CODES: Mapping[int, Settled] = {ord("o"): "ok", ord("l"): "lost", ord("a"): "again", ord("s"): "stopped"}
@@ -78,6 +80,12 @@ def claim(
         epoch=owner.token,
     )
     return Call(f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply))
+
+
+def bodies(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[bytes | None, ...]]:
+    """Fetch the blobs of tasks; None where there is none any more."""
+    key = owner.queue(queue).of(("bodies",))[0]
+    return command(f"fetch {len(ids)} task(s) of queue {queue!r}", "HMGET", key, *ids, parse=tuple)
 
 
 def claim_ids(
@@ -163,11 +171,13 @@ def settle(
     worker: str = "",
     claims: Sequence[str] = (),
     resend: bool = False,
+    beside: bool = True,
 ) -> Call[SettleReply]:
     """Record outcomes, retries, losses and releases, each only if its claim still holds the task.
 
     `claims`: further open claims whose waiting stops the reply should bring. `resend`: it may have been applied before,
-    so a refusal proves nothing and is not counted.
+    so a refusal proves nothing and is not counted. `beside`: large outcomes are written beside the script, which a full
+    server refuses; then they go through it.
 
     Raises:
         ValueError: two items name the same task.
@@ -175,26 +185,32 @@ def settle(
     if len({item.id for item in items}) != len(items):
         raise ValueError(f"cannot settle in queue {queue!r}: two items name the same task")
     # Ends first, grouped by what they share: a window of like tasks costs three arguments a task.
-    groups: dict[tuple[str, State, int, str], tuple[list[int], list[str], list[Arg]]] = {}
+    groups: dict[tuple[str, State, int, str], tuple[list[int], list[str], list[Arg], list[tuple[Arg, ...]]]] = {}
+    keys_of = owner.queue(queue)
     moves: list[int] = []
     for place, item in enumerate(items):
         if isinstance(item, End):
             local, claim, state, value, ttl_ms, client, hint = item
             group = groups.get((claim, state, ttl_ms, client))
             if group is None:
-                group = groups[claim, state, ttl_ms, client] = [], [], []
-            places, locals_, parts = group
+                group = groups[claim, state, ttl_ms, client] = [], [], [], []
+            places, locals_, parts, large = group
             places.append(place)
             locals_.append(local)
+            if len(value) > LARGE and beside:
+                large.append(("SET", keys_of.stash(local), value, "PX", ttl_ms))
+                value = b""
             parts += (local, value, hint)
         else:
             moves.append(place)
     order: list[int] = []
     ended: list[str] = []
     rest: list[Arg] = []
-    for (claim, state, ttl_ms, client), (places, locals_, parts) in groups.items():
+    before: list[tuple[Arg, ...]] = []
+    for (claim, state, ttl_ms, client), (places, locals_, parts, large) in groups.items():
         rest += (claim, CODES[state], ttl_ms, "" if client in _NOBODY else client, len(places))
         rest += parts
+        before += large
         order += places
         ended += locals_
     for place in moves:
@@ -211,9 +227,12 @@ def settle(
         worker=worker,
         resend=int(resend),
         inbox=owner.keyspace.inbox_prefix,
+        stashed=len(before),
         groups=len(groups),
         moves=len(moves),
     )
+    if before:
+        keys = (*keys, *[command[1] for command in before])
 
     def parse(reply: Any) -> SettleReply:
         letters, *stops = reply
@@ -222,8 +241,10 @@ def settle(
             codes[place] = _SETTLE_CODES[letter]
         return SettleReply(tuple(codes), read_stops(stops))
 
-    again = None if resend else lambda: settle(owner, queue, items, worker=worker, claims=claims, resend=True)
-    return Call(f"settle {len(items)} task(s) in queue {queue!r}", script, keys, args, parse, again)
+    alone = partial(settle, owner, queue, items, worker=worker, claims=claims, resend=resend, beside=False)
+    again = None if resend else partial(alone, resend=True)
+    verb = f"settle {len(items)} task(s) in queue {queue!r}"
+    return Call(verb, script, keys, args, parse, again, before=before, alone=alone if before else None)
 
 
 def _move(item: Settle) -> tuple[Arg, ...]:

@@ -11,7 +11,7 @@
 -- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, meta, stats, lines, bells
 -- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, rooms...
 -- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, how many cursors, then id, blob, record
---   of each task, then id, cursor of each that has one
+--   of each task, then id, cursor of each that has one; a large blob is empty here, and is to be fetched
 -- refuses: none
 -- cost: O(tasks handed out + tasks put back + entries passed over, at most 1,000 each)
 
@@ -84,9 +84,9 @@ local taken, size, passed, seen = 0, 0, 0, {}
 local unseen = 0 -- how many of the lines hold something, and were not looked at yet
 local first_texts = {} -- per line, the record of a task that is claimed for the first time: one text for all
 
-local function take(id, blob, text)
+local function take(id, blob, text, bytes)
   taken = taken + 1
-  size = size + #blob
+  size = size + bytes
   seen[id] = true
   ids[taken], blobs[taken], texts[taken] = id, blob, text
   pairs_to_write[2 * taken - 1], pairs_to_write[2 * taken] = id, text
@@ -123,6 +123,29 @@ local function spread(key)
   call('HDEL', key, long)
 end
 
+-- The bodies of tasks, and the sizes of those that stay where they are, for which '' stands: those of large tasks.
+local function fetch_bodies(ids, records)
+  local found, bytes, small, asked = {}, {}, {}, ids
+  for i = 1, #ids do
+    if records[i] and sub(records[i], -1) == 'l' then
+      bytes[i] = call('HSTRLEN', K.bodies, ids[i])
+      found[i], asked = bytes[i] > 0 and '', small
+    end
+  end
+  if asked == ids then return fetch(K.bodies, ids), bytes end
+  for i = 1, #ids do
+    if not bytes[i] then small[#small + 1] = ids[i] end
+  end
+  local blobs, n = fetch(K.bodies, small), 0
+  for i = 1, #ids do
+    if not bytes[i] then
+      n = n + 1
+      found[i] = blobs[n]
+    end
+  end
+  return found, bytes
+end
+
 -- Take up to `room` tasks from one line. Returns how much room is left.
 local function drain(line, room)
   local key, batch, counted = line_key(line), 32, false
@@ -137,12 +160,13 @@ local function drain(line, room)
     if not popped then return room end
     if not counted then unseen, counted = unseen - 1, true end
     if #popped >= MANY then spread(K.bodies) end
-    local found, records = fetch(K.bodies, popped), quiet and {} or fetch(K.tasks, popped)
+    local records = quiet and {} or fetch(K.tasks, popped)
+    local found, bytes = fetch_bodies(popped, records)
     for i = 1, #popped do
       local id, blob = popped[i], found[i]
       local text = nil
       if blob and not seen[id] and (sub(blob, 9, 9) == line or not is_line(sub(blob, 9, 9))) and is_id(id) then
-        if taken > 0 and size + #blob > max_bytes then
+        if taken > 0 and size + (bytes[i] or #blob) > max_bytes then
           -- library
           local rest = {}
           for j = i, #popped do rest[#rest + 1] = popped[j] end
@@ -153,7 +177,7 @@ local function drain(line, room)
         text = claimed_text(id, line, records[i], false)
       end
       if text then
-        take(id, blob, text)
+        take(id, blob, text, bytes[i] or #blob)
         room = room - 1
       else
         passed = passed + 1
@@ -184,7 +208,7 @@ if A.alone == '1' and not quiet then
       local text = claimed_text(id, line, record, true)
       call('LREM', K.suspects, 1, id)
       if text then
-        take(id, blob, text)
+        take(id, blob, text, #blob)
         alone = '1'
         break
       end

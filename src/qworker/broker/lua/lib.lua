@@ -1,8 +1,9 @@
 -- What the scripts share; scripts.py puts what each of them uses into its text, and places for the names of keys (K) and
 -- arguments (A), LINES, BELLS, RESULTS and REST.
 --
--- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once` (records.py
--- describes it); no record stands for a task that was queued and never touched. `held` has three fields per claim:
+-- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once`, and ` l` behind
+-- it says that the body is too large to be brought into a script (records.py describes it); no record stands for another
+-- task that was queued and never touched. `held` has three fields per claim:
 --   <claim>   fence worker alone id id …   as it was handed out
 --   <claim>#  how many of them it still holds; the claim goes with the last one
 --   <claim>+  there once it was renewed or settled: its worker has seen it
@@ -62,17 +63,17 @@ local function fetch(key, fields)
   return found
 end
 
-local RECORD = '^(%a) (............) (%l) (%S+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d)$'
+local RECORD = '^(%a) (............) (%l) (%S+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d)( ?l?)$'
 
 -- Take a record apart; nil for text that is none.
 local function parse(text)
-  local state, claim, line, stop, run, attempt, deliveries, losses, exact, started, deadline, once =
+  local state, claim, line, stop, run, attempt, deliveries, losses, exact, started, deadline, once, large =
     string.match(text, RECORD)
   if not state then return nil end
   return {
     state = state, claim = claim, line = line, stop = stop, run = run, attempt = tonumber(attempt),
     deliveries = tonumber(deliveries), losses = tonumber(losses), exact = exact, started = started,
-    deadline = deadline, once = once,
+    deadline = deadline, once = once, large = large,
   }
 end
 
@@ -80,13 +81,13 @@ local function text_of(r)
   return table.concat({
     r.state, r.claim, r.line, r.stop, r.run, int(r.attempt), int(r.deliveries), int(r.losses), r.exact, r.started,
     r.deadline, r.once,
-  }, ' ')
+  }, ' ') .. r.large
 end
 
 local function fresh(line)
   return {
     state = 'q', claim = NO_CLAIM, line = line, stop = '-', run = '1', attempt = 1, deliveries = 0, losses = 0,
-    exact = '0', started = '0', deadline = '0', once = '0',
+    exact = '0', started = '0', deadline = '0', once = '0', large = '',
   }
 end
 

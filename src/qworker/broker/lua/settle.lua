@@ -2,13 +2,14 @@
 --
 -- `items` are `groups` groups of ends (claim, outcome's letter, ttl_ms, client, how many, and of each id, value, hint),
 -- then `moves` moves (A again, R release, P park, L lose; id, claim, delay_ms or exact, the cursor or nothing), then the
--- claims whose stops are wanted. The result keys are those of the ends, in their order.
+-- claims whose stops are wanted. The result keys are those of the ends, in their order; behind them come those of the
+-- `stashed` values that lie there already, as long as their result may live, and are none here.
 -- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
 -- counted as refused. A stop that waits goes before any move: the worker then settles the task as cancelled.
 --
 -- transition: end, release, park, lose, retry
 -- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, progress, dead, dead_bodies, stats, lines, bells, results...
--- ARGV: now_ms, worker, resend, inbox, groups, moves, items...
+-- ARGV: now_ms, worker, resend, inbox, stashed, groups, moves, items...
 -- reply: one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim, id, order
 --   of each stop that waits
 -- refuses: none
@@ -19,6 +20,7 @@ local letters, count, refused, at = {}, 0, 0, REST
 local settled = {} -- claim -> how many of its tasks it no longer holds
 local messages = {} -- client -> what its inbox is told
 local gone, result = {}, RESULTS
+local stash = #KEYS - tonumber(A.stashed)
 local dead = nil -- the time, when something ended that is kept for a retry
 
 for _ = 1, tonumber(A.groups) do
@@ -34,9 +36,10 @@ for _ = 1, tonumber(A.groups) do
   end
   for i = 1, size do
     local id, record, letter = ids[i], records[i], 'l'
+    local value, hint = ARGV[at + 3 + i * 3], ARGV[at + 4 + i * 3]
+    if value == '' then stash = stash + 1 end
     if (record and record == plain) or is_held_by(record, claim) then
-      local value, hint = ARGV[at + 3 + i * 3], ARGV[at + 4 + i * 3]
-      call('SET', KEYS[result], value, 'PX', ttl)
+      if value == '' then call('RENAME', KEYS[stash], KEYS[result]) else call('SET', KEYS[result], value, 'PX', ttl) end
       if KEPT[code] then
         -- library
         local blob, r = call('HGET', K.bodies, id), parse(record)
@@ -55,6 +58,7 @@ for _ = 1, tonumber(A.groups) do
     elseif A.resend ~= '1' then
       refused = refused + 1
     end
+    if value == '' and letter ~= 'o' then call('DEL', KEYS[stash]) end
     count = count + 1
     letters[count] = letter
     result = result + 1

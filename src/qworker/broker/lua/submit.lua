@@ -2,7 +2,8 @@
 --
 -- Sent twice, it finds its own tasks and says `same`. With result keys (ids that were given by a caller, and everything
 -- that is sent again) it also finds those that have ended meanwhile: without them a second run would start.
--- `items` are `step` arguments each: id, blob (2), or id, blob, delay_ms, deadline_ms (4).
+-- `items` are `step` arguments each: id, blob (2), or id, blob, delay_ms, deadline_ms (4); of four, a blob may be its digest
+-- alone: it is large, and is put into `bodies` right behind this script, in one transaction.
 --
 -- transition: submit
 -- KEYS: bodies, tasks, later, stats, meta, line, bell, results...
@@ -52,11 +53,13 @@ else
     if not skip[n] then
       local at, id = REST + (n - 1) * step, ids[n]
       queued = queued + 1
-      blobs[#blobs + 1], blobs[#blobs + 2] = id, ARGV[at + 1]
+      local large = #ARGV[at + 1] == 8
+      if not large then blobs[#blobs + 1], blobs[#blobs + 2] = id, ARGV[at + 1] end
       local delay = step == 4 and tonumber(ARGV[at + 2]) or 0
       local deadline = step == 4 and tonumber(ARGV[at + 3]) or 0
-      if delay > 0 or deadline > 0 then
+      if delay > 0 or deadline > 0 or large then
         local r = fresh(A.line)
+        if large then r.large = ' l' end
         if deadline > 0 then r.deadline = int(now + deadline) end
         if delay > 0 then
           r.state, delayed = 's', true

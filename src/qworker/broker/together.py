@@ -1,0 +1,73 @@
+"""A script and plain commands beside it, done as one or not at all: the way of large values past Lua.
+
+    Call(before, script, after) ── packed ─► MULTI, before…, the script, after…, EXEC ─► answer ─► the script's reply
+
+Whatever a script is given, or looks at, Lua copies and hashes byte by byte, 1.2 ms a MiB. So what is large is written
+by a command of its own, and the script, which decides, only moves it or lets it be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import hiredis
+
+from .calls import Call
+from .connection import wire
+from .hello import pack
+from .scripts import Arg
+
+LARGE = 4096  # bytes from which on a command of its own costs less than Lua does
+_ABORTED = "EXECABORT Transaction discarded because of: "
+_APART = 16_384  # what is as large as this is written from where it is, and not copied beside the rest first
+
+
+def packed(call: Call[Any]) -> tuple[bytes, ...]:
+    """Return a call as it is written: mostly one script, in one piece."""
+    if not (call.before or call.after):
+        return (pack(wire(call)),)
+    return tuple(_pieces([("MULTI",), *call.before, _script(call), *call.after, ("EXEC",)]))
+
+
+def answers(call: Call[Any]) -> int:
+    """Return how many replies come to a call that is more than a script."""
+    return len(call.before) + len(call.after) + 3
+
+
+def answer(call: Call[Any], replies: Sequence[Any]) -> Any:
+    """Return the script's reply out of all these; raises the first error that is among them."""
+    *queued, done = replies
+    found = queued if isinstance(done, hiredis.ReplyError) else done
+    for reply in found:
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+    if found is queued:
+        raise hiredis.ReplyError(str(done).removeprefix(_ABORTED))
+    return done[len(call.before)]
+
+
+def _script(call: Call[Any]) -> tuple[Any, ...]:
+    if not call.after:
+        return wire(call)
+    # What comes behind it is done even if it fails, so it must not be unknown.
+    assert call.script is not None
+    return ("EVAL", call.script.text, *wire(call)[2:])
+
+
+def _pieces(commands: Sequence[Sequence[Arg]]) -> Iterator[bytes]:
+    small: list[bytes] = []
+    for command in commands:
+        small.append(b"*%d\r\n" % len(command))
+        for word in command:
+            parts = word if isinstance(word, tuple) else (word if isinstance(word, bytes) else str(word).encode(),)
+            small.append(b"$%d\r\n" % sum(map(len, parts)))
+            for part in parts:
+                small.append(part)
+                if len(part) >= _APART:
+                    small.pop()
+                    yield b"".join(small)
+                    yield part
+                    small = []
+            small.append(b"\r\n")
+    yield b"".join(small)
