@@ -258,6 +258,22 @@ def test_messages_that_nobody_wrote_are_dropped(serve, tasks, client) -> None:
     assert worker.process.poll() is None
 
 
+def test_tasks_that_write_where_only_qworker_writes_harm_their_children_and_nobody_else(start, one_server) -> None:
+    """What a child says goes on to the worker's other roles; the pool alone: tests/integration/test_pool_vandals.py."""
+    app = "support.apps.vandals"
+    with bound(one_server.url, app) as vandals:
+        worker = start("-c", "4", target=f"{app}:app", env=LEASE)
+        once = vandals.scribbles.options(max_crashes=1, timeout=2, grace=0.1)
+        futures = [once.submit(seed, kind) for seed in range(20) for kind in ("frames", "page")]
+        for future in futures:
+            future.exception(timeout=20)
+
+        assert vandals.echo.submit("on").result(timeout=10) == "on"
+    assert worker.process.poll() is None
+    assert not worker.events("worker.failed")
+    assert "Traceback" not in worker.log_path.read_text()
+
+
 # Names
 
 

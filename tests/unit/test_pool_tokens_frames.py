@@ -77,6 +77,15 @@ def test_two_readers_share_the_tokens_and_each_is_read_once(pipe):
     assert taken[0] == sorted(taken[0])
 
 
+def test_the_rest_of_a_number_that_somebody_tore_is_left_out(pipe):
+    reading, writing = pipe
+    tokens.give(writing, [1, 2, 3])
+    os.read(reading, 3)
+
+    assert len(tokens.take_all(reading)) == 2
+    assert tokens.take_all(reading) == []
+
+
 @pytest.mark.parametrize("first", ["ORDER", "OUTCOME"])
 def test_no_two_frames_of_one_direction_have_the_same_number(first):
     """Two branches of development may add one each, and no merge tells."""

@@ -10,6 +10,7 @@ code shares the child's file descriptors, and what cannot be read makes that chi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -57,6 +58,9 @@ _OUTCOME_TYPES: Final = {
     for retryable in (bool, _NONE)
     for delay in (float, _NONE)
 }
+
+LONGEST_S: Final = 100 * 366 * 86_400.0  # a time that anything took or is to wait; none is negative, or no number
+_GROUP: Final = re.compile(r"g-[A-Za-z0-9_.=@+-]{1,62}")
 
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.
 _LARGEST: Final = 4 * 1024 * 1024
@@ -114,24 +118,32 @@ def checked(frame: list[Any]) -> list[Any]:
         BrokenStream: it is not.
     """
     if not _is_well_formed(frame):
-        raise BrokenStream(f"no frame of ours: kind {str(frame[0])[:40]}, {len(frame)} fields")
+        kind = frame[0] if type(frame[0]) is int else f"a {type(frame[0]).__name__}"
+        raise BrokenStream(f"no frame of ours: kind {kind}, {len(frame)} fields")
     return frame
 
 
 def _is_well_formed(frame: list[Any]) -> bool:
     if frame[0] == OUTCOME:
-        return tuple(map(type, frame)) in _OUTCOME_TYPES and 0 <= frame[2] < len(KINDS)
+        if tuple(map(type, frame)) not in _OUTCOME_TYPES or not 0 <= frame[2] < len(KINDS):
+            return False
+        ran_s, delay_s = frame[3], frame[5]
+        return (ran_s is None or 0 <= ran_s <= LONGEST_S) and (delay_s is None or 0 <= delay_s <= LONGEST_S)
     if frame[0] == OUTPUT:
         types = [type(field) for field in frame[1:]]
-        return types[:3] == [int, str, str] and types[3:] in ([dict], [type(None)])
+        if types[:3] != [int, str, str] or types[3:] not in ([dict], [_NONE]):
+            return False
+        return frame[4] is None or type(frame[4].get("level", "")) is str
     if frame[0] == GONE:
         return len(frame) == 2 and type(frame[1]) is int
     if frame[0] == FAILED:
         return len(frame) == 2 and type(frame[1]) is str
     if type(frame[0]) is int and frame[0] in _TYPES:
-        return [type(field) for field in frame[1:]] == _TYPES[frame[0]] and (
-            frame[0] != WAITING or all(type(task) is str for task in frame[2])
-        )
+        if [type(field) for field in frame[1:]] != _TYPES[frame[0]]:
+            return False
+        if frame[0] == GROUP:  # it becomes a part of keys
+            return _GROUP.fullmatch(frame[2]) is not None
+        return frame[0] != WAITING or all(type(task) is str for task in frame[2])
     return frame == [READY]
 
 

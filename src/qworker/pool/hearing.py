@@ -65,13 +65,20 @@ class Hearing:
         was_idle = kid.idle
         marks = {number: started_ns for _, number, started_ns in kid.seen()}
         detail = f"{kid.fault} ({detail})" if kid.fault else detail
+        # What a child with a fault had begun may have had its outcome in what nobody could read.
+        exact = kid.plan.slots == 1 and (not kid.fault or len(kid.entries) == 1)
         for number in list(kid.entries):
             entry = kid.remove(number)
             assert entry is not None
-            if number not in marks:
+            kind: EndingKind
+            if number not in marks and (kid.killed or not kid.fault):
                 endings.append(pool.ending(entry, "unstarted", detail=_UNMARKED))
                 continue
-            kind: EndingKind
+            if number not in marks:
+                # Its outcome may be in what could not be read, so it is no news that it has not started: each time it
+                # did, it would come back as if nothing had happened.
+                endings.append(pool.ending(entry, "child_died", exact=exact, detail=detail))
+                continue
             if number in kid.condemned:
                 kind = "killed"
             elif host_died or kid.killed:
@@ -79,7 +86,6 @@ class Hearing:
             else:
                 kind = "child_died"
             ran_s = now - marks[number] / 1e9 if marks[number] else None
-            exact = kid.plan.slots == 1
             endings.append(pool.ending(entry, kind, ran_s=ran_s, exact=exact, detail=detail))
         for number in list(kid.quarantined):
             self._survivor_gone(kid, number, healthy=False)
@@ -123,6 +129,8 @@ class Hearing:
         elif kind in _OF_TASKS:
             if frame[1] in kid.entries:
                 _OF_TASKS[kind](pool.events, *frame[1:])
+        elif kid.ready:
+            raise frames.BrokenStream("a word of its start, long after that")
         elif kind == frames.READY:
             pool.nursery.readied(kid)
         elif kind == frames.FAILED:

@@ -103,6 +103,7 @@ class Kid:
         self.recycle_at: float | None = None  # what still runs then is asked to end
         self.slots_used = set(range(plan.slots))  # slots whose threads take orders
         self.silent_since: float | None = None  # when its pulse was first seen to be old
+        self.lost_since: float | None = None  # when it was first seen to have an order that is nowhere in it
         self.stacks = Stacks(self.page)
         self.dump = Dump()
         self._stream, self._theirs = socket.socketpair()

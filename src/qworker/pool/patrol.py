@@ -39,6 +39,8 @@ _AHEAD_MAX_S: Final = 0.1
 # A cancellation that was told to a loop has arrived after so long, unless the loop is blocked.
 _THROWN_S: Final = 0.03
 _GIVE_UP_S: Final = 0.5  # nothing left the line for so long: back to the worker
+# Taken by a child, in none of its slots, and no outcome of it in the stream: after so long nobody expects one any more.
+_VANISHED_S: Final = 10.0
 _AGED_S: Final = 0.75  # and an order that no slot has started for so long, though others move: a second is promised
 
 
@@ -157,8 +159,12 @@ class Patrol:
             if kid.role is not Role.STARTING and now - kid.progressed_at >= (_STALLED_S if full else _ASLEEP_S):
                 kid.stalled = True
                 pool.take_back(kid)
+                if self._has_lost(kid, now):
+                    return wake
             elif full and now - kid.oldest_unstarted_at(marked) >= _AHEAD_MAX_S:
                 pool.take_back(kid)
+        else:
+            kid.lost_since = None
         if kid.recycle_at is not None:
             if now >= kid.recycle_at:
                 kid.recycle_at = None
@@ -167,6 +173,31 @@ class Patrol:
             else:
                 wake = min(wake, kid.recycle_at)
         return wake
+
+    def _has_lost(self, kid: Kid, now: float) -> bool:
+        """Has an order vanished in a child? What waited in it has just been taken back, and it said nothing lately.
+
+        User code shares its descriptors. What takes a token, or writes half a frame into which the rest of what the
+        child says disappears, leaves an order that is nowhere: it would never end, and no limit of it be due.
+        """
+        marked = {number for _, number, _ in kid.seen()}
+        missing = [number for number in kid.entries if number not in marked]
+        # Code that holds the GIL may keep a thread for long between its token and its slot.
+        if not missing or kid.role is Role.DYING or kid.silent_since is not None:
+            kid.lost_since = None
+            return False
+        if kid.lost_since is None:
+            kid.lost_since = now
+        if now - kid.lost_since < _VANISHED_S:
+            return False
+        # This worker may have been stopped itself: what came meanwhile has not been read.
+        endings: list[Ending] = []
+        self._pool.hearing.absorb(kid, kid.drain(), endings)
+        if not kid.fault and any(number in kid.entries for number in missing):
+            self._pool.nursery.crash(kid, f"{len(missing)} order(s) vanished in it: user code took its descriptors")
+        kid.lost_since = None
+        self._pool.tell(endings)
+        return True
 
     def _feel_pulse(self, kid: Kid, now: float) -> float:
         """Threads or coroutines run: does Python? Returns when to feel again, if that is soon."""

@@ -210,7 +210,7 @@ def raised(error: BaseException, header: Header, cells: SlotCells, ran_s: float)
 def _delay(value: object) -> float | None:
     """Return the delay of a Retry; what is no duration counts as none given, and the task's backoff decides."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return float(value)
+        return float(min(value, frames.LONGEST_S))
     return None
 
 

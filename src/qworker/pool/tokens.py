@@ -55,7 +55,11 @@ def is_no_error(error: OSError) -> bool:
 
 
 def take_all(fd: int) -> list[int]:
-    """Take every number that is in the pipe, oldest first."""
+    """Take every number that is in the pipe, oldest first.
+
+    User code holds the descriptor, too. What it left of a number that it took a part of makes others of those behind
+    it: numbers that nobody knows, and an end that is none.
+    """
     taken = array("Q")
     while True:
         try:
@@ -64,4 +68,4 @@ def take_all(fd: int) -> list[int]:
             return taken.tolist()
         if not data:
             return taken.tolist()
-        taken.frombytes(data)
+        taken.frombytes(data[: len(data) // WIDTH * WIDTH])
