@@ -299,7 +299,8 @@ class Settings:
             elif environ.get(variable, "").strip():
                 found[setting.name] = _parse(setting, environ[variable], f"{variable}={_shown(environ[variable])}")
             elif key in table:
-                found[setting.name] = _parse(setting, table[key], f"{path} [tool.qworker] {key} = {table[key]!r}")
+                written = f"{path} [tool.qworker] {key} = {_shown(table[key], quoted=True)}"
+                found[setting.name] = _parse(setting, table[key], written)
         return cls(**found)
 
 
@@ -314,8 +315,11 @@ def _parse(setting: Field[Any], value: object, written: str) -> object:
         raise ConfigError(f"{written}: {error}") from None
 
 
-def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else str(value)
+def _shown(value: object, *, quoted: bool = False) -> str:
+    try:
+        text = value if isinstance(value, str) and not quoted else repr(value)
+    except ValueError:
+        return "a number of very many digits"
     return text if text.isprintable() and len(text) <= 200 else ascii(text)[:200]
 
 
@@ -330,9 +334,10 @@ def _project_table(start: Path) -> tuple[Path | None, Mapping[str, object]]:
             data = tomllib.loads(text)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
-        table = data.get("tool", {}).get("qworker", {})
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"cannot read {path}: {_shown(str(error))}") from None
+        tools = data.get("tool", {})
+        table = tools.get("qworker", {}) if isinstance(tools, dict) else {}
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: [tool.qworker] is not a table")
         return path, {str(key).replace("_", "-"): value for key, value in table.items()}
@@ -347,4 +352,4 @@ def _refuse_unknown(path: Path | None, table: Mapping[str, object], known: Mappi
 
             close = difflib.get_close_matches(key, keys, 1)
             meant = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(keys))}"
-            raise ConfigError(f"{path} [tool.qworker] {key}: no such setting{meant}")
+            raise ConfigError(f"{path} [tool.qworker] {_shown(key)}: no such setting{meant}")

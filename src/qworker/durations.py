@@ -50,6 +50,8 @@ def milliseconds(value: float | str | timedelta) -> int:
 
 def text(value: float) -> str:
     """Return a duration in seconds as people read it, with the two units that matter."""
+    if not math.isfinite(value):
+        return f"{value} s"  # whoever wrote that
     if value < 0:
         return "-" + text(-value)
     if 0 < value < 0.00095:

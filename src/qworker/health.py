@@ -196,7 +196,7 @@ def read(file: Path) -> Health | None:
             succeeded_s_ago=None if succeeded is None else max(0.0, now - float(succeeded)),
             exists=_is_there(int(pid), state.get("start")),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

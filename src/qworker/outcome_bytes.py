@@ -206,7 +206,7 @@ def _seen_of(fields: Any) -> tuple[float | None, tuple[Sighting, ...]]:
             for why, ran_s, stack, progress, lines in flight
         )
         return _float_or_none(shielded_s), sightings
-    except (TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # as in values.unpack_plain: what was nested a thousand levels cannot even be shown
         raise DecodeError("cannot decode an outcome: a field is of the wrong type") from error
 
 

@@ -49,5 +49,5 @@ def read_told(fields: Any) -> Told | None:
             done, total, text = progress
             progress = Progress(float(done), None if total is None else float(total), str(text))
         return Told(id_, progress, tuple(str(line) for line in lines))
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"cannot decode what a task told: {error}") from error
+    except Exception as error:  # as in values.unpack_plain
+        raise DecodeError(f"cannot decode what a task told: {type(error).__name__}: {error}") from error

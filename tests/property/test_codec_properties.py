@@ -6,6 +6,7 @@ from datetime import UTC, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import msgpack
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -253,6 +254,28 @@ def test_an_outcome_with_a_byte_changed_raises_nothing_but_decode_error(outcome,
     packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
 
     read_all(bytes(packed))
+
+
+OUTCOME = [b"8 bytes.", "-" * 12, "q:1", "1Fr", 1, 1, "w", 1, None, None, None, 0, "", None]
+DEEP = b"\x91" * 1000 + b"\xc0"  # as deep as msgpack reads, and deeper than Python shows
+
+
+@pytest.mark.parametrize(
+    "flight",
+    [
+        msgpack.packb([None, [["asked", 1.0, "", {}, []]]]),  # progress that is a map: `progress[0]` is a KeyError
+        b"\x92\xc0\x91\x95" + DEEP + msgpack.packb(1.0) + b"\xa0\xc0\x90",
+        b"\x92\xc0\x91\x95\xa0" + msgpack.packb(1.0) + b"\xa0\xc0\x91" + DEEP,
+    ],
+)
+def test_what_was_seen_of_an_outcome_and_is_nonsense_is_a_decode_error(flight):
+    with pytest.raises(DecodeError, match="cannot decode an outcome"):
+        codec.unpack_outcome(b"\x9f" + msgpack.packb(OUTCOME)[1:] + flight)
+
+
+def test_progress_that_is_nested_without_end_is_a_decode_error():
+    with pytest.raises(DecodeError, match="what a task told: RecursionError"):
+        codec.unpack_told(b"\x81\xa1p\x93\xa1i\xc0\x91" + DEEP)
 
 
 @given(st.text())

@@ -230,3 +230,27 @@ def test_a_containers_quota_bounds_the_processes(tmp_path, monkeypatch, quota, c
     monkeypatch.setattr(config.os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
 
     assert config.usable_cpus() == cpus
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("[tool.qworker]\nlease = 0x1" + "0" * 5_000, r"lease = a number of very many digits: "),
+        ("[tool.qworker]\nlease = " + "[" * 5_000 + "]" * 5_000, r"cannot read .*pyproject.toml: "),
+        ('[tool.qworker]\n"\\u001b[2J" = 1', r"\[tool.qworker\] '\\x1b\[2j': no such setting"),
+        ("a = '\x1b[2J", r"cannot read .*pyproject.toml: "),
+    ],
+)
+def test_a_project_file_that_is_nonsense_is_told_in_a_line_that_can_be_printed(project, written, message):
+    (project / "pyproject.toml").write_text(written)
+
+    with pytest.raises(ConfigError, match=f"(?i){message}") as caught:
+        Settings.load({}, environ={}, cwd=project)
+
+    assert str(caught.value).isprintable()
+
+
+def test_a_project_file_whose_tools_are_no_table_sets_nothing(project):
+    (project / "pyproject.toml").write_text("tool = 3")
+
+    assert Settings.load({}, environ={}, cwd=project) == Settings()

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
+from ..errors import QWorkerError
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
 from . import group_calls, together
 from .calls import Call, Owner
-from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, wire
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, unreadable, wire
 from .flows import Flow
-from .hello import FAULTS, Address, pack
+from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
 from .records import read_stop
 from .sockets import Connection, Connections, Plain
@@ -123,7 +124,7 @@ class AsyncBroker(Verbs):
                     await self._own.drop_idle()
                 await asyncio.sleep(pause_s)
             else:
-                return tries.call.parse(reply)
+                return tries.read(reply)
 
     async def drive(self, flow: Flow[T]) -> T:
         """Run a verb of several calls."""
@@ -139,6 +140,10 @@ class AsyncBroker(Verbs):
         except StopIteration as done:
             result: T = done.value
             return result
+        except QWorkerError:
+            raise
+        except Exception as exc:
+            raise unreadable("read what is stored", self.url, exc) from exc
 
     async def wait_bell(self, queues: Sequence[str], pools: Sequence[PoolNeed], timeout_s: float) -> BellRing | None:
         """Wait until a doorbell rings, `timeout_s` at most. One waiter at a time.
@@ -199,7 +204,7 @@ class AsyncBroker(Verbs):
                 while True:
                     try:
                         async with asyncio.timeout(_SILENT_S):
-                            kind, channel, *data = await connection.reply()
+                            kind, channel, *data = pushed(await connection.reply())
                     except TimeoutError:
                         if asked:
                             raise  # it went silently dead

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, QWorkerError
 from ..ids import new_token
 from . import together
 from .calls import Call, Owner, command
-from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, unreadable
 from .flows import Flow
-from .hello import FAULTS, Address, pack
+from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
 from .links import Link, Links, Plain
 from .verbs import Verbs
@@ -104,7 +104,7 @@ class Broker(Verbs):
                 if pause_s:
                     time.sleep(pause_s)
             else:
-                return tries.call.parse(reply)
+                return tries.read(reply)
 
     def drive(self, flow: Flow[T]) -> T:
         """Run a verb of several calls."""
@@ -120,6 +120,10 @@ class Broker(Verbs):
         except StopIteration as done:
             result: T = done.value
             return result
+        except QWorkerError:
+            raise
+        except Exception as exc:
+            raise unreadable("read what is stored", self.url, exc) from exc
 
     def subscribe(self, client: str) -> Subscription:
         """Listen on a client's inbox; the subscription is confirmed by the server when this returns.
@@ -208,6 +212,7 @@ class Subscription:
             raise self._failed  # redis-py would connect anew, and be subscribed to nothing
         try:
             while (reply := self._link.take()) is not None:
+                reply = pushed(reply)
                 self._heard, self._asked = True, False
                 if reply[0] == b"message":
                     data: bytes = reply[2]

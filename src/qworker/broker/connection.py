@@ -15,7 +15,7 @@ import time
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import BrokerError, BrokerUnavailable, ConfigError, ServerFull, ServerUnfit
+from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
 
 T = TypeVar("T")
@@ -177,6 +177,15 @@ class Attempts(Generic[T]):
             raise self._gave_up(exc) from exc
         return pause
 
+    def read(self, reply: Any) -> T:
+        """Return what an answer means. One that makes no sense tells of keys that somebody else has written."""
+        try:
+            return self.call.parse(reply)
+        except QWorkerError:
+            raise
+        except Exception as exc:
+            raise unreadable(self.call.verb, self._url, exc) from exc
+
     def _refusal(self, code: str, exc: BaseException) -> Exception:
         verb, server = self.call.verb, public_url(self._url)
         if code == "CONFLICT" and self.call.refused is not None:
@@ -246,6 +255,14 @@ def _described(exc: BaseException) -> str:
 def attempt_s(timeout_s: float) -> float:
     """How long one attempt of a call with this total deadline may take."""
     return max(0.05, timeout_s / 3)
+
+
+def unreadable(verb: str, url: str, exc: Exception) -> BrokerError:
+    """Return what it means that an answer could not be read."""
+    return BrokerError(
+        f"cannot {verb}: the server at {public_url(url)} holds what qworker never wrote ({type(exc).__name__}: {exc})."
+        " Look for what else writes to keys that begin with qw:"
+    )
 
 
 def in_step(exc: BaseException) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import BrokerError, ServerFull, ServerUnfit
+from ..ids import check_queue
 from ..lifecycle import State
 from ..model import Line, Record, Window
 from ..views import Inspection, QueueStats, WorkerRecord
@@ -105,7 +106,15 @@ claim = _fetching(worker_calls.claim)
 def queues(owner: Owner) -> Flow[tuple[str, ...]]:
     """The names of all queues that were ever used in this namespace, sorted."""
     names = yield command("list queues", "SMEMBERS", owner.keyspace.queues, parse=list)
-    return tuple(sorted(name.decode() for name in names))
+    return tuple(sorted(name.decode() for name in names if _is_queue(name)))
+
+
+def _is_queue(name: bytes) -> bool:
+    try:
+        check_queue(name.decode())
+    except ValueError:  # somebody else wrote it; a ConfigError is one, too
+        return False
+    return True
 
 
 def rescue_worker(owner: Owner, queue: str, worker: str) -> Flow[int]:
@@ -171,7 +180,11 @@ def stats(owner: Owner, queue: str) -> Flow[QueueStats]:
         suspects=int(suspects),
         oldest_wait_s=max(0, *waits) / 1000 if waits else None,
         lines=lines,
-        counters={name.decode(): int(n) for name, n in zip(counters[0::2], counters[1::2], strict=True)},
+        counters={
+            name.decode("utf-8", "replace"): int(n)
+            for name, n in zip(counters[0::2], counters[1::2], strict=True)
+            if n.isdigit()
+        },
         now_ms=int(now_ms),
     )
 
@@ -206,7 +219,7 @@ def workers(owner: Owner, *, but: Container[str] = ()) -> Flow[tuple[WorkerRecor
     """The workers that told of themselves lately, oldest first; without those of these ids."""
     names = yield command("list workers", "ZRANGE", owner.keyspace.workers, 0, -1, parse=list)
     found: list[WorkerRecord] = []
-    for name in map(bytes.decode, names):
+    for name in (name.decode("utf-8", "replace") for name in names):
         if name in but:
             continue
         text = yield command("list workers", "HGET", owner.keyspace.worker(name), "record", parse=_opaque)
@@ -229,9 +242,22 @@ def _read_worker(text: bytes | None) -> WorkerRecord | None:
         values = {name: value for name, value in json.loads(text).items() if name in known}
         for name in ("queues", "running", "survivors"):
             values[name] = tuple(values.get(name, ()))
-        return WorkerRecord(**values)
-    except (ValueError, TypeError, AttributeError):
+        record = WorkerRecord(**values)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return record if _is_told(record) else None
+
+
+def _is_told(record: WorkerRecord) -> bool:
+    """Whether all in a record is of the type that workers write: whoever shows it reckons with that."""
+    words = (record.id, record.host, record.boot_id, record.pid_ns, record.state, *record.queues)
+    tables = (record.slots, record.unknown, record.counters, record.lent)
+    return (
+        all(type(word) is str for word in words)
+        and all(type(n) is int for n in (record.pid, record.start_time, record.started_ms, record.beat_ms))
+        and all(type(table) is dict and all(type(n) is int for n in table.values()) for table in tables)
+        and all(type(shown) is dict for shown in (*record.running, *record.survivors))
+    )
 
 
 def server_facts(_: Owner) -> Flow[ServerFacts]:

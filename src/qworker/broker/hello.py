@@ -60,6 +60,18 @@ class Address(NamedTuple):
         return commands
 
 
+def nonsense(error: Exception) -> ConnectionError:
+    """Return what it means that hiredis could not read an answer: the rest of it could not be read, either."""
+    return ConnectionError(f"the server's answer makes no sense: {str(error) or type(error).__name__}")
+
+
+def pushed(reply: Any) -> list[Any]:
+    """Return what came on a subscribed connection: what it is, a channel, what was said; or two parts, to a PING."""
+    if type(reply) is not list or len(reply) < 2 or (reply[0] == b"message" and len(reply) != 3):
+        raise ConnectionError(f"the server pushed what is no message: {type(reply).__name__}")
+    return reply
+
+
 def judge(command: Command, error: hiredis.ReplyError) -> None:
     """Raise what an error in answer to one of these commands means, if it means anything."""
     if "max number of clients" in str(error):  # its last words, whatever it was asked; they may pass

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import hiredis
 
-from .hello import Address, judge, pack
+from .hello import Address, judge, nonsense, pack
 
 _CHUNK = 65_536
 _MORE = getattr(socket, "MSG_MORE", 0)
@@ -166,8 +166,10 @@ class Plain:
                 reply = reader.gets()
                 if reply is False:
                     reply = self._rest()
-        except hiredis.ProtocolError as error:
-            raise ConnectionError(f"the server's answer makes no sense: {error}") from None
+        except OSError:
+            raise
+        except Exception as error:  # beside ProtocolError: a map whose keys are arrays, an array that fits no memory
+            raise nonsense(error) from None
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply
@@ -195,8 +197,10 @@ class Plain:
                 if not self.waits(0):
                     return None
                 self._reader.feed(self._receive())
-        except hiredis.ProtocolError as error:
-            raise ConnectionError(f"the server's answer makes no sense: {error}") from None
+        except OSError:
+            raise
+        except Exception as error:  # as in `reply`
+            raise nonsense(error) from None
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import hiredis
 
-from .hello import Address, judge, pack
+from .hello import Address, judge, nonsense, pack
 
 
 class Connection(Protocol):
@@ -174,8 +174,8 @@ class Plain(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 self._replies.append(reply)
-        except hiredis.ProtocolError as error:
-            self._end(ConnectionError(f"the server's answer makes no sense: {error}"))
+        except Exception as error:  # as in links.py
+            self._end(nonsense(error))
             self._abort()
         if self._replies and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
