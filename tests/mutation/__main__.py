@@ -77,6 +77,7 @@ def main() -> int:
     parser.add_argument(
         "--known", action="store_true", help="also those that survivors.toml explains, to try them again"
     )
+    parser.add_argument("--timeout", type=float, default=60, metavar="S", help="for all tests once; default: 60")
     parser.add_argument("--each", action="store_true", help="say of each mutant what killed it")
     options = parser.parse_args()
     if unknown := set(options.scripts) - set(names()):
@@ -116,7 +117,7 @@ def main() -> int:
         # The tests of all forks use this one; each of them finds it empty.
         support.servers.start_server = lambda *_, **__: _Kept(server)  # type: ignore[assignment, return-value]
         ends = before + 60 * options.minutes
-        runner = Runner(tried, server, timeout_s=60, ends=ends, told=told)
+        runner = Runner(tried, server, timeout_s=options.timeout, ends=ends, told=told)
         here = " and ".join(f"not {kind}" for kind in ELSEWHERE if kind != server.kind)
         arguments = ["-k", here, "-s", "--hypothesis-profile=mutation", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
         arguments += ["-o", "addopts=--import-mode=importlib", "-p", "no:terminal", "-p", "no:xdist"]
