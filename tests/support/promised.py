@@ -26,8 +26,10 @@ def bound(url: str, name: str = "support.apps.promises") -> Iterator[ModuleType]
     sys.modules.pop(name, None)
     try:
         module = importlib.import_module(name)
-        yield module
-        module.app.close()
+        try:
+            yield module
+        finally:
+            module.app.close()
     finally:
         if before is None:
             del os.environ["QWORKER_URL"]

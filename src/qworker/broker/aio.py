@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
+from .. import faultpoints
 from ..errors import QWorkerError
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder
@@ -79,6 +80,10 @@ class AsyncBroker(Verbs):
         if self._given is None:
             address = Address.of(check_url(self.url))
             if address is not None:
+                if faultpoints.ARMED:
+                    from . import faulty
+
+                    return Connections(lambda: faulty.Socket(address, name))
                 return Connections(lambda: Plain(address, name))
         from . import adapted
 

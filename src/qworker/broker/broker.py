@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
+from .. import faultpoints
 from ..errors import BrokerUnavailable, QWorkerError
 from ..ids import new_token
 from . import together
@@ -50,12 +51,17 @@ class Broker(Verbs):
         self.timeout_s = timeout_s
         self.name = f"qw:{role}:{instance or new_token()}"
         self._given = client
+        faultpoints.check()
         self._links = self._make_links(check_url(url))
 
     def _make_links(self, url: str) -> Links:
         address = Address.of(url) if self._given is None else None
         if address is not None:
             name, timeout_s = self.name, attempt_s(self.timeout_s)
+            if faultpoints.ARMED:
+                from . import faulty
+
+                return Links(lambda: faulty.Link(address, name, timeout_s))
             return Links(lambda: Plain(address, name, timeout_s))
         from . import driver
 

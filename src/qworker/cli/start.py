@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .. import faultpoints
 from ..config import Settings
 from ..errors import ConfigError
 
@@ -67,6 +68,7 @@ def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
     """
     for target in targets:
         _refuse_file(target)
+    faultpoints.check()
     settings = Settings.load(flags)
     if not targets and not settings.allow:
         raise ConfigError(

@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 import msgpack
 import setproctitle
 
+from .. import faultpoints
 from ..errors import AppImportError
 from . import child, linux
 from .apps import Apps, load
@@ -211,6 +212,7 @@ class ForkServer:
             time.sleep(0.001)
         os._exit(0)
 
+    @faultpoints.before("spawn.forked", when=lambda _self, message, *_fds: message[0] == BORN)
     def _tell(self, message: list[Any], *fds: int) -> None:
         try:
             socket.send_fds(self._control, [msgpack.packb(message)], list(fds))

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgpack
 
+from .. import faultpoints
 from ..errors import AppImportError
 from . import linux, orders
 from .facts import AppFacts
@@ -98,6 +99,7 @@ class Host:
             await self.close()
             raise
 
+    @faultpoints.after("spawn.sent")
     def launch(self, plan: Plan, fds: Ends, parent: Parent) -> Process:
         """Have a child made. `fds` are its ends; they are closed here once they are sent."""
         self._last_id += 1

@@ -11,6 +11,9 @@ import os
 import threading
 from collections import deque
 
+from .. import faultpoints
+from . import frames
+
 
 class Outbox:
     """The writing end. A pipe and not the stream's other half: a small write costs a third of what it costs there."""
@@ -19,6 +22,7 @@ class Outbox:
         self._fd = fd
         self._pending: deque[bytes] = deque()
         self._lock = threading.Lock()
+        self._write = faultpoints.torn("child.mid_frame", os.write, lambda data: data[1] == frames.OUTCOME)
         self.closed = False
 
     def send(self, frame: bytes) -> None:
@@ -34,7 +38,7 @@ class Outbox:
             try:
                 while pending:
                     data = pending.popleft()
-                    while (written := os.write(self._fd, data)) < len(data):
+                    while (written := self._write(self._fd, data)) < len(data):
                         data = data[written:]  # a signal came in between
             except OSError:
                 # The worker is gone, and with it the reason to run: the fork server is about to say so with a KILL.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from .. import codec, context
+from .. import codec, context, faultpoints
 from ..allowed import Allowed, NotRunnable
 from ..errors import DecodeError, NotEncodable, Retry, TaskInterrupt, TaskTooLarge
 from ..model import Header, PoolNeed
@@ -81,6 +81,7 @@ class Runner:
         """Make the slot the order's: from here on a death of this child is its own."""
         return SlotCells(self._page, slot, order[1], self._send)
 
+    @faultpoints.before("child.after_fn")
     def outcome(self, cells: SlotCells, told: Told) -> bytes:
         """Return the frame of an attempt's outcome."""
         kind, payload, ran_s, retryable, delay_s = told
@@ -98,6 +99,7 @@ class Runner:
         # To know it of an allowed function means to import it, which takes a time of its own.
         return task is not None and not isinstance(task, Allowed) and task.is_async
 
+    @faultpoints.after("child.before_fn")
     def open(self, order: list[Any], cells: SlotCells) -> Opened | Told:
         """Make an order ready and start its clock; a tuple of another kind is what became of it instead."""
         _, _, id_, blob, cursor, deadline_s, handed, run, attempt, fence, retries, timeout_s = order

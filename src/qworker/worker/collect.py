@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .. import faultpoints
 from ..lifecycle import State as TaskState
 from ..log import Emit
 from ..model import Ending, PoolKind
@@ -180,6 +181,7 @@ class Collector:
         if name.startswith(("survivor.", "child.")):
             self.changed()
 
+    @faultpoints.before("stop.end", when=lambda _self, _held, ending, _now: ending.asked == "stop")
     def _judge(self, held: Held, ending: Ending, now: float) -> Verdict:
         remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
         verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)

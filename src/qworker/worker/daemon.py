@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import log
+from .. import faultpoints, log
 from ..allowed import Names
 from ..broker.aio import AsyncBroker
 from ..broker.values import ServerFacts
@@ -103,6 +103,11 @@ class _Daemon:
             return EXIT_DONE
 
     async def _run(self) -> int:
+        if faultpoints.ARMED:
+            self._emit(
+                "worker.fault_points", level="error", worker=self._id, armed=", ".join(map(str, faultpoints.ARMED)),
+                note=f"{faultpoints.VARIABLE} is set: this worker will harm itself on purpose; it is for tests only",
+            )  # fmt: skip
         host = Host(
             lambda name, level, fields: self._emit(name, level=level, **fields),
             environ=self._settings.for_tasks(),
@@ -222,6 +227,7 @@ class _Daemon:
                        note="its children are killed; what it held runs again when its lease lapses")  # fmt: skip
         return errors[0]
 
+    @faultpoints.before("drain.end")
     async def _goodbye(self, broker: AsyncBroker, state: State, *, settled: bool) -> None:
         if settled:  # else Redis does not answer anyway, and the record lapses by itself
             try:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .. import codec
+from .. import codec, faultpoints
 from ..broker.aio import AsyncBroker
 from ..errors import DecodeError
 from ..lifecycle import How
@@ -108,6 +108,7 @@ class Dispatcher:
         for start in self._starting:
             start.cancel()
 
+    @faultpoints.before("stop.begin")
     def stop(self, queue: str, claim: str, task_id: str, order: StopOrder) -> None:
         """Pass a stop on to a held task; keep one for a task that is not here yet for one lease."""
         state = self._state

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from .. import faultpoints
 from .blame import RELEASE
 from .collect import Collector
 from .dispatch import Dispatcher
@@ -44,6 +45,7 @@ class Drain:
         self._state, self._fetcher, self._lender, self._dispatcher = state, fetcher, lender, dispatcher
         self._collector, self._settler, self._signals = collector, settler, signals
 
+    @faultpoints.before("drain.begin")
     async def run(self, *, changed: Callable[[], None]) -> None:
         """Drain; returns when every child has ended and everything that can be recorded is."""
         state = self._state

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .. import log
+from .. import faultpoints, log
 from ..config import Settings
 from ..errors import BrokerError, ServerFull
 from ..model import Order, PoolKind, PoolNeed, Reason
@@ -97,6 +97,7 @@ class State:
         expected = self.lease.expected_ms(time.monotonic())
         return expected if expected is not None else int(time.time() * 1000)
 
+    @faultpoints.before("dispatch")
     def put(self, kind: PoolKind, orders: list[Order], *, lent: bool = False) -> None:
         """Hand orders to a pool, under the lease as it stands; `lent` ones run beside its slots."""
         pool = self.pools[kind]

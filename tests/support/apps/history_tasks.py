@@ -13,13 +13,19 @@ import time
 from collections.abc import Iterator
 
 from qworker import App, current
-from support.history.executions import write
+from support.history.executions import worker_of, write
 
 app = App()
 
 
 class Planned(Exception):
     """What a task raises when its plan says so."""
+
+
+@app.on_child_start
+def know_worker() -> None:
+    """While it lives: what a child writes in the moment after its worker was killed would name nobody."""
+    worker_of(os.getpid())
 
 
 def token() -> str:

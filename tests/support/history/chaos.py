@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from qworker import Future
+from qworker import Future, faultpoints
 from support.daemon import Worker, spawn_worker, start_worker
 from support.promised import bound
 from support.proxy import Proxy
@@ -52,6 +53,7 @@ class Plan:
     workers: int = 2
     slots: str = "process=2,thread=2"
     lease_s: float = 2.0
+    armed: Sequence[str] = ()  # the fault points of the first workers (qworker/faultpoints.py)
     env: Mapping[str, str] = field(default_factory=dict)  # of the workers
     wired: bool = False  # workers and producer reach the server through proxies of their own, whatever the faults are
 
@@ -116,9 +118,16 @@ class Fleet:
         return self._wire(0) if self.plan.needs_wires else self.server.url
 
     def begin(self) -> None:
-        """Start all workers and return when they serve."""
-        for _ in range(self.plan.workers):
+        """Start all workers and return when they serve; those with fault points may never do."""
+        for n, armed in enumerate(self.plan.armed):
+            more = {faultpoints.VARIABLE: armed, faultpoints.TALLY: str(self.tally(n))}
+            self.workers.append(self._new(spawn_worker, more))
+        for _ in range(self.plan.workers - len(self.plan.armed)):
             self.workers.append(self._new(start_worker))
+
+    def tally(self, n: int) -> Path:
+        """Where the nth worker writes down the faults that happened in it."""
+        return self.directory / f"faults-{n}"
 
     def replace(self, worker: Worker) -> None:
         self.workers.remove(worker)
@@ -159,9 +168,8 @@ class Fleet:
             for event in worker.events("worker.stood_still")
         ]
 
-    def _new(self, start: Callable[..., Worker]) -> Worker:
-        env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s)}
-        env |= self.plan.env
+    def _new(self, start: Callable[..., Worker], more: Mapping[str, str] = MappingProxyType({})) -> Worker:
+        env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), **self.plan.env, **more}
         url = self._wire(-1) if self.plan.needs_wires else self.server.url
         worker = start(url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
         if self.plan.needs_wires:

@@ -86,6 +86,11 @@ class Recorder:
             futures += self.submit(dataclasses.replace(batch, ids=left))
         return futures
 
+    def adopt(self, id_: str) -> None:
+        """Wait for a task that somebody else has submitted."""
+        future = self.futures[id_] = self._app.future(id_)
+        future.add_done_callback(self._told)
+
     def stop(self, future: Future[Any], verb: str) -> None:
         """Cancel or stop a task, and note what was answered."""
         asked = now()

@@ -26,6 +26,11 @@ COSTS = {
     "freeze worker": "worker, past its lease",
     "stood still": "worker, past its lease",  # the machine's doing: it gave a worker no processor time
     "freeze child": "nothing",
+    "freeze fork server": "nothing",
+    "kill producer": "nothing",
+    "freeze producer": "nothing",
+    "cut": "nothing",  # of one connection, under one call
+    "sent twice": "nothing",  # a call
     "kill clients": "nothing",
     "flush scripts": "nothing",
     "freeze server": "nothing",
