@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from e2e.conftest import BASIC
+import pytest
+
+from e2e.conftest import BASIC, executions
+from qworker import TaskCancelled
 from support.daemon import spawn_worker
+from support.waiting import wait_until
 
 
 def test_a_misspelt_fault_point_is_a_wrong_setting(url, tmp_path) -> None:
@@ -21,3 +25,22 @@ def test_a_worker_with_fault_points_says_so_at_its_start_whatever_its_log_level(
         assert worker.wait_event("worker.fault_points")["armed"] == "drain.end:exit0:1"
     finally:
         worker.close()
+
+
+def test_a_failure_where_an_outcome_is_taken_in_ends_the_worker_and_not_only_that_outcome(
+    start, tasks, execution_log, tmp_path
+) -> None:
+    """It comes out of a callback of the loop, which alone would log it: the task was held, and renewed, for ever."""
+    env = {"QWORKER_FAULT": "stop.end:raise", "QWORKER_FAULT_TALLY": str(tmp_path / "tally")}
+    worker = start("-c", "1", env=env)
+    future = tasks.nap.options(grace=0).submit(60.0)
+    wait_until(lambda: executions(execution_log), description="the task's start")
+
+    future.stop(wait=0)
+
+    assert worker.wait() == 1
+    assert "stop.end:raise:1" in worker.wait_event("worker.failed")["error"]
+    start("-c", "1")
+    with pytest.raises(TaskCancelled):
+        future.result(timeout=10)
+    assert len(executions(execution_log)) == 1

@@ -192,13 +192,16 @@ class _Daemon:
         signals = crew.signals
         signals.install()
         try:
-            await crew.start()
-            self._hello(state)
-            # What was imported and built stays: collections look at the rest, and less often than once in a hundred
-            # tasks, for a task leaves no cycles behind.
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLD)
-            await crew.run()
+            async with asyncio.TaskGroup() as work:
+                callbacks = work.create_task(_first_failure(asyncio.get_running_loop()), name="callbacks")
+                await crew.start()
+                self._hello(state)
+                # What was imported and built stays: collections look at the rest, and less often than once in a hundred
+                # tasks, for a task leaves no cycles behind.
+                gc.freeze()
+                gc.set_threshold(*GC_THRESHOLD)
+                await crew.run()
+                callbacks.cancel()
         except BaseExceptionGroup as group:
             raise self._cause(group) from None
         finally:
@@ -238,6 +241,27 @@ class _Daemon:
         self._health.remove()
         ended: dict[str, Any] = {key: count for key, count in state.counters.items() if "." not in key and count}
         self._emit("worker.stopped", worker=state.id, killed=state.killed, **ended)
+
+
+async def _first_failure(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise what the first callback raises that fails: the loop alone would log it, and go on without what it did.
+
+    That may have been the end of a task, which would be held, and its lease renewed, for as long as the worker lives.
+    """
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def heed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or "handle" not in context or failed.done():  # of a transport, or of a task that nobody awaits
+            loop.default_exception_handler(context)
+        else:
+            failed.set_exception(error)
+
+    loop.set_exception_handler(heed)
+    try:
+        await failed
+    finally:
+        loop.set_exception_handler(None)
 
 
 def slots_for(given: Mapping[PoolKind, int], needs: frozenset[PoolNeed]) -> dict[PoolKind, int]:
