@@ -146,3 +146,18 @@ def test_when_a_worker_dies_with_a_full_window_only_what_ran_starts_twice_and_no
     counts = starts(execution_log)
     assert sorted(counts[future.id] for future in futures) == [1, 1, 2, 2]
     assert all(counts[future.id] == 1 for future in waiting)
+
+
+def test_the_second_suspect_of_a_busy_worker_waits_no_longer_than_the_first(serve, tasks, execution_log) -> None:
+    serve("-c", "2", "--window", "4")
+    others = tasks.nap.submit_many([call(0.05, n) for n in range(900)])
+    waited = []
+
+    for _ in range(2):
+        suspect = tasks.dies.options(priority="high").submit(2)
+        assert suspect.result(timeout=40) == "lived"
+        _, second, third = of(execution_log, suspect.id)
+        waited.append(third.start - second.start)
+
+    assert not all(future.done() for future in others), "it was busy all the time"
+    assert waited[1] < 10, waited

@@ -345,6 +345,31 @@ def test_a_worker_that_made_room_for_suspects_it_cannot_run_goes_back_to_work(mo
     asyncio.run(scenario())
 
 
+def test_who_has_made_room_and_is_done_with_it_soon_makes_room_for_the_next_suspect_soon(monkeypatch) -> None:
+    """What it costs the others is bounded by its share of the time, not by a minute in between."""
+    monkeypatch.setattr(fetcher_module, "PATIENCE_S", -1.0)
+
+    async def scenario() -> None:
+        async with roles(process=4) as w:
+            w.accept(task("a"))
+            w.broker.script("claim", window("c1", suspects=1), window("c2"))
+            w.run(w.fetcher.run(), w.settler.run())
+            await w.broker.called("claim")
+            await turn()
+            now = asyncio.get_running_loop().time()
+            assert w.fetcher._cool_until > now + 60, "what never becomes idle does not try again and again"
+
+            w.pool.end(w.pool.number_of("a"), "returned", payload=b"\xc0")
+            call = await w.broker.called("claim", 2)
+            await turn()
+
+            assert call["alone"] is True
+            took_s = asyncio.get_running_loop().time() - now
+            assert w.fetcher._cool_until < now + 8 * took_s + 0.1
+
+    asyncio.run(scenario())
+
+
 # Bursts.
 
 

@@ -31,7 +31,7 @@ MAX_BYTES = 16 << 20  # of bodies in one window
 MOST_CLAIMS = 256  # open at once: one renewal serves them all
 PATIENCE_S = 2.0  # how long suspects wait for an idle worker before a busy one makes room
 MAKE_ROOM_S = 10.0  # and how long it will claim nothing to become idle
-COOL_DOWN_S = 60.0
+COOL_DOWN = 6  # and how many times as long as that took it serves the others, before it makes room again
 
 
 class Fetcher:
@@ -45,6 +45,7 @@ class Fetcher:
         self._next_due_s: float | None = None
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
         self._no_claims_until = 0.0
+        self._making_room_since: float | None = None
         self._cool_until = 0.0
         self._bell = Doorbell(broker, state.queues, listen_s=BELL_S, has_room=self._has_room, wake=state.wake.set)
         # Nothing is ready, nothing is held, and no retry of ours is still to come: what --burst waits for. Tasks that
@@ -202,11 +203,15 @@ class Fetcher:
             # It could have had one: those that wait, if any, need a pool that is not here.
             self._suspects_since.pop(window.queue, None)
             self._no_claims_until = 0.0
+            if self._making_room_since is not None:
+                self._cool_until = now + COOL_DOWN * (now - self._making_room_since)
+                self._making_room_since = None
         elif not window.suspects:
             self._suspects_since.pop(window.queue, None)
         elif now - self._suspects_since.setdefault(window.queue, now) > PATIENCE_S and now > self._cool_until:
             # Nobody idle took them: make room here for a while, then serve the others again.
-            self._no_claims_until, self._cool_until = now + MAKE_ROOM_S, now + MAKE_ROOM_S + COOL_DOWN_S
+            self._making_room_since, self._no_claims_until = now, now + MAKE_ROOM_S
+            self._cool_until = self._no_claims_until + COOL_DOWN * MAKE_ROOM_S  # unless it was done with sooner
 
     async def _wait_bell(self, rooms: dict[PoolKind, int]) -> None:
         """Wait for the bell, for room that opens in a pool whose lines may hold more, or for the next due task."""
