@@ -100,7 +100,8 @@ class Recorder:
             else:
                 receipt = future.stop(wait=0)
                 never = (receipt.outcome, receipt.how) == (State.CANCELLED, "never_started")
-                answer = "cancelled" if never else str(receipt.outcome or receipt.state)
+                # `cancelled` is the word for what never runs; what ran, and was stopped at once, has that outcome, too.
+                answer = "cancelled" if never else f"{receipt.outcome or receipt.state}, {receipt.how or 'not yet'}"
         except QWorkerError as error:
             answer = type(error).__name__
         self.stopped.append(Stopped(future.id, "cancel" if verb == "cancel" else "stop", asked, now(), answer))
