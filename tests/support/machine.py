@@ -1,15 +1,17 @@
-"""What some faults need of this machine: root, a tmpfs, a library; a test that cannot have it is skipped and says why.
+"""What some faults need of this machine: root, a tmpfs, a compiler; a test that cannot have it is skipped and says why.
 
 with tmpfs(path, "8m"): …                a small disk, to be filled
-faketime() ─► the environment in which a process has a clock that a file sets
+clock = WrongClock(path)         processes with clock.environ have a clock that clock.set(3600) steps
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,32 +55,67 @@ def fill(directory: Path) -> Path:
     return ballast
 
 
-class Faketime:
-    """A clock that is wrong by what a file says, for processes that are started with `environ`."""
+# libfaketime is not for this: it makes Python's sleeps fail, and a server with jemalloc hang at its start.
+_SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
 
-    def __init__(self, library: Path, file: Path) -> None:
-        self._file = file
-        self.set(0)
-        self.environ = {
-            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1",
-        }  # fmt: skip
+static const volatile long long none, *offset_s = &none;
 
-    def set(self, seconds: float) -> None:
-        """Step the clock to so much beside the true time."""
-        aside = self._file.with_suffix(".new")
-        aside.write_text(f"{seconds:+g}s\n")
-        aside.replace(self._file)  # never half of it
+__attribute__((constructor)) static void find(void) {
+  const char *path = getenv("WRONG_CLOCK");
+  int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+  void *found = fd < 0 ? MAP_FAILED : mmap(0, sizeof *offset_s, PROT_READ, MAP_SHARED, fd, 0);
+  if (found != MAP_FAILED) offset_s = found;
+  if (fd >= 0) close(fd);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *at) {
+  int failed = syscall(SYS_clock_gettime, clock, at);
+  if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec += *offset_s;
+  return failed;
+}
+
+int gettimeofday(struct timeval *at, void *zone) {
+  int failed = syscall(SYS_gettimeofday, at, zone);
+  if (!failed) at->tv_sec += *offset_s;
+  return failed;
+}
+
+time_t time(time_t *at) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (at) *at = now.tv_sec;
+  return now.tv_sec;
+}
+"""
 
 
-def faketime(directory: Path) -> Faketime:
-    """A wrong clock, or a skipped test where libfaketime is not installed."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")) or sorted(
-        Path("/usr/lib").glob("faketime/libfaketime.so.1")
-    )
-    if not found or shutil.which("faketime") is None:
-        pytest.skip("libfaketime is not installed (the system package faketime)")
-    return Faketime(found[0], directory / "faketime")
+class WrongClock:
+    """A wall clock that is wrong by so many seconds, for all processes that are started with `environ`."""
+
+    def __init__(self, directory: Path) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            pytest.skip("no C compiler, which a wrong clock is made with (the system package gcc)")
+        source, library, file = directory / "clock.c", directory / "clock.so", directory / "clock.offset"
+        source.write_text(_SHIM)
+        run(compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source))
+        file.write_bytes(bytes(8))
+        with file.open("r+b") as open_file:
+            self._offset = mmap.mmap(open_file.fileno(), 8)
+        self.environ = {"LD_PRELOAD": str(library), "WRONG_CLOCK": str(file)}
+
+    def set(self, seconds: int) -> None:
+        """Step to so much beside the true time, at once."""
+        self._offset[:] = seconds.to_bytes(8, sys.byteorder, signed=True)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ PATH). The data stay in the given directory; the socket is in a short one of its
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -77,12 +79,16 @@ def find_server(kind: Kind) -> str | None:
 class Server:
     """One server process. Made by `start_server`; owned by one test, or by the session fixtures of conftest.py."""
 
-    def __init__(self, kind: Kind, binary: str, directory: Path, args: tuple[str, ...], config: Path | None) -> None:
+    def __init__(
+        self, kind: Kind, binary: str, directory: Path, args: tuple[str, ...], config: Path | None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.binary = binary
         self.directory = directory
         self.args = args
         self.config = config
+        self.env = {**os.environ, **(env or {})}
         self._sockets = Path(tempfile.mkdtemp(prefix="qw-"))
         self.socket_path = str(self._sockets / "s")
         self.url = f"unix://{self.socket_path}"
@@ -111,7 +117,7 @@ class Server:
             # PDEATHSIG follows the *thread* that forked, so a server started by a passing helper thread goes without.
             command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command]
         self._frozen = False
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.env)
         ends = time.monotonic() + READY_WITHIN_S
         while not self.ping():
             if not self.alive or time.monotonic() > ends:
@@ -177,8 +183,11 @@ class Server:
             self._process.send_signal(number)  # asks poll() first: never a pid that was given to somebody else
 
 
-def start_server(kind: Kind, directory: Path, *args: str, durable: bool = True, config: Path | None = None) -> Server:
-    """Start a private server with its data in `directory`; further `args` go to its command line.
+def start_server(
+    kind: Kind, directory: Path, *args: str, durable: bool = True, config: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Server:  # fmt: skip
+    """Start a private server with its data in `directory`; further `args` go to its command line, `env` to its own.
 
     `durable` writes an append-only file. It is written before each reply and left to the kernel to sync: what was
     answered survives a kill -9 of the server, at no cost in fsyncs. With a `config` file, that file decides instead.
@@ -190,7 +199,7 @@ def start_server(kind: Kind, directory: Path, *args: str, durable: bool = True, 
     if config is None:
         keep = ("--appendonly", "yes", "--appendfsync", "no") if durable else ("--appendonly", "no")
         args = ("--save", "", *keep, *args)
-    server = Server(kind, binary, directory, args, config)
+    server = Server(kind, binary, directory, args, config, env)
     try:
         server.start()
     except BaseException:

@@ -45,6 +45,24 @@ def test_the_servers_time_is_followed_between_replies() -> None:
     assert lease.expected_ms(7.1) == 1_002_000
 
 
+@pytest.mark.parametrize(
+    ("server_ms", "step_s"),
+    [
+        (1_012_000, 0.0),  # as expected
+        (1_015_900, 0.0),  # the reply before may have been on its way for the four seconds that it took
+        (1_009_900, 0.0),  # this one may have, for its two
+        (1_016_100 + 5_000, 5.1),
+        (1_016_000 + 3_600_000, 3600.0),
+        (1_010_000 - 3_600_000, -3600.0),
+    ],
+)
+def test_a_step_of_the_servers_clock_is_what_no_delay_explains(server_ms: int, step_s: float) -> None:
+    lease = Lease(10)
+    assert lease.answered(sent=1.0, now=5.0, server_ms=1_000_000) == 0.0
+
+    assert lease.answered(sent=15.0, now=17.0, server_ms=server_ms) == pytest.approx(step_s)
+
+
 def test_a_call_unanswered_for_half_a_lease_is_a_witness_of_a_stall() -> None:
     lease = Lease(10)
     lease.asked(100.0)

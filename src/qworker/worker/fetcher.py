@@ -183,7 +183,7 @@ class Fetcher:
                 continue
             finally:
                 self.idle.set()
-            lease.answered(sent, time.monotonic(), window.now_ms)
+            self._state.hear(sent, window.now_ms)
             self._on_call(True, "")
             return sent, window
         return 0.0, None

@@ -100,7 +100,7 @@ class Keeper:
         except UNANSWERED as error:
             self._on_call(False, str(error))
             return False
-        lease.answered(sent, time.monotonic(), renewal.now_ms)
+        state.hear(sent, renewal.now_ms)
         self._on_call(True, "")
         state.see_epoch(queue, renewal.epoch)
         for held, _ in marks:

@@ -18,7 +18,7 @@ class Lease:
         self.lease_s = lease_s
         self.until = 0.0  # the claims hold until here at least: the lease counts from when the call was sent
         self._server_ms: int | None = None
-        self._seen_at = 0.0
+        self._sent_at = self._seen_at = 0.0
         self._asked_at: float | None = None  # when the oldest unanswered call was sent
         self._stalled = False
 
@@ -43,12 +43,22 @@ class Lease:
         waiting = self._asked_at is not None and now - self._asked_at > self.lease_s / 2
         return self._stalled or waiting
 
-    def answered(self, sent: float, now: float, server_ms: int) -> None:
-        """A reply arrived at `now` to a call sent at `sent`; `server_ms` is the server's time in it."""
+    def answered(self, sent: float, now: float, server_ms: int) -> float:
+        """A reply arrived at `now` to a call sent at `sent`; `server_ms` is the server's time in it.
+
+        Returns by how many seconds the server's clock has stepped since the reply before; 0: by no more than half a
+        lease, as far as can be told from when calls were sent and answered.
+        """
+        step_ms = 0.0
+        if self._server_ms is not None:
+            least = self._server_ms + (sent - self._seen_at) * 1000
+            most = self._server_ms + (now - self._sent_at) * 1000
+            step_ms = max(0.0, server_ms - most) + min(0.0, server_ms - least)
         # The reply that ends a stall does not carry the witness itself if it was sent before the stall: keep it.
         self._stalled = now - sent > self.lease_s / 2
         self._asked_at = None
-        self._server_ms, self._seen_at = server_ms, now
+        self._server_ms, self._sent_at, self._seen_at = server_ms, sent, now
+        return step_ms / 1000 if abs(step_ms) > self.lease_s * 500 else 0.0
 
     def opened(self, sent: float, *, alone: bool) -> None:
         """A claim sent at `sent` was answered. `alone`: nothing else is held, so its lease is the only one."""

@@ -262,7 +262,7 @@ class Lender:
             except UNANSWERED as error:
                 self._on_call(False, str(error))
                 return
-            lease.answered(sent, time.monotonic(), window.now_ms)
+            self._state.hear(sent, window.now_ms)
             self._on_call(True, "")
 
     # ── no place left ────────────────────────────────────────────────────────────────────────────────────────────

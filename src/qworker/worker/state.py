@@ -74,6 +74,15 @@ class State:
         """Return the pool that serves a need."""
         return self.settings.pool if need == "default" else need
 
+    def hear(self, sent: float, server_ms: int) -> None:
+        """Take note of a reply to a claim or a renewal, and of the server's time in it."""
+        step_s = self.lease.answered(sent, time.monotonic(), server_ms)
+        if step_s:
+            self.emit(
+                "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
+                note="the server's clock stepped, or this host was suspended; delays and results follow that clock",
+            )  # fmt: skip
+
     def see_epoch(self, queue: str, epoch: str) -> None:
         """Notice that the server lost a queue's data: its scripts then tell of another epoch."""
         before = self.epochs.get(queue)

@@ -36,6 +36,7 @@ COSTS = {
     "freeze server": "nothing",
     "restart server": "nothing",
     "pause server": "nothing",
+    "clock step": "nothing",
     "full server": "nothing",
     "refusing server": "nothing",  # read-only, without its replicas, or with a full disk
     "failover": "nothing",  # to a replica that has everything
