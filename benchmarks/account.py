@@ -4,7 +4,8 @@
 
 Five loads on one worker of two processes, with its defaults and a private redis-server: bulk submit, submit one by one,
 a drain with results, submit + run + all results, and round trips. Each figure is the median of the rounds. The lower
-table is of one more round, in which SLOWLOG notes what each script takes: by the clock, so on a busy machine too much.
+table is what SLOWLOG notes of each script in them: by the clock, so on a busy machine too much. Outcomes stay for an
+hour, so a later round finds more of them; docs/performance.md says what that costs.
 
 --profile adds the functions in which each Python party spends its time, as py-spy sees them from outside (it must be
 on PATH, or beside this interpreter, and may have to run as root).
@@ -168,15 +169,14 @@ def main(given: argparse.Namespace) -> int:
     profiles = None
     costs: dict[str, list[Cost]] = {load: [] for load in LOADS}
     with Place() as place:
+        place.tell_scripts_apart(True)
         for _ in range(given.rounds):
             for load, (run, count) in LOADS.items():
                 costs[load].append(run(place, count // 20 if given.quick else count))
-        place.tell_scripts_apart(True)
-        apart = {load: run(place, (count // 20 if given.quick else count) // 4) for load, (run, count) in LOADS.items()}
         place.tell_scripts_apart(False)
         if given.profile:
             profiles = profile(place, given.profile)
-    figures = {load: median(rounds) | {"scripts": apart[load].told()["scripts"]} for load, rounds in costs.items()}
+    figures = {load: median(rounds) for load, rounds in costs.items()}
     told = {"machine": machine.facts(), "loads": figures} | ({"profile": profiles} if profiles else {})
     if given.out:
         given.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
