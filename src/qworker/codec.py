@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DecodeError, TaskTooLarge
 from .faults import RemoteTraceback, describe_error, pack_error, rebuild_error, unpack_error
 from .model import POOL_NEEDS, PRIORITIES, Envelope, Header, Line
-from .outcome_bytes import PUSH_MAX, pack_hint, pack_outcome, pack_success, read_pushed, unpack_outcome
+from .outcome_bytes import APART, PUSH_MAX, pack_hint, pack_outcome, pack_success, read_pushed, unpack_outcome
 from .told import pack_told, unpack_told
 from .values import (
     MAX_BODY,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hashlib import blake2b
 
 __all__ = [
+    "APART",
     "MAX_BODY",
     "MAX_DEPTH",
     "NOBODY",
@@ -189,16 +190,19 @@ def _is_extra(extra: dict[Any, Any]) -> bool:
 # ── blobs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pack_envelope(header: bytes, body: bytes, line: Line, client: str, sent_ms: int, core: bytes = b"") -> bytes:
+def pack_envelope(
+    header: bytes, body: bytes, line: Line, client: str, sent_ms: int, core: bytes = b"", *, apart: bool = False
+) -> bytes:
     """Return a task as it is stored. `client` is 12 characters: whose inbox is told of its end, or NOBODY.
 
+    `apart`: the body follows, and is left out here.
     `core`: the header without the task's place in a tree of tasks. A parent that is run again submits the same tasks
     from another group: so that place is no part of what the digest stands for.
     """
     hasher = _hasher(core or header).copy()
     hasher.update(body)
     head = _HEAD.pack(_LINE_CODES[line], client.encode("ascii"), sent_ms, len(header))
-    return b"".join((hasher.digest(), head, header, body))
+    return b"".join((hasher.digest(), head, header) if apart else (hasher.digest(), head, header, body))
 
 
 def read_envelope(blob: bytes) -> Envelope:
@@ -214,7 +218,7 @@ def read_envelope(blob: bytes) -> Envelope:
         client=client_of(blob),
         sent_ms=sent_ms_of(blob),
         header=header,
-        body=body_of(blob),
+        body=bytes(body_of(blob)),
     )
 
 
@@ -252,9 +256,10 @@ def sent_ms_of(blob: bytes) -> int:
     return int.from_bytes(blob[21:29])
 
 
-def body_of(blob: bytes) -> bytes:
-    """Return the packed arguments of a task."""
-    return blob[PREFIX + int.from_bytes(blob[29:31]) :]
+def body_of(blob: bytes) -> bytes | memoryview:
+    """Return the packed arguments of a task; of a large one they are not copied."""
+    begin = PREFIX + int.from_bytes(blob[29:31])
+    return blob[begin:] if len(blob) < APART else memoryview(blob)[begin:]
 
 
 _LINES: dict[bytes, Line] = {

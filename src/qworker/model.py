@@ -173,6 +173,7 @@ class End(NamedTuple):
     ttl_ms: int
     client: str  # 12 characters, as in the envelope
     hint: bytes = b""  # pushed instead of `value` when that is too large to push
+    rest: bytes = b""  # what follows `value` in the outcome: a large one's payload, which nobody copies
 
 
 class Again(NamedTuple):

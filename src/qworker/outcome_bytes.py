@@ -18,8 +18,9 @@ from .model import Outcome, Sighting, Told
 from .told import read_told
 from .values import pack_plain, unpack_plain
 
-__all__ = ["PUSH_MAX", "pack_hint", "pack_outcome", "pack_success", "read_pushed", "unpack_outcome"]
+__all__ = ["APART", "PUSH_MAX", "pack_hint", "pack_outcome", "pack_success", "read_pushed", "unpack_outcome"]
 
+APART = 65_536  # from there on msgpack begins bytes with c6 and four bytes of their number
 PUSH_MAX = 4096  # a larger outcome is not pushed to its client, only its id is
 
 _OUTCOME_VERSION = "1"
@@ -95,12 +96,30 @@ def pack_success(
 ) -> bytes:
     """Pack the outcome of a task that returned unasked, as `pack_outcome` would; `value` None: it is not kept.
 
-    Nearly all outcomes are of this kind, and to make an Outcome first would cost more than to pack it.
+    A value of APART bytes and more is left out: it follows what is returned here, and nobody copies it. Nearly all
+    outcomes are of this kind, and to make an Outcome first would cost more than to pack it.
     """
     flags = _TOMBSTONE if value is None else _HAS_VALUE
-    return pack_plain(
-        [digest, claim, id, _SUCCESS, run, attempt, worker, ended_ms, ran_s, None, None, flags, "", value]
+    apart = value is not None and len(value) >= APART
+    packed = pack_plain(
+        [
+            digest,
+            claim,
+            id,
+            _SUCCESS,
+            run,
+            attempt,
+            worker,
+            ended_ms,
+            ran_s,
+            None,
+            None,
+            flags,
+            "",
+            b"" if apart else value,
+        ]
     )
+    return packed[:-2] + b"\xc6" + len(value or b"").to_bytes(4, "big") if apart else packed
 
 
 def unpack_outcome(data: bytes) -> Outcome:

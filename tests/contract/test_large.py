@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qworker.broker import flows
+from qworker.broker import SubmitItem, flows
 from qworker.errors import Conflict
 from qworker.lifecycle import State
 from qworker.model import Again, Line, Release
@@ -144,6 +144,17 @@ def test_a_body_that_is_gone_before_it_is_fetched_belongs_to_a_claim_that_lapsed
         flow.send(broker.run(flow.send(window)))
 
     assert ids(found.value.value) == ["b"]
+
+
+def test_a_body_and_a_payload_that_were_never_joined_arrive_whole(broker: TwiceBroker) -> None:
+    blob = large("a")[0]
+    whole = end("a", "c1", text=VALUE)
+    broker.submit(QUEUE, Line(), [SubmitItem("a", blob[:31], body=blob[31:])], given=False)
+
+    assert broker.submit(QUEUE, Line(), [SubmitItem("a", blob[:31], body=blob[31:])], given=True).codes == ("same",)
+    assert only(take(broker, "c1")).blob == blob
+    assert broker.settle(QUEUE, [whole._replace(value=whole.value[:90], rest=whole.value[90:])]).codes == ("ok",)
+    assert broker.outcomes(QUEUE, ["a"]) == (whole.value,)
 
 
 def test_scripts_that_the_server_forgot_are_sent_again(broker: TwiceBroker) -> None:

@@ -187,6 +187,16 @@ def test_an_outcome_arrives_as_it_was_recorded(outcome):
     assert codec.unpack_outcome(codec.pack_outcome(outcome)) == outcome
 
 
+@pytest.mark.parametrize("size", [0, 10, 255, 256, codec.APART - 1, codec.APART, codec.MAX_BODY])
+def test_a_success_is_packed_as_any_outcome_and_a_large_value_follows(size: int):
+    value = b"v" * size
+    outcome = Outcome("q:a", State.SUCCEEDED, How.RETURNED, 1, 2, "c" * 12, b"d" * 8, "w", 5, 0.5, value=value)
+
+    packed = codec.pack_success("q:a", "c" * 12, b"d" * 8, 1, 2, "w", 5, 0.5, value)
+
+    assert packed + (value if size >= codec.APART else b"") == codec.pack_outcome(outcome)
+
+
 def test_every_outcome_and_every_way_to_it_can_be_recorded():
     for state in OUTCOMES:
         for how in How:

@@ -23,6 +23,10 @@ from .scripts import Arg, Script, load
 T = TypeVar("T")
 
 
+# A plain command. A word of it may be in pieces, of which a large one is not copied.
+Command = tuple[Arg | tuple[bytes, ...], ...]
+
+
 class Call(NamedTuple, Generic[T]):
     """One round trip: a script with its keys and arguments, or (without a script) a whole plain command."""
 
@@ -36,8 +40,8 @@ class Call(NamedTuple, Generic[T]):
     refused: Callable[[str], Exception] | None = None  # the error when the script refuses, from the id that it names
     # Plain commands that are done together with the script, or not at all (together.py); and the same without them, for
     # a full server.
-    before: Sequence[Sequence[Arg]] = ()
-    after: Sequence[Sequence[Arg]] = ()
+    before: Sequence[Command] = ()
+    after: Sequence[Command] = ()
     alone: Callable[[], Call[T]] | None = None
 
 

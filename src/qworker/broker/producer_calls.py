@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import Conflict, SubmitUnknown
 from ..model import Line
 from ..views import Peeked
-from .calls import Call, Owner, command, script_call
+from .calls import Call, Command, Owner, command, script_call
 from .scripts import Arg
 from .together import LARGE
 from .values import WATCH, ExpireAnswer, ExpireCode, StopAnswer, StopCode, SubmitCode, SubmitItem, Submitted
@@ -47,13 +47,14 @@ def submit(
     """
     unique = items if len(items) == 1 else _unique(queue, items)
     check = given or resend
-    large = [item for item in unique if len(item.blob) > LARGE] if beside and not check else ()
-    timed = large or [item for item in unique if item.delay_ms or item.deadline_ms]
+    large = [item for item in unique if item.body or len(item.blob) > LARGE]
+    after: list[Command] = []
+    if large:
+        unique, after = _apart(owner, queue, unique) if beside and not check else (_whole(unique), [])
+    timed = after or [item for item in unique if item.delay_ms or item.deadline_ms]
     rest: list[Arg] = []
     for item in unique:
-        if large and len(item.blob) > LARGE:
-            item = item._replace(blob=item.blob[:8])
-        rest += item if timed else item[:2]  # its fields are the script's arguments
+        rest += item[:4] if timed else item[:2]  # its fields are the script's arguments
     script, keys, args = script_call(
         owner,
         queue,
@@ -74,8 +75,7 @@ def submit(
         return Submitted(int(reply[0]), codes)
 
     again = None if check else partial(submit, owner, queue, line, items, given=given, resend=True)
-    alone = partial(submit, owner, queue, line, items, given=given, beside=False) if large else None
-    after = [("HSETNX", keys[0], item.id, item.blob) for item in large]
+    alone = partial(submit, owner, queue, line, items, given=given, beside=False) if after else None
 
     def unanswered(text: str) -> SubmitUnknown:
         return SubmitUnknown(
@@ -88,6 +88,24 @@ def submit(
 
     verb = f"submit {len(items)} task(s) to queue {queue!r}"
     return Call(verb, script, keys, args, parse, again, unanswered, refused, after=after, alone=alone)
+
+
+def _apart(owner: Owner, queue: str, items: Sequence[SubmitItem]) -> tuple[Sequence[SubmitItem], list[Command]]:
+    """Give the script only the digests of large blobs; the commands behind it bring them."""
+    (key,) = owner.queue(queue).of(("bodies",))
+    small: list[SubmitItem] = []
+    after: list[Command] = []
+    for item in items:
+        if item.body or len(item.blob) > LARGE:
+            after.append(("HSETNX", key, item.id, (item.blob, item.body)))
+            small.append(item._replace(blob=item.blob[:8]))
+        else:
+            small.append(item)
+    return small, after
+
+
+def _whole(items: Sequence[SubmitItem]) -> Sequence[SubmitItem]:
+    return [item._replace(blob=item.blob + item.body) for item in items]
 
 
 def _unique(queue: str, items: Sequence[SubmitItem]) -> Sequence[SubmitItem]:

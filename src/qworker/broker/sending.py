@@ -15,6 +15,7 @@ from ..errors import BrokerError, NotReplicated, Refused, SubmitUnknown
 from ..model import Draft
 from .broker import Broker
 from .registry import Awaited, Registry
+from .together import LARGE
 from .values import SubmitItem, Submitted
 
 if TYPE_CHECKING:
@@ -121,6 +122,14 @@ class Sending:
                 pack(draft.header, draft.body, line, client, sent_ms, draft.core),
                 draft.delay_ms,
                 draft.deadline_ms,
+            )
+            if len(draft.body) < LARGE
+            else SubmitItem(
+                draft.local,
+                pack(draft.header, draft.body, line, client, sent_ms, draft.core, apart=True),
+                draft.delay_ms,
+                draft.deadline_ms,
+                draft.body,
             )
             for draft in drafts
         ]

@@ -13,10 +13,9 @@ from typing import Any
 
 import hiredis
 
-from .calls import Call
+from .calls import Call, Command
 from .connection import wire
 from .hello import pack
-from .scripts import Arg
 
 LARGE = 4096  # bytes from which on a command of its own costs less than Lua does
 _ABORTED = "EXECABORT Transaction discarded because of: "
@@ -55,7 +54,7 @@ def _script(call: Call[Any]) -> tuple[Any, ...]:
     return ("EVAL", call.script.text, *wire(call)[2:])
 
 
-def _pieces(commands: Sequence[Sequence[Arg]]) -> Iterator[bytes]:
+def _pieces(commands: Sequence[Command]) -> Iterator[bytes]:
     small: list[bytes] = []
     for command in commands:
         small.append(b"*%d\r\n" % len(command))

@@ -28,6 +28,7 @@ class SubmitItem(NamedTuple):
     blob: bytes
     delay_ms: int = 0
     deadline_ms: int = 0
+    body: bytes = b""  # what follows in the blob: a large body, which nobody copies into it
 
 
 class Submitted(NamedTuple):

@@ -24,7 +24,7 @@ from ..model import (
     Settled,
     Window,
 )
-from .calls import Call, Owner, command, read_stops, script_call
+from .calls import Call, Command, Owner, command, read_stops, script_call
 from .records import read_record
 from .scripts import Arg
 from .together import LARGE
@@ -185,32 +185,34 @@ def settle(
     if len({item.id for item in items}) != len(items):
         raise ValueError(f"cannot settle in queue {queue!r}: two items name the same task")
     # Ends first, grouped by what they share: a window of like tasks costs three arguments a task.
-    groups: dict[tuple[str, State, int, str], tuple[list[int], list[str], list[Arg], list[tuple[Arg, ...]]]] = {}
+    groups: dict[tuple[str, State, int, str], tuple[list[int], list[str], list[Arg], list[tuple[str, Command]]]] = {}
     keys_of = owner.queue(queue)
     moves: list[int] = []
     for place, item in enumerate(items):
         if isinstance(item, End):
-            local, claim, state, value, ttl_ms, client, hint = item
+            local, claim, state, value, ttl_ms, client, hint, payload = item
             group = groups.get((claim, state, ttl_ms, client))
             if group is None:
                 group = groups[claim, state, ttl_ms, client] = [], [], [], []
             places, locals_, parts, large = group
             places.append(place)
             locals_.append(local)
-            if len(value) > LARGE and beside:
-                large.append(("SET", keys_of.stash(local), value, "PX", ttl_ms))
-                value = b""
-            parts += (local, value, hint)
+            if beside and (payload or len(value) > LARGE):
+                large.append((local, ("SET", keys_of.stash(local), (value, payload), "PX", ttl_ms)))
+                value = payload = b""
+            parts += (local, value + payload, hint)
         else:
             moves.append(place)
     order: list[int] = []
     ended: list[str] = []
     rest: list[Arg] = []
-    before: list[tuple[Arg, ...]] = []
+    before: list[Command] = []
+    stashed: list[str] = []
     for (claim, state, ttl_ms, client), (places, locals_, parts, large) in groups.items():
         rest += (claim, CODES[state], ttl_ms, "" if client in _NOBODY else client, len(places))
         rest += parts
-        before += large
+        before += [command for _, command in large]
+        stashed += [local for local, _ in large]
         order += places
         ended += locals_
     for place in moves:
@@ -232,7 +234,7 @@ def settle(
         moves=len(moves),
     )
     if before:
-        keys = (*keys, *[command[1] for command in before])
+        keys = (*keys, *[keys_of.stash(local) for local in stashed])
 
     def parse(reply: Any) -> SettleReply:
         letters, *stops = reply

@@ -9,6 +9,8 @@ code shares the child's file descriptors, and what cannot be read makes that chi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -65,11 +67,16 @@ _GROUP: Final = re.compile(r"g-[A-Za-z0-9_.=@+-]{1,62}")
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.
 _LARGEST: Final = 4 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
-_PIPE: Final = 64 * 1024  # what a pipe holds
+PIPE: Final = 64 * 1024  # what a pipe holds
+ENLARGED: Final = 256 * 1024  # and that of a child that says more at once
+
+APART: Final = 65_536  # bytes from which on a body or value is handed on as it is, not copied into its frame
+BIN32: Final = b"\xc6"  # begins msgpack's bytes of any length, which four bytes tell
 
 _OF_ORDER: Final = 11  # so many of its fields are the child's: number to timeout_s
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+_pack, _array_head = _packer.pack, _packer.pack_array_header
 
 
 class BrokenStream(Exception):
@@ -79,6 +86,22 @@ class BrokenStream(Exception):
 def pack_order(order: Order) -> bytes:
     """Pack an order for a child: what it runs, and what `current` shows of it."""
     return _pack((ORDER, *order[:_OF_ORDER]))  # type: ignore[no-any-return]
+
+
+def pack_large_order(order: Order) -> tuple[bytes, bytes, bytes]:
+    """As `pack_order`, in pieces: the second is the blob, which is not copied."""
+    number, id_, blob = order[:3]
+    head = _array_head(1 + _OF_ORDER) + _pack(ORDER) + _pack(number) + _pack(id_)
+    return head + BIN32 + len(blob).to_bytes(4, "big"), blob, b"".join(map(_pack, order[3:_OF_ORDER]))
+
+
+def pack_outcome(number: int, told: tuple[int, bytes, float | None, bool, float | None]) -> tuple[bytes, ...]:
+    """Pack the outcome of an attempt; a large payload stays apart, so that it is not copied."""
+    kind, payload, ran_s, retryable, delay_s = told
+    if len(payload) < APART:
+        return (_pack((OUTCOME, number, kind, ran_s, retryable, delay_s, payload)),)
+    head = _pack((OUTCOME, number, kind, ran_s, retryable, delay_s, b""))
+    return head[:-2] + BIN32 + len(payload).to_bytes(4, "big"), payload
 
 
 def pack_frame(*fields: object) -> bytes:
@@ -150,6 +173,13 @@ def _is_well_formed(frame: list[Any]) -> bool:
 def receive(pipe: int) -> bytes | None:
     """Read what is there; None when nothing is, b"" when everybody who could write is gone."""
     try:
-        return os.read(pipe, _PIPE)
+        return os.read(pipe, PIPE)
     except BlockingIOError:
         return None
+
+
+def enlarge(pipe: int) -> None:
+    """Let a pipe hold more, where the system knows how to and has not given its user too much of that already."""
+    with contextlib.suppress(OSError, AttributeError):
+        if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < ENLARGED:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, ENLARGED)

@@ -85,7 +85,7 @@ class CoroutineLoop:
     """All slots of one async child. Everything but `_run_plain` runs in the loop's thread."""
 
     def __init__(
-        self, slots: int, inbox: Inbox, runner: Runner, send: Callable[[bytes], None], page: Page, stream_fd: int
+        self, slots: int, inbox: Inbox, runner: Runner, send: Callable[..., None], page: Page, stream_fd: int
     ) -> None:
         self._inbox = inbox
         self._runner = runner
@@ -258,12 +258,12 @@ class CoroutineLoop:
             traceback.print_exc(file=sys.__stderr__)
             os._exit(70)
 
-    def _tell(self, frame: bytes, cells: SlotCells) -> int | None:
+    def _tell(self, frame: tuple[bytes, ...], cells: SlotCells) -> int | None:
         """Tell the outcome. Returns the slot that is free by it; None: it was a survivor's."""
         # Of this and a MOVE, which makes it a survivor, exactly one finds the number.
         slot = self._current.pop(cells.number, None)
         # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-        self._send(frames.pack_frame(frames.GONE, cells.number) if slot is None else frame)
+        self._send(*((frames.pack_frame(frames.GONE, cells.number),) if slot is None else frame))
         cells.clear()
         return slot
 

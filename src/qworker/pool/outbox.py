@@ -25,15 +25,15 @@ class Outbox:
         self._write = faultpoints.torn("child.mid_frame", os.write, lambda data: data[1] == frames.OUTCOME)
         self.closed = False
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame, or leave it to the thread that is sending now.
+    def send(self, *frame: bytes) -> None:
+        """Send a frame (its pieces), or leave it to the thread that is sending now.
 
         The lock is never waited for: a signal handler of user code may print while the thread that it interrupted is
         in the middle of a send. A frame that finds the lock taken is sent by its holder, who looks again after
         every release.
         """
         pending = self._pending
-        pending.append(frame)
+        pending.extend(frame)  # at once: no other thread's comes between
         while pending and not self.closed and self._lock.acquire(blocking=False):
             try:
                 while pending:

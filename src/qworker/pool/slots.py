@@ -61,7 +61,7 @@ class Runner:
     """Runs orders in this process."""
 
     def __init__(
-        self, find: Callable[[str], RunnableTask | None], page: Page, output: Output, send: Callable[[bytes], None]
+        self, find: Callable[[str], RunnableTask | None], page: Page, output: Output, send: Callable[..., None]
     ) -> None:
         self._find = find
         self._page = page
@@ -69,8 +69,8 @@ class Runner:
         self._send = send
         self.forked = False  # this process is a copy that user code made of the child
 
-    def run(self, order: list[Any], slot: int, *, alone: bool) -> tuple[bytes, SlotCells]:
-        """Run one order in `slot`; returns the frame of its outcome, and the cells to clear once that was sent.
+    def run(self, order: list[Any], slot: int, *, alone: bool) -> tuple[tuple[bytes, ...], SlotCells]:
+        """Run one order in `slot`; returns the frame of its outcome in pieces, and the cells to clear once it was sent.
 
         `alone`: no other slot runs here, so that helper threads may take the slot's task for theirs.
         """
@@ -82,13 +82,12 @@ class Runner:
         return SlotCells(self._page, slot, order[1], self._send)
 
     @faultpoints.before("child.after_fn")
-    def outcome(self, cells: SlotCells, told: Told) -> bytes:
-        """Return the frame of an attempt's outcome."""
-        kind, payload, ran_s, retryable, delay_s = told
+    def outcome(self, cells: SlotCells, told: Told) -> tuple[bytes, ...]:
+        """Return the frame of an attempt's outcome, in pieces."""
         if self.forked:
             os._exit(0)  # the copy's copy of this attempt is over; only the child itself has something to tell
         self._output.finish(cells.number)
-        return frames.pack_frame(frames.OUTCOME, cells.number, kind, ran_s, retryable, delay_s, payload)
+        return frames.pack_outcome(cells.number, told)
 
     def is_coroutine(self, order: list[Any]) -> bool:
         """Is it a coroutine function of the app that the order calls? Whatever cannot be read is none."""
@@ -154,7 +153,7 @@ class Runner:
 class ProcessLoop:
     """The one slot of a process child: its main thread."""
 
-    def __init__(self, inbox: Inbox, runner: Runner, send: Callable[[bytes], None], stream_fd: int) -> None:
+    def __init__(self, inbox: Inbox, runner: Runner, send: Callable[..., None], stream_fd: int) -> None:
         self._inbox = inbox
         self._runner = runner
         self._send = send
@@ -170,7 +169,7 @@ class ProcessLoop:
                 self._inbox.wait(self._poll)
                 continue
             frame, cells = run(order, 0, alone=True)
-            send(frame)
+            send(*frame)
             cells.clear()
 
 

@@ -33,7 +33,7 @@ class ThreadLoop:
     """All slots of one thread child."""
 
     def __init__(
-        self, slots: int, inbox: Inbox, runner: Runner, send: Callable[[bytes], None], page: Page, stream_fd: int
+        self, slots: int, inbox: Inbox, runner: Runner, send: Callable[..., None], page: Page, stream_fd: int
     ) -> None:
         self._inbox = inbox
         self._runner = runner
@@ -100,7 +100,7 @@ class ThreadLoop:
                 self._running -= 1
                 survived = self._current.pop(number, None) is None
             # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-            self._send(frames.pack_frame(frames.GONE, number) if survived else frame)
+            self._send(*((frames.pack_frame(frames.GONE, number),) if survived else frame))
             cells.clear()
             if survived:
                 return

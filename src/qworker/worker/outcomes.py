@@ -40,7 +40,7 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
         packed = codec.pack_success(
             held.full_id, claim, blob[:8], record.run, record.attempt, worker, ended_ms, ending.ran_s, kept
         )
-        return _end(held, state, packed)
+        return _end(held, state, packed, kept if kept is not None and len(kept) >= codec.APART else b"")
     _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _, shielded_s, flight = ending or NO_ENDING
     kept = payload if held.header.result_ttl_ms > 0 else None
     value, error = (kept, None) if state is State.SUCCEEDED else (None, kept or None)
@@ -53,10 +53,10 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
     return _end(held, state, codec.pack_outcome(outcome))
 
 
-def _end(held: Held, state: State, packed: bytes) -> End:
+def _end(held: Held, state: State, packed: bytes, rest: bytes = b"") -> End:
     # What is too large to push is announced by its id alone; the client fetches it.
-    hint = codec.pack_hint(held.full_id) if len(packed) > codec.PUSH_MAX else b""
-    return End(held.task.id, held.claim.id, state, packed, ttl_of(held), _client_of(held.task.blob), hint)
+    hint = codec.pack_hint(held.full_id) if rest or len(packed) > codec.PUSH_MAX else b""
+    return End(held.task.id, held.claim.id, state, packed, ttl_of(held), _client_of(held.task.blob), hint, rest)
 
 
 def _client_of(blob: bytes) -> str:

@@ -47,7 +47,7 @@ class _Lane:
                 break
             ids.add(settle.id)
             if type(settle) is End:
-                size += len(settle.value)
+                size += len(settle.value) + len(settle.rest)
             count += 1
         taken, self.entries = entries[:count], entries[count:]
         self.under_way = count
