@@ -28,6 +28,7 @@ from .flows import Flow
 from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
 from .records import read_stop
+from .sentinel import Sentinels
 from .sockets import Connection, Connections, Plain
 from .values import WATCH, BellRing, StopHint, WatchHint
 from .verbs import Verbs
@@ -78,7 +79,12 @@ class AsyncBroker(Verbs):
 
     def _make_connections(self, name: str) -> Connections:
         if self._given is None:
-            address = Address.of(check_url(self.url))
+            sentinels = Sentinels.of(check_url(self.url))
+            if sentinels is not None:
+                from .found import FoundConnections
+
+                return FoundConnections(sentinels, lambda url: self._connection_to(url, name))
+            address = Address.of(self.url)
             if address is not None:
                 if faultpoints.ARMED:
                     from . import faulty
@@ -90,6 +96,15 @@ class AsyncBroker(Verbs):
         if self._given is not None:
             return Connections(adapted.of_client(self._given))
         return Connections(adapted.maker(self.url, name=name, timeout_s=attempt_s(self.timeout_s)))
+
+    def _connection_to(self, url: str, name: str) -> Connection:
+        """Make a connection to one of several servers."""
+        address = Address.of(url)
+        if address is not None:
+            return Plain(address, name)
+        from . import adapted
+
+        return adapted.maker(url, name=name, timeout_s=attempt_s(self.timeout_s))()
 
     async def perform(self, asked: Call[T] | Flow[T]) -> T:
         """Do what a verb asks for: one call, or several."""

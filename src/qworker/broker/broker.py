@@ -23,6 +23,7 @@ from .flows import Flow
 from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
 from .links import Link, Links, Plain
+from .sentinel import FoundLinks, Sentinels
 from .verbs import Verbs
 
 if TYPE_CHECKING:
@@ -55,17 +56,31 @@ class Broker(Verbs):
         self._links = self._make_links(check_url(url))
 
     def _make_links(self, url: str) -> Links:
-        address = Address.of(url) if self._given is None else None
-        if address is not None:
-            name, timeout_s = self.name, attempt_s(self.timeout_s)
-            if faultpoints.ARMED:
-                from . import faulty
+        if self._given is None:
+            sentinels = Sentinels.of(url)
+            if sentinels is not None:
+                return FoundLinks(sentinels, self._link_to)
+            address = Address.of(url)
+            if address is not None:
+                name, timeout_s = self.name, attempt_s(self.timeout_s)
+                if faultpoints.ARMED:
+                    from . import faulty
 
-                return Links(lambda: faulty.Link(address, name, timeout_s))
-            return Links(lambda: Plain(address, name, timeout_s))
+                    return Links(lambda: faulty.Link(address, name, timeout_s))
+                return Links(lambda: Plain(address, name, timeout_s))
         from . import driver
 
         return Links(driver.of_client(self.client))
+
+    def _link_to(self, url: str, within_s: float | None) -> Link:
+        """Make a connection to one of several servers."""
+        timeout_s = attempt_s(self.timeout_s) if within_s is None else within_s
+        address = Address.of(url)
+        if address is not None:
+            return Plain(address, self.name, timeout_s)
+        from . import driver
+
+        return driver.of_client(driver.connect(url, name=self.name, timeout_s=timeout_s))()
 
     @cached_property
     def client(self) -> redis.Redis:
@@ -74,7 +89,9 @@ class Broker(Verbs):
             return self._given
         from . import driver  # it and redis-py take 11 MiB: most producers do without
 
-        return driver.connect(self.url, name=self.name, timeout_s=attempt_s(self.timeout_s))
+        links = self._links if Sentinels.of(self.url) is not None else None
+        url = links.primary() if isinstance(links, FoundLinks) else self.url
+        return driver.connect(url, name=self.name, timeout_s=attempt_s(self.timeout_s))
 
     def perform(self, asked: Call[T] | Flow[T]) -> T:
         """Do what a verb asks for: one call, or several."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
+from .sentinel import Sentinels
 
 T = TypeVar("T")
 
@@ -44,15 +45,20 @@ _IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM", "NOPERM"})
 def check_url(url: str) -> str:
     """Return a server's URL, or say why it cannot be one."""
     try:
+        if Sentinels.of(url) is not None:
+            return url
         parts = urlsplit(url)
         # redis-py takes a database that is no number for database 0, and would fill the wrong one.
         fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
         fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number
+    except ValueError as error:  # a port that is no number
+        if "+sentinel://" in url:
+            raise ConfigError(f"url={public_url(url)!r}: {error}") from None
         fits = False
     if not fits:
         raise ConfigError(
-            f"url={public_url(url)!r}: expected redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket"
+            f"url={public_url(url)!r}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket or"
+            " redis+sentinel://host:port,host:port/service/0"
         )
     return url
 

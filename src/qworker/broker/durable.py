@@ -22,6 +22,7 @@ from .broker import Broker
 from .calls import command
 from .connection import bars
 from .hello import FAULTS, pack
+from .sentinel import FoundLinks
 from .values import SubmitItem, Submitted
 
 __all__ = ["Durable"]
@@ -65,7 +66,8 @@ class Durable(Broker):
             if _NO_FILE not in str(error):
                 why = "it cannot tell what is on its disk, as Redis from 7.2 on and Valkey can"
         role, _, replicas, *_ = self.run(command("ask for its replicas", "ROLE", parse=lambda reply: [*reply, 0, 0]))
-        if role == b"master" and replicas:
+        # Where sentinels may make a replica the primary, what none of them has is not kept, also while none follows.
+        if (role == b"master" and replicas) or isinstance(self._links, FoundLinks):
             self._waits.append(("on a replica", ("WAIT", 1)))
         if not self._waits:
             raise ServerUnfit(

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
 from qworker import App, Future, codec
 from qworker.broker.keys import QueueKeys
 from qworker.errors import BrokerError, QWorkerError, Refused, SubmitUnknown
@@ -165,7 +163,8 @@ def look(url: str) -> tuple[Quiet, list[Ended]]:
     from qworker.broker import Broker
     from qworker.broker.keys import PERMANENT
 
-    with redis.Redis.from_url(url) as client, Broker(url, "default") as broker:
+    with Broker(url, "default") as broker:
+        client = broker.client
         stats = broker.stats("default")
         live = {
             "queued": stats.ready,
