@@ -154,3 +154,18 @@ def test_a_submit_to_a_server_that_lost_its_data_begins_a_new_epoch(broker: Twic
     seed(broker, "b")
 
     assert broker.client.hexists("qw:{t.q}:meta", "epoch")
+
+
+def test_what_ends_badly_is_kept_with_the_number_of_its_run(broker: TwiceBroker) -> None:
+    """A retry of it is the next one; a task whose record nobody wrote counts as in its first."""
+    seed(broker, "a", "b")
+    take(broker, "c1")
+    tasks, dead = "qw:{t.q}:tasks", "qw:{t.q}:dead_bodies"
+    record = broker.client.hget(tasks, "a").split(b" ")
+    broker.client.hset(tasks, "a", b" ".join([*record[:4], b"3", *record[5:]]))
+    broker.client.hset(tasks, "b", b" ".join([*record[:4], b"x", *record[5:]]))
+
+    broker.settle(QUEUE, [end(local, "c1", state=State.FAILED) for local in ("a", "b")])
+
+    assert broker.client.hget(dead, "a").startswith(b"3 ")
+    assert broker.client.hget(dead, "b").startswith(b"1 ")
