@@ -84,7 +84,7 @@ def escape(text: str) -> str:
 
 def render_console(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
     """Return an event as a line for people: local time, level, event, then `field=value`."""
-    shown = " ".join(f"{key}={_value(value)}" for key, value in fields.items() if _is_short(value))
+    shown = " ".join(f"{escape(key)}={_value(value)}" for key, value in fields.items() if _is_short(value))
     return f"{_local(now)} {level:<7} {escape(name)} {shown}".rstrip() + "\n" + _blocks(fields)
 
 
@@ -98,7 +98,8 @@ def render_json(now: float, level: str, name: str, fields: Mapping[str, object])
 
 
 def _render_coloured(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
-    shown = " ".join(f"{_DIM}{key}={_RESET}{_value(value)}" for key, value in fields.items() if _is_short(value))
+    known = ((escape(key), value) for key, value in fields.items() if _is_short(value))
+    shown = " ".join(f"{_DIM}{key}={_RESET}{_value(value)}" for key, value in known)
     colour = _COLOURS.get(level, "")
     head = f"{_DIM}{_local(now)}{_RESET} {colour}{level:<7}{_RESET} {_BOLD}{escape(name)}{_RESET} {shown}"
     return head.rstrip() + "\n" + _blocks(fields)

@@ -44,6 +44,7 @@ __all__ = [
 
 TIMEOUT_S = 5.0
 _WHOLE = 40  # characters: a generated id in a queue with a name of some length
+_DEEPEST = 150  # levels of a value that are shown
 _WIDE = 250  # columns in a pipe, where nobody wraps
 
 Url = Annotated[
@@ -76,18 +77,20 @@ def open_broker(url: str | None, namespace: str | None) -> Broker:
     return Broker(address, settings.namespace or "default", timeout_s=TIMEOUT_S, role="cli")
 
 
-def plain(value: object) -> Any:
+def plain(value: object, _within: int = 0) -> Any:
     """Return a task's value as JSON can say it: bytes as base64, times as ISO 8601, sets sorted by what they show."""
+    if _within > _DEEPEST:
+        return "(nested deeper than can be shown)"  # qworker encodes nothing like it
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else said(key): plain(item) for key, item in value.items()}
+        return {key if isinstance(key, str) else said(key): plain(item, _within + 1) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted((plain(item) for item in value), key=repr)
+        return sorted((plain(item, _within + 1) for item in value), key=repr)
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, _within + 1) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, (datetime, date)):
@@ -114,7 +117,10 @@ def escape_lines(text: str) -> str:
 
 def when(unix_ms: int) -> str:
     """Return a moment as people read it, in their own zone."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone().isoformat(" ", "milliseconds")
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone().isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ms} ms after 1970"  # no year that people know
 
 
 def print_rows(rows: Iterable[tuple[str, str]], *, file: Any = None) -> None:

@@ -39,7 +39,7 @@ _IN_C_TICKS: Final = 2
 # When the main thread has slept so often since it was asked, it has waited for the GIL for 5 ms, and then asked for it.
 _PRESSED: Final = 2
 # threads.py calls it so
-_ANSWER: Final = re.compile(b"%b(\\d+)\n([^%b%b]*)%b" % (BEGIN, BEGIN, END, END))
+_ANSWER: Final = re.compile(b"%b(\\d{1,20})\n([^%b%b]*)%b" % (BEGIN, BEGIN, END, END))
 
 
 def is_in_c(before: Motion, now: Motion, *, pressed: bool) -> bool:
