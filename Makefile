@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos points test-stdlib models mutants bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos points test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,12 @@ models: $(STAMP) ## The scripts against their models, on every kind of server, 3
 
 mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (30 minutes)
 	$(BIN)/python -m tests.mutation $(ARGS)
+
+fuzz: $(STAMP) ## Feed what reads bytes of others with what might break it; what did is kept in the corpus (10 minutes)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]' \
+	  || echo "no wheel of atheris for $$($(BIN)/python --version): hypothesis takes over" >&2
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matters most, into build/ (10 minutes)
 	-$(BIN)/python -m benchmarks setup pebble $(FASTEST) plots
