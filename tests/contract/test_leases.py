@@ -213,6 +213,18 @@ def test_a_step_of_the_clock_holds_all_rescues_for_one_lease(broker: TwiceBroker
     assert take(broker, "c4", worker=OTHER).rescued == 1
 
 
+def test_a_newcomer_rescues_nothing_and_holds_nothing(broker: TwiceBroker) -> None:
+    """It cannot tell a lease that lapsed from a clock that stepped before it came."""
+    seed(broker, "a")
+    take(broker, "c1")
+    broker.at(LEASE_MS)
+
+    new = take(broker, "c2", worker=OTHER, newcomer=True, expected_ms=START_MS)
+
+    assert (new.rescued, counters(broker).get("amnesties", 0)) == (0, 0)
+    assert take(broker, "c3", worker=OTHER, expected_ms=START_MS + LEASE_MS).rescued == 1
+
+
 def test_silence_alone_holds_nothing(broker: TwiceBroker) -> None:
     seed(broker, "a")
     take(broker, "c1")

@@ -71,6 +71,27 @@ def test_a_call_unanswered_for_half_a_lease_is_a_witness_of_a_stall() -> None:
     assert lease.stalled(105.1)
 
 
+def test_after_an_unanswered_call_the_server_counts_as_away_since_its_last_answer() -> None:
+    lease = Lease(10)
+    lease.answered(sent=90.0, now=90.0, server_ms=1)
+    lease.asked(95.0)
+    assert not lease.stalled(95.5), "it may just be on its way"
+
+    lease.unanswered()
+
+    assert lease.stalled(95.5)
+
+
+def test_who_has_just_come_knows_nothing_of_the_servers_clock_before() -> None:
+    lease = Lease(10)
+    assert lease.is_newcomer(100.0)
+
+    lease.answered(sent=100.0, now=100.0, server_ms=1)
+
+    assert lease.is_newcomer(101.4)
+    assert not lease.is_newcomer(101.6)
+
+
 def test_a_late_reply_lets_the_next_call_carry_the_witness_once() -> None:
     lease = Lease(10)
     lease.asked(100.0)

@@ -46,6 +46,7 @@ def claim(
     max_bytes: int = 8 << 20,
     expected_ms: int | None = None,
     stalled: bool = False,
+    newcomer: bool = False,
 ) -> Call[Window]:
     """Claim a window of tasks and lease it to a worker; an empty one when nothing is ready. Never blocks.
 
@@ -56,7 +57,8 @@ def claim(
     each pool of the worker, the needs that it serves and how many tasks it has room for. The window stops at
     `max_bytes` of blobs, but holds one task at least. `expected_ms`: the server's time by the worker's own clock, since
     its last answer; `stalled`: a claim or renewal of this worker went unanswered for over half a lease. Either of them,
-    when it shows that the server stood still or its clock stepped, holds all rescues for one lease.
+    when it shows that the server stood still or its clock stepped, holds all rescues for one lease. `newcomer`: it has
+    not followed the server long enough to tell, so this call rescues nothing.
 
     Raises:
         BrokerUnavailable: the server could not be reached. A claim that got through lapses by itself, uncharged.
@@ -75,7 +77,7 @@ def claim(
         lease_ms=lease_ms,
         alone=int(alone),
         max_bytes=max_bytes,
-        expected_ms="" if expected_ms is None else expected_ms,
+        expected_ms="new" if newcomer else "" if expected_ms is None else expected_ms,
         stalled=int(stalled),
         epoch=owner.token,
     )

@@ -173,10 +173,12 @@ class Fetcher:
                     max_bytes=MAX_BYTES,
                     expected_ms=lease.expected_ms(sent),
                     stalled=stalled,
+                    newcomer=lease.is_newcomer(sent),
                 )
             except ServerUnfit:
                 raise  # it stays so, however often it is asked: the worker ends, and says why
             except UNANSWERED as error:
+                lease.unanswered()
                 self._on_call(False, str(error))
                 await self._wait_wake(pause * (0.5 + random.random()))
                 pause = min(pause * 2, 2.0)

@@ -98,6 +98,7 @@ class Keeper:
                 stalled=stalled,
             )  # fmt: skip
         except UNANSWERED as error:
+            lease.unanswered()
             self._on_call(False, str(error))
             return False
         state.hear(sent, renewal.now_ms)

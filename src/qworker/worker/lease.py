@@ -8,6 +8,7 @@ that an amnesty needs.
 
 from __future__ import annotations
 
+NEW_S = 1.5  # longer than any worker that lives takes to renew (or half a lease, if that is less)
 MARGIN = 0.1  # of the lease: nothing starts in the last tenth, so that a start is over before the lease can lapse
 
 
@@ -19,7 +20,8 @@ class Lease:
         self.until = 0.0  # the claims hold until here at least: the lease counts from when the call was sent
         self._server_ms: int | None = None
         self._sent_at = self._seen_at = 0.0
-        self._asked_at: float | None = None  # when the oldest unanswered call was sent
+        self._first_at: float | None = None  # when the server answered for the first time
+        self._asked_at: float | None = None  # when the oldest unanswered call was sent, or the last answer before it
         self._stalled = False
 
     @property
@@ -33,10 +35,22 @@ class Lease:
             return None
         return self._server_ms + int((now - self._seen_at) * 1000)
 
+    def is_newcomer(self, now: float) -> bool:
+        """Say whether this worker has followed the server's clock for too short a time to tell what lapsed on it.
+
+        It cannot have seen the clock step. Whoever holds something, and lives, has: and says so when it renews.
+        """
+        return self._first_at is None or now - self._first_at < min(NEW_S, self.lease_s / 2)
+
     def asked(self, now: float) -> None:
         """A claim or a renewal is sent."""
         if self._asked_at is None:
             self._asked_at = now
+
+    def unanswered(self) -> None:
+        """A claim or a renewal was not answered in its time: the server may have been away since its last answer."""
+        if self._asked_at is not None and self._server_ms is not None:
+            self._asked_at = self._seen_at
 
     def stalled(self, now: float) -> bool:
         """Say whether a call of ours went unanswered for over half a lease, since the last call that said so."""
@@ -58,6 +72,8 @@ class Lease:
         self._stalled = now - sent > self.lease_s / 2
         self._asked_at = None
         self._server_ms, self._sent_at, self._seen_at = server_ms, sent, now
+        if self._first_at is None:
+            self._first_at = now
         return step_ms / 1000 if abs(step_ms) > self.lease_s * 500 else 0.0
 
     def opened(self, sent: float, *, alone: bool) -> None:

@@ -257,9 +257,10 @@ class Lender:
             try:
                 window = await self._broker.claim(
                     queue, claim=new_token(), worker=state.id, rooms=(), lease_ms=int(lease.lease_s * 1000),
-                    expected_ms=lease.expected_ms(sent), stalled=stalled,
+                    expected_ms=lease.expected_ms(sent), stalled=stalled, newcomer=lease.is_newcomer(sent),
                 )  # fmt: skip
             except UNANSWERED as error:
+                lease.unanswered()
                 self._on_call(False, str(error))
                 return
             self._state.hear(sent, window.now_ms)

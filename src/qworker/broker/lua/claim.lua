@@ -39,9 +39,10 @@ if not quiet then
     return reply
   end
 
-  -- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest.
+  -- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest. Not
+  -- by a newcomer: if the clock has just stepped it cannot know, and those who do have not called yet.
   local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
-  if #lapsed > 0 and hold <= now then
+  if #lapsed > 0 and hold <= now and A.expected_ms ~= 'new' then
     local part, size = {}, 0
     for i = 1, #lapsed do
       part[i] = lapsed[i]
