@@ -44,3 +44,15 @@ def test_a_failure_where_an_outcome_is_taken_in_ends_the_worker_and_not_only_tha
     with pytest.raises(TaskCancelled):
         future.result(timeout=10)
     assert len(executions(execution_log)) == 1
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_worker_that_fails_while_it_orders_its_children_ends(url, tmp_path, nth) -> None:
+    """It waited for the end of a child of which nobody would ever tell."""
+    env = {"QWORKER_FAULT": f"spawn.sent:raise:{nth}", "QWORKER_FAULT_TALLY": str(tmp_path / "tally")}
+    worker = spawn_worker(url, BASIC, "-c", "2", log_dir=tmp_path, env=env)
+    try:
+        assert worker.wait() == 1
+        assert worker.events("worker.failed")
+    finally:
+        worker.close()

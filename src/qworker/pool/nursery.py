@@ -214,6 +214,8 @@ class Nursery:
 
     def ended(self, kid: Kid, detail: str, *, host_died: bool) -> None:
         """Its process is gone."""
+        if kid not in self.kids:
+            return  # it was let go, because its start failed half-way
         role, was_ready = kid.role, kid.ready
         kid.role = Role.DYING
         self.kids.remove(kid)
@@ -272,7 +274,13 @@ class Nursery:
         kid.after, kid.extra = after, extra
         self.kids.append(kid)
         kid.listen(self._keeper.readable)
-        kid.start(self._host, _Link(self, kid))
+        try:
+            kid.start(self._host, _Link(self, kid))
+        except BaseException:
+            # It has no process of which an end would be told, and the end of a pool waits for that of all its children.
+            self.kids.remove(kid)
+            kid.close()
+            raise
         return kid
 
     def _serve(self, kid: Kid) -> None:
