@@ -30,6 +30,7 @@ COSTS = {
     "kill producer": "nothing",
     "freeze producer": "nothing",
     "cut": "nothing",  # of one connection, under one call
+    "outlived": "nothing",  # an error that was raised in a worker, and did not end it
     "sent twice": "nothing",  # a call
     "kill clients": "nothing",
     "flush scripts": "nothing",

@@ -48,6 +48,7 @@ TASKS = 200
 WITHIN_S = 40.0
 FEWEST_PENDING = 20
 MORE = Batch("short", "nap", (0.004,), 16)
+LONG = Batch("long", "nap", (1.2,), 6)  # a start that is recorded
 # How often a point is passed in such a run at least: at which of them its fault happens is drawn.
 PASSINGS = {"submit": 6, "claim": 4, "start": 2, "renew": 4, "settle": 6, "dispatch": 4, "spawn": 4, "child": 12}
 
@@ -173,7 +174,7 @@ def _strike(case: Case, plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) 
     batches = list(workload.plan(plan.seed, plan.tasks))
     if case.has("start", "spawn", "stop"):
         # What dies makes suspects and new children, and what runs for a second has its start recorded.
-        batches[:0] = [Batch("dies", "dies", (1,), 4), Batch("long", "nap", (1.2,), 6)]
+        batches[:0] = [Batch("dies", "dies", (1,), 4), LONG]
     producer = chaos.Producer(client, batches)
     producer.go_on_to(sys.maxsize)
     leads = [lead(watch, armed, fleet, client) for names, lead in LEADS.items() if case.has(*names)]
@@ -184,9 +185,8 @@ def _strike(case: Case, plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) 
         for lead in leads:
             done.extend(next(lead, ()))
         if watch.happened < len(case.points) and not producer.is_alive() and client.pending < FEWEST_PENDING:
-            client.submit(
-                MORE
-            )  # who passes a point how often is up to the machine: the work lasts until all has happened
+            # Who passes a point how often is up to the machine: the work lasts until all has happened.
+            client.submit(LONG if case.has("start") else MORE)
         return watch.look(armed)
 
     _until(look, watch, case, fleet)
@@ -203,9 +203,7 @@ def _stop(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorde
     """Stop tasks that run in the armed workers."""
     futures = client.submit(Batch("stopped", "polite", (60.0,), 12, {"grace": 0.5}))
     ids = {future.id for future in futures}
-    while not all(
-        ids & {line.id for line in watch.runs_in(worker)} for worker in armed if worker.process.poll() is None
-    ):
+    while any(w.process.poll() is None and ids.isdisjoint(line.id for line in watch.runs_in(w)) for w in armed):
         yield ()
     for future in futures:
         client.stop(future, "stop")

@@ -25,6 +25,9 @@ ENDS = {"worker": "kill worker", "child": "kill child", "fork server": "kill for
 PARENTS = {"child": "fork server", "fork server": "worker"}
 # What lasts for as long as it lasts; everything else has happened at once, or ends something.
 LASTING = {"stop", "sleep"}
+# After so long without a word of its end, a worker has outlived what was raised in it: it took it for an answer that
+# cannot be read, say, and asked again.
+OUTLIVED_S = 4.0
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Watch:
             self._strikes += [_strike(line, worker) for line in whole[self._tallies[path] :]]
             self._tallies[path] = len(whole)
         for strike in list(self._strikes):
+            if _is_outlived(strike):
+                strike.fault = replace(strike.fault, kind="outlived")
             if self._is_over(strike):
                 self._strikes.remove(strike)
                 self.done.append(replace(strike.fault, until=now()))
@@ -81,7 +86,7 @@ class Watch:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(fault.pid, signal.SIGCONT)
             return True
-        if fault.kind in ("cut", "sent twice"):
+        if fault.kind in ("cut", "sent twice", "outlived"):
             return True
         if strike.worker is None or fault.kind == "kill child":
             return not alive(fault.pid)
@@ -89,6 +94,18 @@ class Watch:
             return False
         below = {line.pid for line in self.lines if line.worker == fault.worker and line.at <= fault.at}
         return not any(map(alive, below))
+
+
+def _is_outlived(strike: Strike) -> bool:
+    worker = strike.worker
+    return (
+        strike.action == "raise"
+        and strike.process == "worker"
+        and worker is not None
+        and now() > strike.fault.at + OUTLIVED_S
+        and worker.process.poll() is None
+        and not worker.events("worker.failed")
+    )
 
 
 def _strike(said: str, worker: Worker | None) -> Strike:
