@@ -10,6 +10,7 @@ import pytest
 
 from e2e.conftest import BASIC, bound_tasks, executions, starts_by_id
 from qworker import TaskCrashed, call
+from qworker.broker import Broker
 from support.daemon import alive, descendants, spawn_worker
 from support.waiting import wait_until
 
@@ -105,6 +106,42 @@ def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, 
     second.wait_event("task.ended", task=future.id)
     assert len(second.events("task.ended", task=future.id)) == 1
     assert not first.events("task.ended", task=future.id)
+
+
+@pytest.mark.parametrize("kind", ["process", pytest.param("thread", marks=pytest.mark.slow),
+                                  pytest.param("async", marks=pytest.mark.slow)])  # fmt: skip
+def test_what_ends_in_a_frozen_worker_while_its_copy_runs_elsewhere_is_refused_counted_and_told(
+    start, tasks, execution_log, url, kind
+) -> None:
+    args = ("--pool", kind, "-c", f"{kind}=4")
+    first = start(*args, env={"QWORKER_LEASE": str(LEASE_S)})
+    nap = tasks.async_nap if kind == "async" else tasks.nap
+    futures = nap.submit_many([call(2.5) for _ in range(4)])
+    ids = {future.id for future in futures}
+    wait_until(lambda: len(executions(execution_log)) == 4, description="all four to run")
+
+    first.freeze()
+    second = start(*args, env={"QWORKER_LEASE": str(LEASE_S)})
+    wait_until(lambda: len(executions(execution_log)) == 8, timeout=15, description="all four to run elsewhere, too")
+    copies = {line[3] for line in executions(execution_log)[:4]}
+    # Their children are not frozen: they end, and what they came to waits in a pipe that nobody reads.
+    wait_until(lambda: len([end for end in executions(execution_log, "end") if end[3] in copies]) == 4,
+               timeout=15, description="the first copies to have ended")  # fmt: skip
+    first.thaw()
+
+    refused = first.wait_events("outcome.refused", 4)
+    assert {event["task"] for event in refused} == ids
+    for future in futures:
+        future.result(timeout=15)
+    told = second.wait_events("task.ended", 4, outcome="succeeded")
+    assert {event["task"] for event in told} == ids
+    assert not first.events("task.ended")
+    assert set(starts_by_id(execution_log).values()) == {2}
+    with Broker(url) as broker:
+        counters = broker.stats("default").counters
+    assert counters["succeeded"] == 4
+    # What had to be sent again proves nothing by its refusal, and is not counted.
+    assert counters.get("refused_late") == 4 or first.events("redis.unreachable")
 
 
 def test_redis_killed_and_back_with_its_append_only_file_loses_nothing(

@@ -158,7 +158,9 @@ def talk() -> None:
 
 @app.task
 async def async_nap(seconds: float) -> str:
+    note("start")
     await asyncio.sleep(seconds)
+    note("end")
     return "slept"
 
 
