@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ class Worker:
 
 
 def spawn_worker(
-    url: str | None, *args: str, log_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> Worker:
-    """Start `qworker start` without waiting for anything."""
+    url: str | None, *args: str, log_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None,
+    prefix: Sequence[str] = (),
+) -> Worker:  # fmt: skip
+    """Start `qworker start` without waiting for anything; `prefix` is a command that becomes it."""
     log_path = log_dir / f"worker-{time.monotonic_ns()}.log"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QWORKER_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
@@ -114,17 +116,18 @@ def spawn_worker(
     environment.update(env or {})
     with log_path.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "qworker", "start", *args, "--log-format", "json"],
+            [*prefix, sys.executable, "-m", "qworker", "start", *args, "--log-format", "json"],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, cwd=cwd or log_dir,
         )  # fmt: skip
     return Worker(process, log_path)
 
 
 def start_worker(
-    url: str | None, *args: str, log_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> Worker:
+    url: str | None, *args: str, log_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None,
+    prefix: Sequence[str] = (),
+) -> Worker:  # fmt: skip
     """Start `qworker start` and return once it serves."""
-    worker = spawn_worker(url, *args, log_dir=log_dir, env=env, cwd=cwd)
+    worker = spawn_worker(url, *args, log_dir=log_dir, env=env, cwd=cwd, prefix=prefix)
     try:
         worker.wait_event("worker.started", timeout=20)
     except BaseException:

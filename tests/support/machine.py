@@ -118,6 +118,45 @@ class WrongClock:
         self._offset[:] = seconds.to_bytes(8, sys.byteorder, signed=True)
 
 
+class Namespace:
+    """Another host, as far as the network knows: a namespace with one link to here, which can be taken down.
+
+    `here` is the address of this end; `prefix` begins the command line of what is to run there.
+    """
+
+    def __init__(self) -> None:
+        need_root("a network namespace")
+        number = os.getpid() % 60_000
+        self.name, self._link = f"qw{number}", f"qwh{number}"
+        net = f"10.{200 + number // 16_384}.{number // 64 % 256}.{number % 64 * 4}"
+        base, _, last = net.rpartition(".")
+        self.here, there = f"{base}.{int(last) + 1}", f"{base}.{int(last) + 2}"
+        try:
+            run("ip", "netns", "add", self.name)
+            run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "qw0", "netns", self.name)
+            run("ip", "addr", "add", f"{self.here}/30", "dev", self._link)
+            run("ip", "link", "set", self._link, "up")
+            for command in (("addr", "add", f"{there}/30", "dev", "qw0"), ("link", "set", "qw0", "up")):
+                run("ip", "-n", self.name, *command)
+            run("ip", "-n", self.name, "link", "set", "lo", "up")
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            self.close()
+            pytest.skip(f"no network namespace can be made here: {getattr(error, 'stderr', error)}")
+        self.prefix = ("ip", "netns", "exec", self.name)
+
+    def down(self) -> None:
+        """Take the link down: what is sent is lost, and nobody is told."""
+        run("ip", "-n", self.name, "link", "set", "qw0", "down")
+
+    def up(self) -> None:
+        run("ip", "-n", self.name, "link", "set", "qw0", "up")
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["ip", "netns", "del", self.name], capture_output=True, timeout=30)
+            subprocess.run(["ip", "link", "del", self._link], capture_output=True, timeout=30)  # if it is left
+
+
 @contextlib.contextmanager
 def cgroup(controller: str) -> Iterator[Path]:
     """A control group of `pids` or `memory`, of whichever version is here; its limits are files in it.

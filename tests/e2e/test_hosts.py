@@ -1,0 +1,115 @@
+"""Workers on another host (a network namespace), whose link to Redis goes down: no FIN, no RST, only silence."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from support.daemon import Worker
+from support.machine import Namespace
+from support.promised import PROMISES, bound, runs, starts
+from support.servers import Server
+from support.waiting import wait_until
+
+LEASE_S = 2.0
+LEASE = {"QWORKER_LEASE": str(LEASE_S)}
+
+
+@pytest.fixture
+def other_host() -> Iterator[Namespace]:
+    namespace = Namespace()
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def own(other_host: Namespace, new_server: Callable[..., Server]) -> Server:
+    """A server that the other host reaches by TCP."""
+    with socket.create_server((other_host.here, 0)) as free:
+        port = free.getsockname()[1]
+    server = new_server(None, "--port", str(port), "--bind", other_host.here, "--protected-mode", "no")
+    server.tcp_url = f"redis://{other_host.here}:{port}/0"  # type: ignore[attr-defined]
+    return server
+
+
+@pytest.fixture
+def serve(start: Callable[..., Worker], other_host: Namespace, own: Server) -> Callable[..., Worker]:
+    """Start a worker, on the other host unless it is to be `here`."""
+
+    def serve(*args: str, here: bool = False) -> Worker:
+        options = {} if here else {"prefix": other_host.prefix}
+        url = own.url if here else own.tcp_url  # type: ignore[attr-defined]
+        return start(*args, target=PROMISES, server_url=url, env=LEASE, **options)
+
+    return serve
+
+
+def test_a_host_cut_off_for_longer_than_the_lease_loses_its_tasks_to_another_and_its_late_outcomes_are_refused(
+    serve, own, other_host, execution_log
+) -> None:
+    with bound(own.url) as tasks:
+        away = serve("-c", "1")
+        ends_away = tasks.nap.submit(1.5, "once recorded")
+        wait_until(lambda: len(runs(execution_log)) == 1, description="the first to run there")
+        other_host.down()
+        cut = time.monotonic()
+        away.wait_event("lease.uncertain", timeout=LEASE_S + 3)
+        here = serve("-c", "1", here=True)
+
+        assert ends_away.result(timeout=LEASE_S + 8) == "once recorded"
+        assert starts(execution_log) == {ends_away.id: 2}
+        again = runs(execution_log)[1]
+        assert again.start - cut > LEASE_S - 1.1, "not before the lease is over, which was renewed a second ago at most"
+        here.term()
+        assert here.wait() == 0
+        runs_on = tasks.nap.submit(0.0, "after")
+        other_host.up()
+
+        assert runs_on.result(timeout=15) == "after", "it serves again by itself"
+        wait_until(
+            lambda: away.events("outcome.refused", task=ends_away.id) or away.events("claim.lost"),
+            description="the late outcome to be refused",
+        )
+        assert away.events("redis.unreachable")
+        away.wait_event("redis.back")
+        assert ends_away.result() == "once recorded"
+
+
+def test_a_link_down_for_less_than_the_lease_costs_nothing(serve, own, other_host, execution_log) -> None:
+    with bound(own.url) as tasks:
+        away = serve("-c", "2", "--window", "4")
+        serve("-c", "1", here=True)
+        futures = [tasks.nap.submit(0.2, n) for n in range(30)]
+        wait_until(lambda: len(runs(execution_log)) >= 8, description="some to run")
+        for _ in range(2):
+            other_host.down()
+            away.wait_event("redis.unreachable")
+            other_host.up()
+            before = len(runs(execution_log))
+            wait_until(lambda before=before: len(runs(execution_log)) > before, description="more to run")
+
+        assert [future.result(timeout=20) for future in futures] == list(range(30))
+        assert starts(execution_log) == {future.id: 1 for future in futures}
+        assert not away.events("claim.lost")
+
+
+def test_a_stop_that_was_made_while_the_link_was_down_arrives_when_it_is_up(
+    serve, own, other_host, execution_log
+) -> None:
+    """The subscription is one of those connections that died without a word; a renewal brings the stop."""
+    with bound(own.url) as tasks:
+        serve("-c", "1")
+        future = tasks.polite.submit(60)
+        wait_until(lambda: runs(execution_log), description="its start")
+        other_host.down()
+        future.stop(wait=0)
+        other_host.up()
+        up = time.monotonic()
+
+        wait_until(lambda: runs(execution_log)[0].asked, timeout=10, description="the task to see the stop")
+
+        assert runs(execution_log)[0].asked - up < 2.5
+        assert starts(execution_log) == {future.id: 1}
