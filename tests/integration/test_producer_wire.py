@@ -171,6 +171,31 @@ def test_over_a_slow_wire_everything_comes_only_later(
         assert [len(future.result(timeout=20)) for future in futures] == list(range(30))
 
 
+def test_large_values_come_over_a_wire_on_which_they_take_longer_than_an_attempt_may(
+    app: App, worker: FakeWorker, proxy: Proxy
+) -> None:
+    """Four megabytes a second: a few large values in one answer are under way for three times as long."""
+    futures = [app.submit("tasks.f", n) for n in range(4)]
+    tasks = worker.claim(4)
+    proxy.trickle(32_768, "answers", every_s=0.008)
+    for task in tasks:
+        worker.succeed(task, str(task.args[0]) * 900_000)
+
+    assert [future.result(timeout=20)[:2] for future in futures] == ["00", "11", "22", "33"]
+
+
+def test_large_tasks_are_submitted_over_a_wire_on_which_they_take_longer_than_an_attempt_may(
+    worker: FakeWorker, proxy: Proxy
+) -> None:
+    with App(proxy.url, connect_timeout=1.5) as app:
+        app.submit("tasks.f", "first")
+        proxy.trickle(32_768, "requests", every_s=0.016)
+
+        app.submit_many([app.named("tasks.f").call("x" * 900_000) for _ in range(4)])
+
+    assert len(worker.claim(10)) == 5
+
+
 def test_an_answer_that_never_comes_is_a_typed_error_in_time_and_the_next_call_works(app: App, proxy: Proxy) -> None:
     app.submit("tasks.f", "first")
     proxy.blackhole("answers")

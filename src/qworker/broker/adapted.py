@@ -52,6 +52,9 @@ class Adapted:
             await self.send(packed)
             return await self.reply()
 
+    def moving(self) -> bool:
+        return False  # redis-py does not tell
+
     async def close(self, *, wait: bool = False) -> None:
         self.closed = True
         await self._connection.disconnect(nowait=not wait)

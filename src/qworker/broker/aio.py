@@ -29,7 +29,7 @@ from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
 from .records import read_stop
 from .sentinel import Sentinels
-from .sockets import Connection, Connections, Plain
+from .sockets import Connection, Connections, Patience, Plain
 from .values import WATCH, BellRing, StopHint, WatchHint
 from .verbs import Verbs
 
@@ -42,7 +42,7 @@ _SILENT_S = 30.0  # a subscribed connection that says nothing for so long is ask
 
 
 class AsyncBroker(Verbs):
-    """All verbs, awaitable. `timeout_s` is the total deadline of a call, retries included."""
+    """All verbs, awaitable. `timeout_s` is the total deadline of a call, retries included, but of what is large."""
 
     def __init__(
         self,
@@ -271,8 +271,9 @@ class AsyncBroker(Verbs):
 async def _ask_together(connection: Connection, call: Call[Any], within_s: float) -> Any:
     """Send a call that is more than a script, and read all its replies."""
     replies: list[Any] = []
-    async with asyncio.timeout(within_s):
-        await connection.send(*together.packed(call))
+    packed = together.packed(call)
+    async with Patience(connection, within_s, sum(map(len, packed))):
+        await connection.send(*packed)
         for _ in range(together.answers(call)):
             try:
                 replies.append(await connection.reply())

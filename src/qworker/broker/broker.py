@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Broker(Verbs):
-    """All verbs, blocking. `timeout_s` is the total deadline of a call, retries included."""
+    """All verbs, blocking. `timeout_s` is the total deadline of a call, retries included, but of what is large."""
 
     def __init__(
         self,

@@ -18,6 +18,12 @@ pack: Callable[[Sequence[Any]], bytes] = cast("Any", hiredis.pack_command)
 # What may go wrong while a call is under way, and be repaired by sending it again. A TimeoutError is an OSError.
 FAULTS = (hiredis.HiredisError, OSError)
 
+# What moves is not given up, for sent anew it would only take as long again. A large answer may take so many times as
+# long as an attempt may, if in each of these times some of it comes; and an answer to a large command comes later by
+# what its bytes take at this pace, for nobody here sees them move beyond the kernel's buffers.
+PATIENCE = 8
+PACE = 1 << 20  # bytes a second
+
 Command = tuple[str | int, ...]
 
 

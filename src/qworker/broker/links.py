@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import hiredis
 
-from .hello import Address, judge, nonsense, pack
+from .hello import PACE, PATIENCE, Address, judge, nonsense, pack
 
 _CHUNK = 65_536
 _MORE = getattr(socket, "MSG_MORE", 0)
@@ -125,13 +125,14 @@ class Links:
 
 
 class Plain:
-    """A connection over TCP or a unix socket. `timeout_s` bounds its opening, each write and each answer."""
+    """A connection over TCP or a unix socket. `timeout_s` bounds its opening, and how long writes and answers rest."""
 
     def __init__(self, address: Address, name: str, timeout_s: float) -> None:
         self._address, self._name, self._timeout_s = address, name, timeout_s
         self._reader = hiredis.Reader()
         self._pid = os.getpid()
         self._socket: socket.socket = _NONE
+        self._written = 0  # of the last command, if it was large
 
     def open(self) -> None:
         address = self._address
@@ -152,16 +153,32 @@ class Plain:
                 judge(command, error)
 
     def send(self, packed: bytes, *more: bytes) -> None:
+        self._written = 0
+        if not more and len(packed) <= _CHUNK:
+            self._socket.sendall(packed)
+            return
         for piece in more:  # one after the other: what is large is not copied beside the rest first
-            self._socket.sendall(packed, _MORE)
+            self._write(packed, _MORE)
             packed = piece
-        self._socket.sendall(packed)
+        self._write(packed)
+
+    def _write(self, piece: bytes, flags: int = 0) -> None:
+        sent, ends = self._socket.send(piece, flags), 0.0
+        if len(piece) > _CHUNK:
+            self._written += len(piece)
+        while sent < len(piece):
+            ends = ends or time.monotonic() + PATIENCE * self._timeout_s
+            if time.monotonic() > ends:
+                raise TimeoutError("it is written too slowly")
+            sent += self._socket.send(memoryview(piece)[sent:], flags)
 
     def reply(self) -> Any:
         reader = self._reader
         try:
             reply = reader.gets()
             if reply is False:
+                if self._written:
+                    self._wait_for_large()
                 reader.feed(self._receive())
                 reply = reader.gets()
                 if reply is False:
@@ -174,12 +191,17 @@ class Plain:
             raise reply
         return reply
 
+    def _wait_for_large(self) -> None:
+        """Wait for an answer to a large command, which may be under way yet."""
+        if not self.waits(self._timeout_s + self._written / PACE):
+            raise TimeoutError("timed out")
+
     def _rest(self) -> Any:
-        """Read what comes in pieces, in the time that one answer has."""
-        ends = time.monotonic() + self._timeout_s
+        """Read what comes in pieces."""
+        ends = time.monotonic() + PATIENCE * self._timeout_s
         try:
             while (reply := self._reader.gets()) is False:
-                self._socket.settimeout(max(0.001, ends - time.monotonic()))
+                self._socket.settimeout(max(0.001, min(self._timeout_s, ends - time.monotonic())))
                 self._reader.feed(self._receive(_LARGE_CHUNK))
         finally:
             self._socket.settimeout(self._timeout_s)

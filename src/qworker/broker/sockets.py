@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import hiredis
 
-from .hello import Address, judge, nonsense, pack
+from .hello import PACE, PATIENCE, Address, judge, nonsense, pack
 
 
 class Connection(Protocol):
@@ -35,7 +35,10 @@ class Connection(Protocol):
         """Wait for the next reply, or the next pushed message; raises hiredis.ReplyError for an error of the server."""
 
     async def ask(self, packed: bytes, within_s: float) -> Any:
-        """Write a command and wait for its reply; raises TimeoutError when that takes longer."""
+        """Write a command and wait for its reply; raises TimeoutError when that takes longer, and nothing moves."""
+
+    def moving(self) -> bool:
+        """Whether a part of an answer has come since the last call, as far as can be known."""
 
     async def close(self, *, wait: bool = False) -> None:
         """Let go of it; `wait` until it is closed."""
@@ -103,6 +106,8 @@ class Plain(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._lost: OSError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._came = False  # a part of a reply, since somebody looked
 
     async def open(self) -> None:
         loop, address = asyncio.get_running_loop(), self._address
@@ -121,6 +126,7 @@ class Plain(asyncio.Protocol):
     async def send(self, *packed: bytes) -> None:
         if self._transport is None or self._lost is not None:
             raise self._lost or ConnectionError("the connection is closed")
+        self._came = False
         self._transport.writelines(packed)
 
     async def reply(self) -> Any:
@@ -144,20 +150,34 @@ class Plain(asyncio.Protocol):
                 await self.send(packed)
                 return await self.reply()
         loop = asyncio.get_running_loop()
+        self._came = False
         self._transport.write(packed)
         waiter = self._waiter = loop.create_future()
-        timer = loop.call_later(within_s, _too_late, waiter)
+        self._timer = loop.call_later(within_s + len(packed) / PACE, self._look, waiter, within_s, PATIENCE)
         try:
             await waiter
         finally:
             self._waiter = None
-            timer.cancel()
+            self._timer.cancel()
         if not self._replies:
             raise self._lost or ConnectionError("the connection is closed")
         reply = self._replies.popleft()
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply
+
+    def moving(self) -> bool:
+        came, self._came = self._came, False
+        return came
+
+    def _look(self, waiter: asyncio.Future[None], within_s: float, turns: int) -> None:
+        """The time is up."""
+        if waiter.done():
+            return
+        if turns > 1 and self.moving():
+            self._timer = asyncio.get_running_loop().call_later(within_s, self._look, waiter, within_s, turns - 1)
+        else:
+            waiter.set_exception(TimeoutError())
 
     async def close(self, *, wait: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
         self._abort()
@@ -177,7 +197,9 @@ class Plain(asyncio.Protocol):
         except Exception as error:  # as in links.py
             self._end(nonsense(error))
             self._abort()
-        if self._replies and self._waiter is not None and not self._waiter.done():
+        if not self._replies:
+            self._came = True
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -195,6 +217,29 @@ class Plain(asyncio.Protocol):
             self._transport.abort()
 
 
-def _too_late(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+class Patience:
+    """As `asyncio.timeout`, and longer while a connection moves: for what is asked and answered in several pieces."""
+
+    def __init__(self, connection: Connection, within_s: float, size: int) -> None:
+        """`size`: how many bytes are written first."""
+        self._connection, self._within_s, self._turns = connection, within_s, PATIENCE
+        self._first_s = within_s + size / PACE
+        self._limit = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        self._set(self._first_s)
+
+    async def __aexit__(self, *exc: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*exc)
+
+    def _set(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._turns -= 1
+        if self._turns and self._connection.moving():
+            self._set(self._within_s)
+        else:
+            self._limit.reschedule(asyncio.get_running_loop().time())
