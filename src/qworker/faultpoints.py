@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -225,5 +224,7 @@ try:
 except ConfigError as error:
     _wrong = str(error)
 if ARMED:
+    import tempfile
+
     # All that is started from here finds it, and counts with this process.
     os.environ.setdefault(TALLY, f"{tempfile.gettempdir()}/qworker-fault-{os.getpid()}-{time.monotonic_ns()}")
