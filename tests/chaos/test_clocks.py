@@ -73,7 +73,13 @@ def scene(clock: WrongClock, steps: list[int]) -> chaos.Scene:
     return act
 
 
-@pytest.mark.parametrize("steps", [[HOUR_S], [-HOUR_S, 0]], ids=["forward", "back and forward again"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([HOUR_S], id="forward"),
+        pytest.param([-HOUR_S, 0], id="back and forward again", marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_whose_clock_steps_by_an_hour_makes_nothing_start_twice(tmp_path, clock, steps):
     """What is scheduled follows the clock, and so do results: an hour forward is the end of theirs."""
     server = start_server(any_kind(), tmp_path / "server", env=clock.environ)

@@ -137,9 +137,8 @@ def test_a_server_that_takes_its_time_to_load_its_data_is_waited_for(suffer, tmp
 # It does not answer
 
 
-@pytest.mark.parametrize(
-    "all_commands", [pytest.param(True, id="all commands"), pytest.param(False, id="writes", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("all_commands", [True, False], ids=["all commands", "writes"])
 def test_a_server_paused_for_longer_than_the_lease_makes_nothing_start_twice(suffer, all_commands) -> None:
     def pause(fleet: chaos.Fleet, client: Recorder) -> None:
         with admin_of(fleet.server) as admin:
@@ -178,6 +177,7 @@ def test_connections_killed_and_scripts_forgotten_again_and_again_cost_nothing(s
 # It refuses
 
 
+@pytest.mark.slow
 def test_a_full_server_refuses_submits_and_what_it_has_drains(suffer, tmp_path) -> None:
     refused: list[str] = []
 

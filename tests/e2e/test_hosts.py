@@ -78,6 +78,7 @@ def test_a_host_cut_off_for_longer_than_the_lease_loses_its_tasks_to_another_and
         assert ends_away.result() == "once recorded"
 
 
+@pytest.mark.slow
 def test_a_link_down_for_less_than_the_lease_costs_nothing(serve, own, other_host, execution_log) -> None:
     with bound(own.url) as tasks:
         away = serve("-c", "2", "--window", "4")
