@@ -148,6 +148,10 @@ def _seeds() -> dict[str, dict[str, bytes]]:
             "unix": b"unix:///tmp/x?db=1",
             "options": b"rediss://h:1/2?ssl_password=x#f",
             "bracket": b"redis://[",
+            "sentinels": b"redis+sentinel://:p{}@h:1,[::1]:2/service/0?sentinel_password=x",
+            "sentinel-bracket": b"redis+sentinel://h:1,[::1/x",
+            "other-digits": "redis+sentinel://h:\u0663/s".encode(),
+            "long": b"x" * 5_000,
         },
         "names": {
             "id": b"default:01JC2M6Q",

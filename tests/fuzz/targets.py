@@ -24,6 +24,7 @@ import hiredis
 from qworker import codec, config, durations, health, ids, log
 from qworker.broker import aio, connection, flows, links, records, sockets
 from qworker.broker.hello import Address
+from qworker.broker.sentinel import Sentinels
 from qworker.cli import details, shared, start
 from qworker.errors import ConfigError, DecodeError
 from qworker.lifecycle import State
@@ -149,7 +150,9 @@ def urls(data: bytes) -> None:
     url = data.decode("utf-8", "replace")
     try:
         assert connection.check_url(url) == url
-        Address.of(url)
+        sentinels = Sentinels.of(url)
+        for one in [url] if sentinels is None else [*sentinels.members, sentinels.primary("h", "1")]:
+            Address.of(one)
     except ConfigError as error:
         refused(error)
     connection.public_url(url)

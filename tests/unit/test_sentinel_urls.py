@@ -86,3 +86,18 @@ def test_when_nobody_knows_all_reasons_are_told() -> None:
 
     with pytest.raises(ConnectionError, match=r"^none of 2 sentinel\(s\) names .* 'shop': gone; it knows no service"):
         search.send(None)
+
+
+def test_a_password_may_have_braces() -> None:
+    assert read("redis+sentinel://:p{0}{@one/shop").primary("h", "1") == "redis://:p{0}{@h:1/0"
+
+
+@pytest.mark.parametrize(
+    "reply", [7, b"ab", [b"h"], [b"h", b"x"], [b"\xff", b"1"], [b"a@b", b"1"], [b"[", b"1"], [None, 1]]
+)
+def test_an_answer_that_is_no_address_is_no_sentinels(reply: object) -> None:
+    search = find(read("redis+sentinel://a/shop"))
+    next(search)
+
+    with pytest.raises(ConnectionError, match="it answers with what is no address"):
+        search.send(reply)

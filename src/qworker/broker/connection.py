@@ -53,14 +53,19 @@ def check_url(url: str) -> str:
         fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
     except ValueError as error:  # a port that is no number
         if "+sentinel://" in url:
-            raise ConfigError(f"url={public_url(url)!r}: {error}") from None
+            raise ConfigError(f"url={_short(url)}: {error}") from None
         fits = False
     if not fits:
         raise ConfigError(
-            f"url={public_url(url)!r}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket or"
+            f"url={_short(url)}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket or"
             " redis+sentinel://host:port,host:port/service/0"
         )
     return url
+
+
+def _short(url: str) -> str:
+    text = repr(public_url(url))
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def public_url(url: str) -> str:

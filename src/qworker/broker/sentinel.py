@@ -11,9 +11,10 @@ try of a call finds the new primary, and sends the same ids. Options of the URL 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from .hello import FAULTS, pack
 from .links import Link, Links
@@ -23,17 +24,18 @@ __all__ = ["FoundLinks", "Sentinels", "find"]
 T = TypeVar("T")
 ASK_S = 0.5  # a sentinel that says nothing for so long is passed over
 _PORT = 26379
+_HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 _FORM = "redis+sentinel://user:password@host:26379,host:26379/service/0"
 
 
 class Sentinels:
     """The sentinels of one service. The one that answered last is asked first."""
 
-    def __init__(self, scheme: str, members: list[str], service: str, primary: str) -> None:
+    def __init__(self, scheme: str, members: list[str], service: str, primary: tuple[str, str]) -> None:
         self.members = members  # their URLs
         self.service = service
         self._scheme = scheme
-        self._primary = primary  # its URL, with a place for the address
+        self._primary = primary  # its URL: what is before its address, and behind it
 
     @classmethod
     def of(cls, url: str) -> Sentinels | None:
@@ -66,18 +68,24 @@ class Sentinels:
         auth_there = f"{user}:{quote(own['password'], safe='')}@" if "password" in own else ""
         members = [f"{scheme}://{auth_there}{_with_port(host)}{tls}" for host in hosts.split(",")]
         asked = "?" + urlencode(options) if options else ""
-        return cls(scheme, members, unquote(service), f"{scheme}://{auth}{at}{{}}/{db or 0}{asked.replace('{', '{{')}")
+        # Not a template of braces: a password may have some.
+        made = cls(scheme, members, unquote(service), (f"{scheme}://{auth}{at}", f"/{db or 0}{asked}"))
+        # Or a ValueError of urllib's: what is no address in brackets, or a bracket of a password that is not quoted.
+        if not all(urlsplit(one).port for one in [*members, made.primary("h", "1")]):
+            raise ValueError(f"expected {_FORM}")
+        return made
 
     def primary(self, host: str, port: str) -> str:
         """The URL of a primary at that address."""
-        return self._primary.format(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        before, behind = self._primary
+        return before + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") + behind
 
 
 def _with_port(member: str) -> str:
     host, colon, port = member.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = member, str(_PORT)
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise ValueError(f"expected {_FORM}")
     return f"{host}:{port}"
 
@@ -98,11 +106,24 @@ def find(sentinels: Sentinels) -> Generator[str, Any, str]:
         if not reply:
             reasons.append(f"it knows no service {sentinels.service!r}")
             continue
+        address = _address(reply)
+        if address is None:
+            reasons.append("it answers with what is no address")
+            continue
         sentinels.members.remove(member)
         sentinels.members.insert(0, member)
-        return sentinels.primary(*map(bytes.decode, reply))
+        return sentinels.primary(*address)
     count = len(sentinels.members)
     raise ConnectionError(f"none of {count} sentinel(s) names a primary of {sentinels.service!r}: {'; '.join(reasons)}")
+
+
+def _address(reply: Any) -> tuple[str, str] | None:
+    """Read a sentinel's answer; None for what no sentinel says."""
+    try:
+        host, port = (part.decode("ascii") for part in reply)
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return (host, port) if _HOST.fullmatch(host) and port.isdigit() else None
 
 
 def question(sentinels: Sentinels) -> bytes:
