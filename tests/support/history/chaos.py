@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qworker import Future, faultpoints
-from support.daemon import Worker, spawn_worker, start_worker
+from support.daemon import Worker, spawn_worker
 from support.promised import bound
 from support.proxy import Proxy
 from support.servers import Server, any_kind, start_server
@@ -40,6 +40,7 @@ TOLD = ("worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "o
 MOST_PENDING = 2_000  # so that faults meet a queue, and cancels something to cancel
 AHEAD = 0.03  # the share of all tasks that may be submitted beyond the next fault's: what that is done to
 QUIET_S = 60.0
+START_S = 60.0
 STOPPED_LATER = 3
 
 
@@ -121,9 +122,11 @@ class Fleet:
         """Start all workers and return when they serve; those with fault points may never do."""
         for n, armed in enumerate(self.plan.armed):
             more = {faultpoints.VARIABLE: armed, faultpoints.TALLY: str(self.tally(n))}
-            self.workers.append(self._new(spawn_worker, more))
+            self.workers.append(self._new(more))
         for _ in range(self.plan.workers - len(self.plan.armed)):
-            self.workers.append(self._new(start_worker))
+            self.workers.append(self._new())
+        for worker in self.workers[len(self.plan.armed) :]:
+            worker.wait_event("worker.started", timeout=START_S)
 
     def tally(self, n: int) -> Path:
         """Where the nth worker writes down the faults that happened in it."""
@@ -132,7 +135,7 @@ class Fleet:
     def replace(self, worker: Worker) -> None:
         self.workers.remove(worker)
         self.gone.append(worker)
-        self.workers.append(self._new(spawn_worker))
+        self.workers.append(self._new())
 
     def end(self) -> None:
         """Drain all workers."""
@@ -168,10 +171,10 @@ class Fleet:
             for event in worker.events("worker.stood_still")
         ]
 
-    def _new(self, start: Callable[..., Worker], more: Mapping[str, str] = MappingProxyType({})) -> Worker:
+    def _new(self, more: Mapping[str, str] = MappingProxyType({})) -> Worker:
         env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), **self.plan.env, **more}
         url = self._wire(-1) if self.plan.needs_wires else self.server.url
-        worker = start(url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
+        worker = spawn_worker(url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
         if self.plan.needs_wires:
             self.wires[worker.pid] = self.wires.pop(-1)
         return worker
