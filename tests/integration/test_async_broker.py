@@ -12,9 +12,9 @@ import pytest
 
 from qworker.broker import AsyncBroker, BellRing, Broker, StopHint
 from qworker.broker.calls import command
-from qworker.broker.values import WatchHint
+from qworker.broker.values import Stand, WatchHint
 from qworker.errors import BrokerUnavailable, SubmitUnknown
-from qworker.model import Line, StopOrder
+from qworker.model import Line, StopOrder, Window
 from qworker.views import WorkerRecord
 from support.brokers import LEASE_MS, QUEUE, WORKER, end, ids, item, name, seed, stop, take
 from support.proxy import Proxy
@@ -198,6 +198,53 @@ def test_stops_are_heard_also_after_the_connection_broke(server: Server) -> None
         seed(sync, "a", "b")
         take(sync, "c1")
         asyncio.run(main(sync))
+
+
+async def fill_a_claim(broker: AsyncBroker, local: str) -> None:
+    """Leave a claim standing as a worker that listens, and submit a task."""
+    await await_until(lambda: listening(broker), description="a listener")
+    stand = Stand(name(f"of-{local}"), WORKER, ("default", "process"), LEASE_MS)
+    window = await broker.claim(
+        QUEUE, claim=name(f"c-{local}"), worker=WORKER, rooms=ROOMS, lease_ms=LEASE_MS, stand=stand
+    )
+    assert window.tasks == ()
+    await broker.submit(QUEUE, Line(), [item(local)], given=False)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_window_of_a_claim_that_a_submit_has_filled_is_heard(server: Server, adapted: bool) -> None:
+    """By our own connections, and by those of redis-py, which a URL with options has."""
+
+    async def main() -> None:
+        heard: list[Window] = []
+        url = server.url + ("?health_check_interval=0" if adapted else "")
+        async with AsyncBroker(url, "t", instance="me") as broker:
+            listener = asyncio.create_task(broker.listen_stops(WORKER, lambda _: None, on_window=heard.append))
+            await fill_a_claim(broker, "a")
+            await await_until(lambda: heard, description="a window")
+            await say(broker, "PUBLISH", broker.keyspace.stops(WORKER), b"window but not one of ours")
+            await fill_a_claim(broker, "b")
+            await await_until(lambda: len(heard) > 1, description="the next window")
+            listener.cancel()
+        assert [(window.claim, ids(window)) for window in heard] == [(name("of-a"), ["a"]), (name("of-b"), ["b"])]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_fails_on_a_window_fails_who_listens_and_is_no_broken_connection(server: Server, adapted: bool) -> None:
+    def fail(window: Window) -> None:
+        raise LookupError(window.claim)
+
+    async def main() -> None:
+        url = server.url + ("?health_check_interval=0" if adapted else "")
+        async with AsyncBroker(url, "t", instance="me") as broker:
+            listener = asyncio.create_task(broker.listen_stops(WORKER, lambda _: None, on_window=fail))
+            await fill_a_claim(broker, "a")
+            with pytest.raises(LookupError, match=name("of-a")):
+                await asyncio.wait_for(listener, 10)
+
+    asyncio.run(main())
 
 
 def test_a_worker_that_comes_is_announced_once_to_those_that_listen(server: Server) -> None:

@@ -4,7 +4,7 @@ After every step every live task is what the model says, and the invariants of t
 one place; I2 a claim has a lease; I3 a body exists exactly while its task is live, or dead; I4 an outcome exists only
 for what is not live; I5 the counters equal a recount; I6 an outcome never changes within a run; I7 attempts and losses
 never go down within a run; I8 a stop waits exactly for the held tasks that carry its flag; I9 what a task told is kept
-while it lives, as its holder told it last, and handed to the next one.
+while it lives, as its holder told it last, and handed to the next one; I10 no claim stands while anything is queued.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from qworker.broker import StartedTask
 from qworker.broker.flows import ensure_open
 from qworker.broker.records import read_record
-from qworker.broker.values import Note
+from qworker.broker.values import Note, Stand
+from qworker.broker.worker_calls import handed as read_handed
 from qworker.errors import Conflict, ServerFull
 from qworker.lifecycle import HELD, OUTCOMES, State
 from qworker.model import Again, End, Line, Lose, Park, Record, Release, Settle, StopOrder
@@ -33,7 +34,7 @@ from support.brokers import LEASE_MS, QUEUE, START_MS, TwiceBroker, cancelled, i
 IDS = ("a", "b", "c", "d", "e", "f")
 LARGE = ("e", "f")  # bodies and outcomes that go past Lua
 LINES = (Line("default", "normal"), Line("default", "high"), Line("thread", "low"))
-WORKERS = ("host:1:aaaa", "host:2:bbbb")
+WORKERS = ("host:1:aaaa", "host:2:bbbb")  # the first one hears what is pushed to it
 PREFIX = b"qw:{t.q}:"
 # How a task is settled: kind, outcome, delay_ms, exact, cursor.
 Drawn = tuple[str, State, int, bool, bytes]
@@ -100,15 +101,44 @@ class BrokerMachine(RuleBasedStateMachine):
         self.longest = 0
         self.fence = 0
         self.full = False
+        self.stood: list[Stand] = []  # the latest that were left, or were to be
+        self.ear = self.broker.client.pubsub(ignore_subscribe_messages=True)
+        self.ear.subscribe(f"qw:t:stops:{WORKERS[0]}")
+        self._heard()
         self._set_clock()
         self.broker.drive(ensure_open(self.broker.owner, QUEUE))
 
     def teardown(self) -> None:
         if self.full:
             self.broker.client.config_set("maxmemory", 0)
+        self.ear.close()
         self.broker.close()
 
     # -- the model's own steps ------------------------------------------------------------------------------------
+
+    def _heard(self) -> list[bytes]:
+        """What was pushed to the first worker since the last look."""
+        found: list[bytes] = []
+        behind = CAN_FILL[-1]  # a server may push after its answer to the submit; fakeredis has, and knows no PING
+        if behind:
+            self.ear.ping()
+        while True:
+            message = self.ear.parse_response(block=False, timeout=5.0 if behind else 0.0)
+            if message is None or message[0] == b"pong":
+                assert message or not behind, "it got no answer"
+                return found
+            if message[0] == b"message":
+                found.append(message[2])
+
+    def _to_be_filled(self, wanted: list[tuple[str, bytes, int, int]], line: Line) -> str:
+        """Which claim a submit is going to fill, by what stands there."""
+        if len(wanted) > 1 or any(wanted[0][2:]) or wanted[0][0] in LARGE:
+            return ""
+        for entry, until in self.broker.client.zrange(PREFIX + b"standing", 0, -1, withscores=True):
+            stand = next(stand for stand in self.stood if stand.claim == entry[:12].decode())
+            if stand.worker == WORKERS[0] and line.pool in stand.needs and until > START_MS + self.now:
+                return stand.claim
+        return ""
 
     def _set_clock(self) -> None:
         self.broker.at(self.now)
@@ -233,6 +263,7 @@ class BrokerMachine(RuleBasedStateMachine):
             with pytest.raises(refused):
                 self.broker.submit(QUEUE, line, items, given=given)
             return
+        filled = self._to_be_filled(wanted, line) if codes == ("ok",) else ""
         assert self.broker.submit(QUEUE, line, items, given=given).codes == codes
         for local, other, delay_ms, deadline_ms in wanted:
             if known[local] is None:
@@ -241,6 +272,14 @@ class BrokerMachine(RuleBasedStateMachine):
                 state = State.SCHEDULED if delay_ms else State.QUEUED
                 record = Record(state=state, deadline_ms=deadline)
                 self.tasks[local] = Task(record, line, _content(local, other), self.now + delay_ms)
+        pushed = [read_handed(message) for message in self._heard() if message.startswith(b"window ")]
+        assert [window.claim for window in pushed] == ([filled] if filled else [])
+        drawn = int(self.broker.client.hget(PREFIX + b"meta", "fence") or 0) - len(pushed)
+        assert drawn >= self.fence
+        self.fence = drawn  # one more for each claim whose worker did not hear of it
+        for window in pushed:
+            note(f"{filled} was filled")
+            self._opened(filled, WORKERS[0], window, alone=False)
 
     @rule(data=st.data(), mode=st.sampled_from(("cancel", "stop")), grace=st.sampled_from((None, 0, 700)))
     def stop(self, data: st.DataObject, mode: str, grace: int | None) -> None:
@@ -284,8 +323,21 @@ class BrokerMachine(RuleBasedStateMachine):
         alone=st.booleans(),
         needs=st.sampled_from((("default",), ("thread", "default"), ("thread", "default"))),
         stalled=st.sampled_from((False, False, False, True)),
+        stands=st.sampled_from((False, True, True)),
+        names=st.booleans(),
     )
-    def claim(self, room: int, worker: str, alone: bool, needs: tuple[Any, ...], stalled: bool) -> None:
+    def claim(
+        self, room: int, worker: str, alone: bool, needs: tuple[Any, ...], stalled: bool, stands: bool, names: bool
+    ) -> None:
+        standing = self.stood[-2:] if names else []
+        filled = next((stand.claim for stand in standing if stand.claim in self.claims), "")
+        if filled:
+            self._bring_what_filled(filled, standing)
+            return
+        stand = Stand(name(f"s{len(self.names)}"), worker, needs, LEASE_MS) if stands else None
+        if stand is not None:
+            self.stood.append(stand)
+            self.names.append(stand.claim)
         claim = name(f"c{len(self.names)}")
         self.names.append(claim)
         self._read_meta(stalled=stalled)
@@ -296,8 +348,9 @@ class BrokerMachine(RuleBasedStateMachine):
                 task.record = replace(task.record, state=State.QUEUED)
         self.broker.twice = not stalled  # a second witness would begin the amnesty anew
         window = self.broker.claim(
-            QUEUE, claim=claim, worker=worker, rooms=[(needs, room)], lease_ms=LEASE_MS, alone=alone, stalled=stalled
-        )
+            QUEUE, claim=claim, worker=worker, rooms=[(needs, room)], lease_ms=LEASE_MS, alone=alone, stalled=stalled,
+            stand=stand, standing=standing,
+        )  # fmt: skip
         self.broker.twice = True
         note(f"{claim} brought {[task.id for task in window.tasks]}")
         queued = {each for each, task in self.tasks.items() if task.record.state is State.QUEUED}
@@ -318,6 +371,21 @@ class BrokerMachine(RuleBasedStateMachine):
             order = [("high", "normal", "low").index(self.tasks[each].line.priority) for each in handed]
             assert order == sorted(order)
         self._opened(claim, worker, window, alone=window.alone)
+        there = {entry[:12].decode() for entry in self.broker.client.zrange(PREFIX + b"standing", 0, -1)}
+        assert not there & {stood.claim for stood in standing}
+        if stand is not None and window.tasks:
+            assert stand.claim not in there
+
+    def _bring_what_filled(self, claim: str, standing: list[Stand]) -> None:
+        lease = self.claims[claim]
+        self._read_meta()
+        window = self.broker.claim(
+            QUEUE, claim=name("other"), worker=lease.worker, rooms=[(("default",), 4)], lease_ms=LEASE_MS,
+            standing=standing,
+        )  # fmt: skip
+        lease.ends_ms = self.now + LEASE_MS
+        assert sorted(task.id for task in window.tasks) == sorted(lease.tasks)
+        assert (window.claim, window.fence) == (claim, lease.fence)
 
     @rule(wanted=st.lists(st.sampled_from(IDS), min_size=1, max_size=3), worker=st.sampled_from(WORKERS))
     def claim_by_id(self, wanted: list[str], worker: str) -> None:
@@ -354,7 +422,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if not any(task.record.state is State.QUEUED for task in self.tasks.values()) and not self.full:
             free = [local for local in IDS if self._content(local) is None]
             self.submit([(local, b"", 0, 0) for local in free[:4]] or [(IDS[0], b"3", 0, 0)], LINES[0])
-        self.claim(room, WORKERS[1], alone, ("thread", "default"), False)
+        self.claim(room, WORKERS[1], alone, ("thread", "default"), False, False, False)
         self.settle(data, wanted, False)
         self.settle(data, again, True)
 
@@ -379,7 +447,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self._settle_all(list(settles.values()), resend=resend)
 
     def _settle_all(self, settles: list[Settle], *, resend: bool) -> None:
-        reply = self.broker.settle(QUEUE, settles, resend=resend)
+        stand = Stand(name(f"s{len(self.names)}"), WORKERS[0], ("default",), LEASE_MS)
+        self.stood.append(stand)
+        self.names.append(stand.claim)
+        reply = self.broker.settle(QUEUE, settles, resend=resend, stand=stand)
         assert list(reply.codes) == [self._settled(settle, resend) for settle in settles]
         claims = {settle.claim for settle in settles}
         assert set(reply.stops) == {
@@ -542,6 +613,9 @@ class BrokerMachine(RuleBasedStateMachine):
         assert counters == +self.counts
         ended = sum(self.counts[state.value] for state in OUTCOMES)
         assert counters.get("submitted", 0) == len(bodies) + ended
+        # I10
+        queued = [local for local, task in self.tasks.items() if task.record.state is State.QUEUED]
+        assert not (queued and keys.get("standing")), f"{queued} may be overtaken"
         # I8
         assert {score for _, score in keys.get("stops", [])} <= {0.0}, "they are looked for by name"
         stops = {member.decode() for member, _ in keys.get("stops", [])}

@@ -28,6 +28,7 @@ from qworker.worker.keeper import Keeper
 from qworker.worker.lease import Lease
 from qworker.worker.lender import Lender
 from qworker.worker.settler import Settler
+from qworker.worker.standing import Standing
 from qworker.worker.state import State
 from qworker.worker.window import Room
 
@@ -269,8 +270,9 @@ class World:
             self.state.pools[kind] = self.pools[kind]  # type: ignore[assignment]
             fixed = None if settings.window == "auto" else settings.window
             self.state.rooms[kind] = Room(slots, fixed=fixed)
+        self.standing = Standing(self.state)
         self.settler = Settler(
-            self.broker, self.state.ledger, self.state.id,
+            self.broker, self.state.ledger, self.state.id, self.standing,
             now_ms=lambda: NOW_MS,
             on_settled=self.collector.settled,
             on_stops=lambda queue, stops: self.keeper.stops(queue, stops),
@@ -282,7 +284,7 @@ class World:
         self.collector.stopped_group_of = self.dispatcher.groups.stopped_of
         on_call = lambda ok, _: self.answers.append(ok)  # noqa: E731
         self.keeper = Keeper(self.state, self.broker, self.dispatcher, on_call=on_call)
-        self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, on_call=on_call)
+        self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, self.standing, on_call=on_call)
         self.lender = Lender(self.state, self.broker, self.dispatcher, self.collector.waits, on_call=on_call)
         self._running: list[asyncio.Task[Any]] = []
 

@@ -36,6 +36,7 @@ class Adapted:
 
     def __init__(self, connection: Any) -> None:
         self.closed = False
+        self.at_once: Callable[[Any], bool] | None = None  # it tells nobody when it reads
         self._connection = connection
 
     async def open(self) -> None:

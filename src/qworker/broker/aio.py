@@ -20,8 +20,8 @@ import hiredis
 from .. import faultpoints
 from ..errors import QWorkerError
 from ..ids import new_token
-from ..model import PoolNeed, StopOrder
-from . import group_calls, together
+from ..model import PoolNeed, StopOrder, Window
+from . import group_calls, together, worker_calls
 from .calls import Call, Owner
 from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, unreadable, wire
 from .flows import Flow
@@ -30,7 +30,7 @@ from .keys import Keyspace
 from .records import read_stop
 from .sentinel import Sentinels
 from .sockets import Connection, Connections, Patience, Plain
-from .values import WATCH, BellRing, StopHint, WatchHint
+from .values import WATCH, WINDOW, BellRing, StopHint, WatchHint
 from .verbs import Verbs
 
 if TYPE_CHECKING:
@@ -203,22 +203,38 @@ class AsyncBroker(Verbs):
         on_hint: Callable[[StopHint | WatchHint], None],
         on_hello: Callable[[], None] = lambda: None,
         on_group: Callable[[str, int | None], None] = lambda *_: None,
+        on_window: Callable[[Window], None] = lambda _: None,
     ) -> None:
         """Call `on_hint` for each stop (or watch) that is pushed to this worker, until cancelled; reconnects by itself.
 
         `on_hello` is called when another worker has told of itself for the first time, or may have, unheard: whenever
-        listening begins. `on_group` is called with id and grace of each group that is stopped. Only hints: a stop that
-        is missed while the connection is down comes with the next renewal or settle, that of a group when groups are
-        read again.
+        listening begins. `on_group` is called with id and grace of each group that is stopped, `on_window` with the
+        window of a standing claim that a submit has filled. Only hints: a stop that is missed while the connection is
+        down comes with the next renewal or settle, that of a group when groups are read again, a window with the next
+        claim.
         """
         connections = self._connections("stops")
         hello, groups = self.keyspace.hello.encode(), self.keyspace.group_stops.encode()
         channels = (self.keyspace.stops(worker), self.keyspace.hello, self.keyspace.group_stops)
+        failed: list[Exception] = []
+
+        def at_once(message: Any) -> bool:
+            if not isinstance(message, list) or message[0] != b"message" or not message[2].startswith(WINDOW):
+                return False
+            window = _read_window(message[2])
+            if window is not None:
+                try:
+                    on_window(window)
+                except Exception as error:  # not for the transport, which would take it for a broken connection
+                    failed.append(error)
+            return not failed
+
         while True:
             connection: Connection | None = None
             try:
                 async with asyncio.timeout(attempt_s(self.timeout_s)):
                     connection = await connections.take()
+                connection.at_once = at_once
                 await connection.send(pack(("SUBSCRIBE", *channels)))
                 asked = False
                 while True:
@@ -232,6 +248,10 @@ class AsyncBroker(Verbs):
                         await connection.send(pack(("PING",)))
                         continue
                     asked = False
+                    if not failed and at_once([kind, channel, *data]):
+                        continue
+                    if failed:
+                        raise failed.pop()
                     if channel == hello:  # heard from now on, or heard
                         on_hello()
                     elif kind != b"message":
@@ -280,6 +300,14 @@ async def _ask_together(connection: Connection, call: Call[Any], within_s: float
             except hiredis.ReplyError as error:
                 replies.append(error)
     return together.answer(call, replies)
+
+
+def _read_window(data: bytes) -> Window | None:
+    """Read a pushed window; None for what qworker did not write."""
+    try:
+        return worker_calls.handed(data)
+    except ValueError:
+        return None
 
 
 def _read_hint(data: bytes) -> StopHint | WatchHint | None:

@@ -12,8 +12,9 @@ from ..model import POOL_NEEDS, PRIORITIES, Line, PoolNeed
 SCHEMA = 1
 LINE_CODES = "abcdefghijkl"
 # What may stay for ever when no task is left, without prefix: everything else has a time to live, or goes with its last
-# member. A ready list may keep what cancels left behind until the next claim passes it over.
-PERMANENT = ("queues", "workers", "meta", "stats", "dead", "dead_bodies", "bell:*", "ready:*:*")
+# member. A ready list may keep what cancels left behind until the next claim passes it over; `standing` what a worker
+# left that was killed, until the next submit.
+PERMANENT = ("queues", "workers", "meta", "stats", "dead", "dead_bodies", "bell:*", "ready:*:*", "standing")
 
 # The keys of a queue, by the names that script headers use.
 PLAIN = (
@@ -23,6 +24,7 @@ PLAIN = (
     "later",
     "leases",
     "held",
+    "standing",
     "stops",
     "cursors",
     "progress",

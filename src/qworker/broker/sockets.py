@@ -24,6 +24,8 @@ class Connection(Protocol):
     """One connection. After an error other than an answer's own it is of no use; whoever sees one closes it."""
 
     closed: bool
+    # Where that can be: is shown each reply in the turn in which it is read, and says whether it has taken it.
+    at_once: Callable[[Any], bool] | None
 
     async def open(self) -> None:
         """Connect, and say who we are."""
@@ -100,6 +102,7 @@ class Plain(asyncio.Protocol):
 
     def __init__(self, address: Address, name: str) -> None:
         self.closed = False
+        self.at_once: Callable[[Any], bool] | None = None
         self._address, self._name = address, name
         self._reader = hiredis.Reader()
         self._replies: deque[Any] = deque()
@@ -193,7 +196,8 @@ class Plain(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
-                self._replies.append(reply)
+                if self.at_once is None or not self.at_once(reply):
+                    self._replies.append(reply)
         except Exception as error:  # as in links.py
             self._end(nonsense(error))
             self._abort()

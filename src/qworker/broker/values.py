@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from ..model import PoolNeed, Settled, StopOrder
 
 WATCH = "watch"  # begins the message that is a WatchHint
+WINDOW = b"window "  # and this the one that brings a window: see worker_calls.handed
 
 # ok: queued now; same: the same task is already there, live; ended: the same task already has an outcome.
 SubmitCode = Literal["ok", "same", "ended"]
@@ -36,6 +37,15 @@ class Submitted(NamedTuple):
 
     now_ms: int
     codes: tuple[SubmitCode, ...]
+
+
+class Stand(NamedTuple):
+    """A claim that an idle worker leaves standing, for a submit to fill; its id is 12 characters, as every claim's."""
+
+    claim: str
+    worker: str
+    needs: tuple[PoolNeed, ...]
+    lease_ms: int
 
 
 class StartedTask(NamedTuple):

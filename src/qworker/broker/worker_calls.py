@@ -28,7 +28,7 @@ from .calls import Call, Command, Owner, command, read_stops, script_call
 from .records import read_record
 from .scripts import Arg
 from .together import LARGE
-from .values import Note, SettleReply, StartedTask
+from .values import Note, SettleReply, Stand, StartedTask
 
 _SETTLE_CODES: Mapping[int, Settled] = {ord("o"): "ok", ord("l"): "lost", ord("a"): "again", ord("s"): "stopped"}
 _NOBODY = (" " * 12, "")
@@ -47,6 +47,8 @@ def claim(
     expected_ms: int | None = None,
     stalled: bool = False,
     newcomer: bool = False,
+    stand: Stand | None = None,
+    standing: Sequence[Stand] = (),
 ) -> Call[Window]:
     """Claim a window of tasks and lease it to a worker; an empty one when nothing is ready. Never blocks.
 
@@ -60,6 +62,10 @@ def claim(
     when it shows that the server stood still or its clock stepped, holds all rescues for one lease. `newcomer`: it has
     not followed the server long enough to tell, so this call rescues nothing.
 
+    `stand`: a claim with an id of its own that is left standing when there is nothing to be had, for the next submit to
+    fill. `standing`: those that may have been left before. They stand no longer, and if one of them was filled, its
+    window comes in place of this claim's: `Window.claim` tells.
+
     Raises:
         BrokerUnavailable: the server could not be reached. A claim that got through lapses by itself, uncharged.
     """
@@ -67,21 +73,49 @@ def claim(
     for needs, room in rooms:
         if room > 0 and needs:
             rest += ("".join(str(POOL_NEEDS.index(need)) for need in needs), room)
-    script, keys, args = script_call(
-        owner,
-        queue,
-        "claim",
-        rest=rest,
-        claim=claim,
-        worker=worker,
-        lease_ms=lease_ms,
-        alone=int(alone),
-        max_bytes=max_bytes,
-        expected_ms="new" if newcomer else "" if expected_ms is None else expected_ms,
-        stalled=int(stalled),
-        epoch=owner.token,
-    )
-    return Call(f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply))
+
+    def made(stand: Stand | None) -> Call[Window]:
+        script, keys, args = script_call(
+            owner,
+            queue,
+            "claim",
+            rest=rest,
+            claim=claim,
+            worker=worker,
+            lease_ms=lease_ms,
+            alone=int(alone),
+            max_bytes=max_bytes,
+            expected_ms="new" if newcomer else "" if expected_ms is None else expected_ms,
+            stalled=int(stalled),
+            epoch=owner.token,
+            stand=_entry(owner, queue, stand),
+            standing="\n".join([_entry(owner, queue, stood) for stood in standing]),
+        )
+        # What the first sending left may have been filled and settled since: it must not stand once more.
+        again = None if stand is None else lambda: made(None)
+        verb = f"claim from queue {queue!r}"
+        return Call(verb, script, keys, args, lambda reply: _window(owner, queue, claim, reply), again)
+
+    return made(stand)
+
+
+def _entry(owner: Owner, queue: str, stand: Stand | None) -> str:
+    if stand is None:
+        return ""
+    needs = "".join(str(POOL_NEEDS.index(need)) for need in stand.needs)
+    return f"{stand.claim} {stand.lease_ms} {needs} {stand.worker} {owner.keyspace.stops(stand.worker)} {queue}"
+
+
+def handed(message: bytes) -> Window:
+    """Read what a submit told of the task that it gave to a standing claim.
+
+    Raises:
+        ValueError: it is nothing of the kind.
+    """
+    head, _, blob = message.partition(b"\n")
+    _, queue, claim, fence, now_ms, epoch, local, text = head.decode("ascii").split(" ", 7)
+    task = Claimed(local, blob, _record(text.encode(), claim), None)
+    return Window(queue, claim, int(fence), int(now_ms), epoch, None, 0, 0, (task,))
 
 
 def bodies(owner: Owner, queue: str, ids: Sequence[str]) -> Call[tuple[bytes | None, ...]]:
@@ -145,7 +179,7 @@ def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
         tasks.append(Claimed(local.decode(), blob, record, cursors.get(local) if cursors else None))
     return Window(
         queue=queue,
-        claim=claim,
+        claim=tasks[0].record.claim if tasks else claim,
         fence=int(fence),
         now_ms=int(now_ms),
         epoch=epoch.decode(),
@@ -174,12 +208,13 @@ def settle(
     claims: Sequence[str] = (),
     resend: bool = False,
     beside: bool = True,
+    stand: Stand | None = None,
 ) -> Call[SettleReply]:
     """Record outcomes, retries, losses and releases, each only if its claim still holds the task.
 
     `claims`: further open claims whose waiting stops the reply should bring. `resend`: it may have been applied before,
     so a refusal proves nothing and is not counted. `beside`: large outcomes are written beside the script, which a full
-    server refuses; then they go through it.
+    server refuses; then they go through it. `stand` as in `claim`.
 
     Raises:
         ValueError: two items name the same task.
@@ -231,6 +266,7 @@ def settle(
         worker=worker,
         resend=int(resend),
         inbox=owner.keyspace.inbox_prefix,
+        stand=_entry(owner, queue, stand),
         stashed=len(before),
         groups=len(groups),
         moves=len(moves),

@@ -25,6 +25,7 @@ from .lender import Lender
 from .neighbours import Neighbours
 from .settler import Settler
 from .signals import Signals
+from .standing import Standing
 from .state import State
 from .stopper import listen
 from .window import Room
@@ -50,8 +51,9 @@ class Crew:
         for kind, slots in state.slots.items():
             state.pools[kind] = pool(kind, slots, collector)
             state.rooms[kind] = Room(slots, fixed=fixed)
+        standing = Standing(state)
         self.settler = Settler(
-            broker, state.ledger, state.id,
+            broker, state.ledger, state.id, standing,
             now_ms=state.server_ms,
             on_settled=collector.settled,
             on_stops=lambda queue, stops: self.keeper.stops(queue, stops),
@@ -62,7 +64,7 @@ class Crew:
         self.dispatcher = Dispatcher(state, broker, self.settler)
         collector.stopped_group_of = self.dispatcher.groups.stopped_of
         self.keeper = Keeper(state, broker, self.dispatcher, on_call=on_call)
-        self.fetcher = Fetcher(state, broker, self.dispatcher, on_call=on_call)
+        self.fetcher = Fetcher(state, broker, self.dispatcher, standing, on_call=on_call)
         self.lender = Lender(state, broker, self.dispatcher, collector.waits, on_call=on_call)
         self.beacon = Beacon(state, broker, neighbours, health)
         collector.changed = self.dispatcher.changed = self.beacon.changed
@@ -90,7 +92,7 @@ class Crew:
                     ("settler", self.settler.run()),
                     ("keeper", self.keeper.run()),
                     ("groups", groups.run()),
-                    ("stopper", listen(state, self._broker, self.dispatcher, beacon.greet)),
+                    ("stopper", listen(state, self._broker, self.dispatcher, beacon.greet, self.fetcher.handed)),
                     ("beacon", beacon.run()),
                     ("health", beacon.tick()),
                 )

@@ -22,6 +22,7 @@ from ..ids import new_token
 from ..model import PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
 from .doorbell import Doorbell
+from .standing import Standing
 from .state import UNANSWERED, Phase, State
 
 POLL_S = 1.0
@@ -38,9 +39,16 @@ class Fetcher:
     """Claims for the worker. Owned by the event loop."""
 
     def __init__(
-        self, state: State, broker: AsyncBroker, dispatcher: Dispatcher, *, on_call: Callable[[bool, str], None]
+        self,
+        state: State,
+        broker: AsyncBroker,
+        dispatcher: Dispatcher,
+        standing: Standing,
+        *,
+        on_call: Callable[[bool, str], None],
     ) -> None:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
+        self._standing = standing
         self._left: dict[PoolKind, bool] = dict.fromkeys(state.rooms, True)  # the queues may hold more for this pool
         self._next_due_s: float | None = None
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
@@ -62,14 +70,25 @@ class Fetcher:
                 try:
                     await self._claim_while_running()
                 finally:
-                    await self.hush()
+                    await self._bell.hush()
+                await self.hush()
             state.wake.clear()
             if state.phase is not Phase.RUNNING:
                 await state.wake.wait()
 
     async def hush(self) -> None:
-        """Listen to the bell no longer: what this worker gives back rings for the others."""
+        """Listen to the bell no longer, and leave no claim standing: what this worker gives back is for the others."""
         await self._bell.hush()
+        if self._standing.any and self.idle.is_set():
+            self.idle.clear()
+            self._state.spawn(self._withdraw())
+
+    def handed(self, window: Window) -> None:
+        """Take in what a submit has put into a claim that stood, unless its window is here already."""
+        sent = self._standing.take(window.claim)
+        if sent is not None:
+            self._state.see_epoch(window.queue, window.epoch)
+            self._dispatcher.accept(window, sent, alone=False)
 
     async def _claim_while_running(self) -> None:
         state = self._state
@@ -156,6 +175,8 @@ class Fetcher:
         """Claim until answered: the same claim id each time, so that a lost reply costs nothing."""
         state, lease = self._state, self._state.lease
         claim, pause = new_token(), 0.1
+        standing = self._standing.asked()
+        stand = offered = self._standing.offer(queue) if alone else None
         wanted: list[tuple[tuple[PoolNeed, ...], int]] = [(state.needs(kind), room) for kind, room in rooms.items()]
         while state.phase is Phase.RUNNING:
             sent = time.monotonic()
@@ -174,21 +195,47 @@ class Fetcher:
                     expected_ms=lease.expected_ms(sent),
                     stalled=stalled,
                     newcomer=lease.is_newcomer(sent),
+                    stand=stand,
+                    standing=standing,
                 )
             except ServerUnfit:
                 raise  # it stays so, however often it is asked: the worker ends, and says why
             except UNANSWERED as error:
                 lease.unanswered()
                 self._on_call(False, str(error))
+                if stand is not None:
+                    standing, stand = [*standing, stand], None  # it may have been left, and been filled
                 await self._wait_wake(pause * (0.5 + random.random()))
                 pause = min(pause * 2, 2.0)
                 continue
             finally:
                 self.idle.set()
+                self._standing.answered(offered)
             self._state.hear(sent, window.now_ms)
             self._on_call(True, "")
+            if window.claim != claim and any(window.claim == stood.claim for stood in standing):
+                self.handed(window)
+                return 0.0, None  # the lines were not looked at
+            self._standing.gone(standing)
             return sent, window
         return 0.0, None
+
+    async def _withdraw(self) -> None:
+        """Ask once about what was left standing: what has filled it comes as from a claim that was under way."""
+        state = self._state
+        try:
+            for queue in state.queues:
+                asked = self._standing.asked()
+                window = await self._broker.claim(
+                    queue, claim=new_token(), worker=state.id, rooms=(), lease_ms=int(state.lease.lease_s * 1000),
+                    standing=asked, newcomer=True,
+                )  # fmt: skip
+                self.handed(window)
+                self._standing.gone(asked)
+        except UNANSWERED:
+            pass  # it stands for two seconds more at most; what fills it then runs elsewhere when its lease lapses
+        finally:
+            self.idle.set()
 
     def _note(self, window: Window, *, alone: bool) -> None:
         """Learn from a reply: when the next task is due, whether suspects wait, whether Redis lost its state."""

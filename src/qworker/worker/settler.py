@@ -3,7 +3,8 @@
     pools ──endings──► settler.put() ──► lane of its queue ──settle──► Redis ──► codes ──► ledger.drop()
 
 The first outcome after a pause is written at once; while its call is under way the next ones gather: windows form by
-themselves under load, and nothing waits for a timer when there is none. Queues do not wait for each other.
+themselves under load, and nothing waits for a timer when there is none. Queues do not wait for each other. The settle
+after which the worker is idle leaves a claim, too: see standing.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..model import End, Ending, Settle, StopOrder
 from .blame import Verdict, how_of
 from .ledger import Held, Ledger
 from .outcomes import settle_of
+from .standing import Standing
 from .state import UNANSWERED
 
 MOST_PER_CALL = 512  # keeps one script within its 2 ms
@@ -62,6 +64,7 @@ class Settler:
         broker: AsyncBroker,
         ledger: Ledger,
         worker: str,
+        standing: Standing,
         *,
         now_ms: Callable[[], int],
         on_settled: Callable[[Held, Ending | None, Verdict, str], None],
@@ -69,7 +72,7 @@ class Settler:
         on_call: Callable[[bool, str], None],
         on_empty: Callable[[], None],
     ) -> None:
-        self._broker, self._ledger, self._worker = broker, ledger, worker
+        self._broker, self._ledger, self._worker, self._standing = broker, ledger, worker, standing
         self._now_ms = now_ms
         self._on_settled, self._on_stops, self._on_call = on_settled, on_stops, on_call
         self._on_empty = on_empty
@@ -134,10 +137,13 @@ class Settler:
                 self._idle.set()
 
     async def _settle(self, queue: str, items: list[Settle]) -> SettleReply:
+        stand = self._standing.offer(queue, ending=len(items))
         resend, pause = False, PAUSE_S
         while True:
             try:
-                return await self._broker.settle(queue, items, worker=self._worker, resend=resend)
+                return await self._broker.settle(
+                    queue, items, worker=self._worker, resend=resend, stand=None if resend else stand
+                )
             except UNANSWERED as error:
                 # Nothing is given up: the outcomes stay here, their claims are renewed as soon as Redis answers,
                 # and the same settle is sent again. If the lease lapsed meanwhile it is refused, and said so.
@@ -145,6 +151,8 @@ class Settler:
                 resend = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
+            finally:
+                self._standing.answered(stand)
 
     def _heed(self, queue: str, entries: list[Entry], reply: SettleReply) -> None:
         dropped = []

@@ -5,11 +5,14 @@
 -- its body is there, names this very line, and is queued; anything else is what a cancel or an earlier life left behind,
 -- or nothing that qworker wrote. A body that names no line at all is handed out: its worker will say what is wrong.
 -- `rooms` are two arguments each: the needs of a pool as digits, and how many tasks it has room for.
--- Sent twice, the same claim id brings the same window and fence again.
+-- Sent twice, the same claim id brings the same window and fence again. `standing` are claims that this worker has left
+-- before: one that was filled meanwhile is answered in place of this claim, the others stand no longer. If there is
+-- nothing to be had, `stand` is left standing. All of them are whole entries, the former one a line.
 --
 -- transition: rescue, due, claim
--- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, meta, stats, lines, bells
--- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, rooms...
+-- KEYS: bodies, tasks, later, leases, held, standing, stops, suspects, cursors, meta, stats, lines, bells
+-- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, stand, standing,
+--   rooms...
 -- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, how many cursors, then id, blob, record
 --   of each task, then id, cursor of each that has one; a large blob is empty here, and is to be fetched
 -- refuses: none
@@ -22,7 +25,11 @@ local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_by
 -- Where nobody holds anything and nothing was ever put aside, one look stands for eight.
 local quiet = call('EXISTS', K.tasks, K.leases, K.held, K.later, K.suspects, K.cursors) == 0
 -- Else the first write takes a task from its line, and a full server lets that pass, too.
-if not quiet then make_way() end
+if not quiet or A.stand ~= '' then make_way() end
+if A.standing ~= '' then
+  -- library
+  for entry in string.gmatch(A.standing, '[^\n]+') do call('ZREM', K.standing, entry) end
+end
 local epoch, fence, hold = read_meta(now, lease, quiet)
 local left = {} -- pools that may have work when we are done
 local due_ms, rescued = '0', 0
@@ -30,6 +37,11 @@ local due_ms, rescued = '0', 0
 if not quiet then
   -- library
   local known = call('HGET', K.held, claim)
+  for entry in string.gmatch(A.standing, '[^\n]+') do
+    if known then break end
+    known = call('HGET', K.held, sub(entry, 1, 12))
+    if known then claim = sub(entry, 1, 12) end
+  end
   if known then
     -- This claim was sent before. Its worker is there and has not seen the window: the lease begins anew.
     call('ZADD', K.leases, int(now + lease), claim)
@@ -262,6 +274,11 @@ for pool in pairs(left) do
       break
     end
   end
+end
+
+if taken == 0 and A.stand ~= '' then
+  -- library
+  stand(A.stand, now)
 end
 
 local suspects = quiet and 0 or call('LLEN', K.suspects)

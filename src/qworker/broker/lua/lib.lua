@@ -7,10 +7,13 @@
 --   <claim>   fence worker alone id id …   as it was handed out
 --   <claim>#  how many of them it still holds; the claim goes with the last one
 --   <claim>+  there once it was renewed or settled: its worker has seen it
+-- `standing` has the claims that idle workers leave, `claim lease_ms needs worker channel queue`, until they lapse. They
+-- stand only while nothing is queued for those workers: who puts something into a line takes them all away.
 
 local call, sub, byte, KEYS, ARGV = redis.call, string.sub, string.byte, KEYS, ARGV
 local CHUNK = 1000 -- values per variadic call: unpack ends near 7,000. Even, so that pairs stay together.
 local NO_CLAIM = '------------'
+local STAND_MS = 2500 -- an idle worker asks each second
 local DEAD_MAX, DEAD_MS = 10000, 7 * 24 * 3600 * 1000
 
 local OUTCOMES = {
@@ -111,8 +114,10 @@ local function line_key(line)
   return KEYS[LINES + byte(line) - 96]
 end
 
--- Ring for one worker. One token is enough: who wakes claims, and rings again if it leaves work.
-local function ring(bell)
+-- Ring for one worker. One token is enough: who wakes claims, and rings again if it leaves work. `none`: no claim stands,
+-- as the caller knows.
+local function ring(bell, none)
+  if not none then call('DEL', K.standing) end
   if call('LLEN', bell) == 0 then call('LPUSH', bell, '1') end
 end
 
@@ -203,6 +208,12 @@ local function rescue(claims)
     call('HINCRBY', K.stats, 'rescued', count)
   end
   return count
+end
+
+-- Leave a claim of an idle worker standing, if nothing is queued: a submit may fill it. It lapses unless it is renewed.
+local function stand(entry, now)
+  if call('EXISTS', K.suspects, unpack(KEYS, LINES + 1, LINES + 12)) > 0 then return end
+  call('ZADD', K.standing, int(now + STAND_MS), entry)
 end
 
 -- Append to the reply the cursors that earlier attempts left to these tasks: id, cursor; how many is its eighth element.

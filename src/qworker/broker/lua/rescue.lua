@@ -1,7 +1,7 @@
 -- Put back at once what the claims of a worker hold that is known to be dead, without waiting for its leases.
 --
 -- transition: rescue
--- KEYS: tasks, leases, held, stops, suspects, stats, lines, bells
+-- KEYS: tasks, leases, held, standing, stops, suspects, stats, lines, bells
 -- ARGV: now_ms, worker
 -- reply: how many tasks, whether there may be more (1 or 0)
 -- refuses: none

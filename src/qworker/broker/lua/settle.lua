@@ -6,10 +6,11 @@
 -- `stashed` values that lie there already, as long as their result may live, and are none here.
 -- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
 -- counted as refused. A stop that waits goes before any move: the worker then settles the task as cancelled.
+-- `stand`, if any, is a claim that this worker leaves standing: it has nothing else to do.
 --
 -- transition: end, release, park, lose, retry
--- KEYS: bodies, tasks, later, leases, held, stops, suspects, cursors, progress, dead, dead_bodies, stats, lines, bells, results...
--- ARGV: now_ms, worker, resend, inbox, stashed, groups, moves, items...
+-- KEYS: bodies, tasks, later, leases, held, standing, stops, suspects, cursors, progress, dead, dead_bodies, stats, lines, bells, results...
+-- ARGV: now_ms, worker, resend, inbox, stand, stashed, groups, moves, items...
 -- reply: one letter per item in the order of the arguments: o (ok), l (lost), a (again), s (stopped); then claim, id, order
 --   of each stop that waits
 -- refuses: none
@@ -151,6 +152,10 @@ for claim, n in pairs(settled) do
   else
     call('HSET', K.held, claim .. '+', '1')
   end
+end
+if A.stand ~= '' then
+  -- library
+  stand(A.stand, clock())
 end
 if refused > 0 then call('HINCRBY', K.stats, 'refused_late', refused) end
 if dead then

@@ -2,11 +2,13 @@
 --
 -- Sent twice, it finds its own tasks and says `same`. With result keys (ids that were given by a caller, and everything
 -- that is sent again) it also finds those that have ended meanwhile: without them a second run would start.
+-- A lone task goes to an idle worker whose claim stands, as if that claim had taken it, and the worker is told all that a
+-- claim's reply tells; only if it hears that, so what is pushed and lost is found by its next claim.
 -- `items` are `step` arguments each: id, blob (2), or id, blob, delay_ms, deadline_ms (4); of four, a blob may be its digest
 -- alone: it is large, and is put into `bodies` right behind this script, in one transaction.
 --
--- transition: submit
--- KEYS: bodies, tasks, later, stats, meta, line, bell, results...
+-- transition: submit, claim
+-- KEYS: bodies, tasks, later, leases, held, standing, stats, meta, line, bell, results...
 -- ARGV: now_ms, epoch, line, step, items...
 -- reply: now_ms, epoch, one letter per item: o (queued), s (the same is there), e (the same has ended)
 -- refuses: CONFLICT
@@ -76,15 +78,40 @@ else
   many('ZADD', K.later, due)
 end
 
-if queued > 0 then
-  many('RPUSH', K.line, ready)
-  call('HINCRBY', K.stats, 'submitted', queued)
-  -- For delayed tasks, too: one may be due before the moment until which idle workers sleep.
-  if #ready > 0 or delayed then ring(K.bell) end
-end
 if not epoch then
   epoch = A.epoch
   call('HSET', K.meta, 'epoch', epoch)
+end
+
+-- Have the lone task taken by the claim that has stood longest. Returns whether its worker heard of it.
+local function hand_over(id, entry, until_ms)
+  local claim, lease, needs, worker, channel, queue = string.match(entry, '^(%S+) (%d+) (%d+) (%S+) (%S+) (%S+)$')
+  if not claim or tonumber(until_ms) <= now or not string.find(needs, int(pool_of(A.line)), 1, true) then return false end
+  local fence = int(call('HINCRBY', K.meta, 'fence', 1))
+  local text = 'c ' .. claim .. ' ' .. A.line .. ' - 1 1 1 0 0 0 0 0'
+  local head = table.concat({ 'window', queue, claim, fence, int(now), epoch, id, text }, ' ')
+  local heard = redis.pcall('PUBLISH', channel, head .. '\n' .. ARGV[REST + 1]) -- who may not do this rings instead
+  if type(heard) ~= 'number' or heard == 0 then return false end
+  call('HSET', K.tasks, id, text)
+  call('HSET', K.held, claim, fence .. ' ' .. worker .. ' 0 ' .. id, claim .. '#', '1')
+  call('ZADD', K.leases, int(now + tonumber(lease)), claim)
+  call('HINCRBY', K.stats, 'claimed', 1)
+  return true
+end
+
+if queued > 0 then
+  call('HINCRBY', K.stats, 'submitted', queued)
+  local lone, handed = count == 1 and step == 2, false
+  while lone and not handed do
+    local found = call('ZPOPMIN', K.standing)
+    if not found[1] then break end
+    handed = hand_over(ids[1], found[1], found[2])
+  end
+  if not handed then
+    many('RPUSH', K.line, ready)
+    -- For delayed tasks, too: one may be due before the moment until which idle workers sleep.
+    if #ready > 0 or delayed then ring(K.bell, lone) end
+  end
 end
 
 local answer = {}
