@@ -264,3 +264,26 @@ def test_a_retry_of_a_suspect_is_a_suspect(broker: TwiceBroker) -> None:
     broker.settle(QUEUE, [Again("a", name("c1"), 0)])
 
     assert broker.stats(QUEUE).suspects == 1
+
+
+# ── what all share
+
+
+def test_without_a_test_the_clock_is_the_servers(broker: TwiceBroker) -> None:
+    broker.twice = False
+    seed(broker, "a")
+    broker.owner.now_ms = ""
+    seconds, micros = broker.client.time()
+
+    now_ms = take(broker, "c1").now_ms
+
+    assert 0 <= now_ms - (seconds * 1000 + micros // 1000) < 60_000
+
+
+def test_a_record_that_nobody_wrote_holds_up_no_rescue(broker: TwiceBroker) -> None:
+    seed(broker, "a", "b")
+    take(broker, "c1")
+    broker.client.hset(PREFIX + "tasks", "a", f"c {name('c1')} nonsense")
+    broker.at(LEASE_MS + 1)
+
+    assert ids(take(broker, "c2")) == ["b"]
