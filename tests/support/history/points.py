@@ -46,6 +46,7 @@ FROZEN_S = 1.7 * LEASE_S  # a worker: its lease lapses meanwhile
 HELD_UP_S = 0.5  # any other process: for longer than a loop may stand still
 TASKS = 200
 WITHIN_S = 60.0
+AGAIN_S = 6.0
 FEWEST_PENDING = 20
 MORE = Batch("short", "nap", (0.004,), 16)
 LONG = Batch("long", "nap", (1.2,), 6)  # a start that is recorded
@@ -222,16 +223,20 @@ def _drain(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Record
 
 
 def _kill_another(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorder) -> Lead:
-    """Kill the last worker, so that the armed ones find it dead."""
+    """Kill the last worker, so that the armed ones find it dead; another one, where its neighbours were quicker."""
     client.submit(Batch("long", "nap", (0.3,), 30))
-    last = fleet.workers[-1]
-    while not watch.runs_in(last):
-        yield ()
-    at = now()
-    last.kill()
-    below = {line.pid for line in watch.lines if line.worker == str(last.pid)}
-    wait_until(lambda: not any(map(alive, below)), description="the children of the killed worker to be gone")
-    yield (Fault("kill worker", at, now(), worker=str(last.pid)),)
+    while True:
+        last = fleet.workers[-1]
+        while not watch.runs_in(last):
+            yield ()
+        at = now()
+        last.kill()
+        below = {line.pid for line in watch.lines if line.worker == str(last.pid)}
+        wait_until(lambda: not any(map(alive, below)), description="the children of the killed worker to be gone")  # noqa: B023
+        yield (Fault("kill worker", at, now(), worker=str(last.pid)),)
+        while now() < at + AGAIN_S:
+            yield ()
+        fleet.replace(last)
 
 
 LEADS: dict[tuple[str, ...], Callable[[Watch, list[Worker], chaos.Fleet, Recorder], Lead]] = {
