@@ -26,11 +26,6 @@ def commands(packed: tuple[bytes, ...]) -> list[list[bytes]]:
     return found
 
 
-def test_a_script_alone_is_one_piece() -> None:
-    assert commands(together.packed(call())) == [[b"EVALSHA", OPEN.sha.encode(), b"1", b"k", b"a"]]
-    assert len(together.packed(call())) == 1
-
-
 def test_what_is_before_a_script_is_done_with_it_and_what_is_large_is_not_copied() -> None:
     before = call(before=[("SET", "s", BIG, "PX", 5), ("SET", "t", SMALL)])
 

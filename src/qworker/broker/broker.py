@@ -18,7 +18,7 @@ from ..errors import BrokerUnavailable, QWorkerError
 from ..ids import new_token
 from . import together
 from .calls import Call, Owner, command
-from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, unreadable
+from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, unreadable, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack, pushed
 from .keys import Keyspace
@@ -104,7 +104,8 @@ class Broker(Verbs):
             sent = False
             try:
                 asked = tries.call
-                packed = together.packed(asked)
+                more = asked.before or asked.after
+                packed = together.packed(asked) if more else (pack(wire(asked)),)
                 script = call.script if tries.load else None
                 link = links.send(*packed) if script is None else links.send(pack(("SCRIPT", "LOAD", script.text)))
                 try:
@@ -112,7 +113,7 @@ class Broker(Verbs):
                         link.reply()
                         link.send(*packed)
                     sent = True
-                    reply = _replies(link, asked) if asked.before or asked.after else link.reply()
+                    reply = _replies(link, asked) if more else link.reply()
                 except BaseException as exc:
                     if in_step(exc):
                         links.give(link)

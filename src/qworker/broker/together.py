@@ -15,7 +15,6 @@ import hiredis
 
 from .calls import Call, Command
 from .connection import wire
-from .hello import pack
 
 LARGE = 4096  # bytes from which on a command of its own costs less than Lua does
 _ABORTED = "EXECABORT Transaction discarded because of: "
@@ -23,9 +22,7 @@ _APART = 16_384  # what is as large as this is written from where it is, and not
 
 
 def packed(call: Call[Any]) -> tuple[bytes, ...]:
-    """Return a call as it is written: mostly one script, in one piece."""
-    if not (call.before or call.after):
-        return (pack(wire(call)),)
+    """Return a call with commands beside its script as it is written."""
     return tuple(_pieces([("MULTI",), *call.before, _script(call), *call.after, ("EXEC",)]))
 
 
