@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos points test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ chaos: $(STAMP) ## 20,000 tasks and 60 faults of every kind over 3 workers, judg
 
 points: $(STAMP) ## Every fault point with every action: 153 small runs, judged as chaos is (8 minutes)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.points $(ARGS)
+
+sim: $(STAMP) ## 20,000 simulated histories of workers, server and network in virtual time (20 minutes)
+	PYTHONPATH=src:tests $(BIN)/python -m support.sim --seeds 20000 $(ARGS)
+
+sim-flaws: $(STAMP) ## Break worker and scripts in known ways, and see how soon the simulation finds each (5 minutes)
+	PYTHONPATH=src:tests $(BIN)/python -m support.sim --flaws $(ARGS)
 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)

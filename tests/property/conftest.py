@@ -1,4 +1,6 @@
-"""The back ends of the model tests: fakeredis (with Lua), redis-server, valkey-server, and a node of a cluster."""
+"""The back ends of the model tests: the simulation's model of a server, fakeredis (with Lua), redis-server,
+valkey-server, and a node of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import pytest
 from support.backends import Backend, only_declared_keys, take_all_slots
 from support.brokers import TwiceBroker
 from support.servers import Server, find_server, missing, start_server
+from support.sim.client import ModelBroker
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +34,13 @@ def _on(url: str) -> TwiceBroker:
     return broker
 
 
-@pytest.fixture(params=["fakeredis", "redis", "cluster", pytest.param("valkey", marks=pytest.mark.valkey)])
+@pytest.fixture(params=["model", "fakeredis", "redis", "cluster", pytest.param("valkey", marks=pytest.mark.valkey)])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """A back end of model tests, one after the other."""
     kind = request.param
+    if kind == "model":
+        yield Backend(kind, ModelBroker)
+        return
     if kind == "fakeredis":
         yield Backend(kind, lambda: TwiceBroker("redis://fake", "t", client=fakeredis.FakeRedis(version=(7,))))
         return

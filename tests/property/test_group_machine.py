@@ -27,7 +27,7 @@ MOST = 4
 # Each with those above it, the outermost first.
 PATHS = {"g-1": (), "g-2": ("g-1",), "g-3": ("g-1", "g-2"), "g-4": ()}
 TASKS = ("q:a", "q:b", "q:c", "q:d")
-RUNS = {"fakeredis": 6, "redis": 20, "valkey": 10}
+RUNS = {"model": 10, "fakeredis": 6, "redis": 20, "valkey": 10}
 PREFIX = "qw:t:group:"
 TTL_SLACK_MS = 300_000  # what a run may take
 MAKE: list[Callable[[], TwiceBroker]] = []

@@ -25,6 +25,7 @@ COSTS = {
     "kill worker": "worker",
     "freeze worker": "worker, past its lease",
     "stood still": "worker, past its lease",  # the machine's doing: it gave a worker no processor time
+    "drain worker": "worker",  # what runs on when its time is over is killed, and runs again elsewhere
     "freeze child": "nothing",
     "freeze fork server": "nothing",
     "kill producer": "nothing",
@@ -48,6 +49,7 @@ COSTS = {
     "stalled wire": "nothing",
     "refused links": "nothing",
     "cut off worker": "worker, past its lease",
+    "quiet worker": "nothing",
 }
 OUTAGES = (
     "freeze server", "restart server", "kill clients", "pause server", "refusing server", "failover", "cut calls",

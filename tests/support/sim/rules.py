@@ -1,0 +1,79 @@
+"""What only a simulation can judge, beside the ten rules of support.history: it sees what really runs, and every clock.
+
+once     what may start only once has started only once
+overlap  a run in a process that a later claim has superseded is killed as soon as its worker can know
+late     nothing starts that the server has given to another claim, or put back
+heeded   a stop that was answered `requested` ends its task
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+from support.history.records import History
+
+from .children import Span
+from .plans import Plan
+
+SLACK_S = 0.5
+FOUL_SLACK_S = 3.0  # for calls that are cut, slow, and sent again
+
+
+def once(history: History, plan: Plan, _: Sequence[Span]) -> Iterator[tuple[str, str]]:
+    """At most once is what `delivery="at_most_once"` says."""
+    wanted = {f"default:{job.local}" for job in plan.jobs if job.once}
+    starts = Counter(line.id for line in history.lines if line.what == "start" and line.id in wanted)
+    for id_, count in starts.items():
+        if count > 1:
+            yield id_, f"at_most_once, and started {count} times"
+
+
+def overlap(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
+    """The first confirmed loss kills."""
+    ordered = sorted(spans, key=attrgetter("id", "fence", "began"))
+    for before, after in itertools.pairwise(ordered):
+        if before.id != after.id or before.kind != "process" or before.fence == after.fence:
+            continue
+        allowed = _over(history, after.began, before.ended) + plan.lease_s / 2 + _slack_s(plan)
+        if before.ended > allowed:
+            late_s = before.ended - after.began
+            yield (
+                before.id,
+                f"ran on under fence {before.fence} for {late_s:.1f} s after it had started under {after.fence}",
+            )
+
+
+def heeded(history: History, plan: Plan, _: Sequence[Span]) -> Iterator[tuple[str, str]]:
+    """A stop is durable."""
+    jobs = {f"default:{job.local}": job for job in plan.jobs}
+    ends = {end.id: end.at for end in history.ended}
+    for stop in history.stopped:
+        if stop.answer != "requested" or stop.id not in ends:
+            continue
+        allowed = (
+            _over(history, stop.answered, ends[stop.id]) + jobs[stop.id].grace_s + 3 * plan.lease_s + _slack_s(plan)
+        )
+        if ends[stop.id] > allowed:
+            yield stop.id, f"ended {ends[stop.id] - stop.answered:.1f} s after its stop was requested"
+
+
+def _slack_s(plan: Plan) -> float:
+    weather = plan.weather
+    return FOUL_SLACK_S if weather.slow or weather.cut_before or weather.cut_after else SLACK_S
+
+
+def late(history: History, starts: Sequence[tuple[str, int, float]]) -> Iterator[tuple[str, str]]:
+    """Nothing starts once its lease may have lapsed: a clock that steps can make it lapse before."""
+    for id_, fence, at in starts:
+        kinds = {fault.kind for fault in history.faults if fault.at <= at}
+        if kinds.isdisjoint({"clock step", "sent twice", "kill worker"}):
+            yield id_, f"started at {at:.4f} under fence {fence}, when the server had it under that no more"
+
+
+def _over(history: History, since: float, ended: float) -> float:
+    """When the last fault that may have held something up was over: `since`, if there was none."""
+    untils = [fault.until for fault in history.faults if fault.at <= ended and fault.kind != "sent twice"]
+    return max([since, *untils])
