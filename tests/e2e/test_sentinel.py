@@ -17,7 +17,7 @@ from support.history.client import Recorder
 from support.history.executions import now
 from support.history.judge import report
 from support.history.records import Fault
-from support.replicas import Node
+from support.replicas import Node, wait_replicated
 from support.sentinels import Watched
 from support.servers import Kind
 from support.waiting import wait_until
@@ -54,8 +54,7 @@ def test_all_goes_on_when_the_primary_is_killed_and_a_replica_takes_its_place(
         runs = app.submit("support.apps.basic.polite", 5.0)
         wait_until(lambda: runs.status().worker, description="its claim")
         later = echo.options(delay=4).submit("later")
-        with watched.primary.client() as client:
-            assert client.wait(1, 5_000)
+        wait_replicated(watched.primary)
         watched.primary.server.kill()
 
         assert echo.submit("during").result(timeout=30) == "during"

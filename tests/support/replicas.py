@@ -61,3 +61,15 @@ def start_replica(primary: Node, directory: Path, *args: str, durable: bool = Tr
         wait_until(lambda: client.info("replication")["master_link_status"] == "up", description="the link")
         wait_until(lambda: above.wait(1, 100), timeout=20, description="the replica's first acknowledgement")
     return node
+
+
+def wait_replicated(primary: Node) -> None:
+    """Wait until a replica has all that the primary has now. WAIT alone is for what its own connection wrote."""
+    with primary.client() as client:
+        wanted = client.info("replication")["master_repl_offset"]
+        wait_until(
+            lambda: any(
+                isinstance(told, dict) and told["offset"] >= wanted for told in client.info("replication").values()
+            ),
+            description="a replica to have all",
+        )

@@ -22,7 +22,8 @@ from ..errors import QWorkerError
 from ..ids import new_token
 from ..model import PoolNeed, StopOrder, Window
 from . import group_calls, together, worker_calls
-from .calls import Call, Owner
+from .calls import Call, Owner, command
+from .cluster import Cluster, is_cluster
 from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, unreadable, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack, pushed
@@ -69,6 +70,7 @@ class AsyncBroker(Verbs):
         self._deaf_to: set[str] = set()
         self._roles: dict[str, Connections] = {}
         self._own = self._connections(role)
+        self._in_cluster = is_cluster(url)
 
     def _connections(self, role: str) -> Connections:
         """The connections of a role: they carry it in their names, for operators and for chaos tests."""
@@ -84,6 +86,10 @@ class AsyncBroker(Verbs):
                 from .found import FoundConnections
 
                 return FoundConnections(sentinels, lambda url: self._connection_to(url, name))
+            if is_cluster(self.url):
+                from .clustered import ClusterConnections
+
+                return ClusterConnections(Cluster(self.url), lambda url: self._connection_to(url, name))
             address = Address.of(self.url)
             if address is not None:
                 if faultpoints.ARMED:
@@ -113,15 +119,19 @@ class AsyncBroker(Verbs):
     async def run(self, call: Call[T]) -> T:
         """Send one call until it is answered, or its deadline has passed."""
         tries = Attempts(call, url=self.url, timeout_s=self.timeout_s)
+        own = self._own
         while True:
             sent = False
             try:
                 within_s = tries.attempt_s
-                connection = self._own.take_idle()
+                if self._in_cluster:
+                    async with asyncio.timeout(within_s):
+                        own = await self._own.toward(call)
+                connection = own.take_idle()
                 if connection is None:
                     began = time.monotonic()
                     async with asyncio.timeout(within_s):
-                        connection = await self._own.take()
+                        connection = await own.take()
                     within_s = max(0.001, within_s - (time.monotonic() - began))
                 try:
                     if tries.load and call.script is not None:
@@ -137,11 +147,13 @@ class AsyncBroker(Verbs):
                         await connection.close()
                     raise
                 finally:
-                    self._own.give(connection)
+                    own.give(connection)
             except FAULTS as exc:
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
-                    await self._own.drop_idle()
+                    await own.drop_idle()
+                if self._in_cluster:
+                    self._own.forget()
                 await asyncio.sleep(pause_s)
             else:
                 return tries.read(reply)
@@ -178,7 +190,12 @@ class AsyncBroker(Verbs):
         # 0 would mean for ever; what is below a millisecond is not worth a call.
         block_s = max(timeout_s, 0.001)
         connections = self._connections("bell")
+        if self._in_cluster and len(queues) > 1:
+            return await self._wait_bells(queues, pools, timeout_s)
         try:
+            if self._in_cluster:
+                call = command("wait for the doorbell", "BLPOP", next(iter(bells)), parse=list)
+                connections = await connections.toward(call)
             connection = connections.take_idle()
             if connection is None:
                 async with asyncio.timeout(block_s + 2.0):
@@ -196,6 +213,19 @@ class AsyncBroker(Verbs):
             await asyncio.sleep(random.uniform(0.05, 0.25))
             return None
         return bells.get(reply[0]) if reply else None
+
+    async def _wait_bells(self, queues: Sequence[str], pools: Sequence[PoolNeed], timeout_s: float) -> BellRing | None:
+        """Wait for the doorbells of several queues, which are in slots of their own."""
+        waits = [asyncio.ensure_future(self.wait_bell([queue], pools, timeout_s)) for queue in queues]
+        try:
+            for wait in asyncio.as_completed(waits):
+                heard = await wait
+                if heard is not None:
+                    return heard
+            return None
+        finally:
+            for each in waits:
+                each.cancel()
 
     async def listen_stops(
         self,

@@ -18,6 +18,7 @@ from ..errors import BrokerUnavailable, QWorkerError
 from ..ids import new_token
 from . import together
 from .calls import Call, Owner, command
+from .cluster import Cluster, ClusterLinks, is_cluster
 from .connection import Attempts, attempt_s, barred, bars, check_url, in_step, public_url, unreadable, wire
 from .flows import Flow
 from .hello import FAULTS, Address, pack, pushed
@@ -53,6 +54,7 @@ class Broker(Verbs):
         self.name = f"qw:{role}:{instance or new_token()}"
         self._given = client
         faultpoints.check()
+        self._cluster: ClusterLinks | None = None
         self._links = self._make_links(check_url(url))
 
     def _make_links(self, url: str) -> Links:
@@ -60,6 +62,9 @@ class Broker(Verbs):
             sentinels = Sentinels.of(url)
             if sentinels is not None:
                 return FoundLinks(sentinels, self._link_to)
+            if is_cluster(url):
+                self._cluster = ClusterLinks(Cluster(url), self._link_to)
+                return self._cluster
             address = Address.of(url)
             if address is not None:
                 name, timeout_s = self.name, attempt_s(self.timeout_s)
@@ -89,8 +94,9 @@ class Broker(Verbs):
             return self._given
         from . import driver  # it and redis-py take 11 MiB: most producers do without
 
-        links = self._links if Sentinels.of(self.url) is not None else None
-        url = links.primary() if isinstance(links, FoundLinks) else self.url
+        url = self.url
+        if "+" in url.partition("://")[0] and isinstance(self._links, (FoundLinks, ClusterLinks)):
+            url = self._links.primary()
         return driver.connect(url, name=self.name, timeout_s=attempt_s(self.timeout_s))
 
     def perform(self, asked: Call[T] | Flow[T]) -> T:
@@ -104,6 +110,8 @@ class Broker(Verbs):
             sent = False
             try:
                 asked = tries.call
+                if self._cluster is not None:
+                    links = self._cluster.toward(asked)
                 more = asked.before or asked.after
                 packed = together.packed(asked) if more else (pack(wire(asked)),)
                 script = call.script if tries.load else None
@@ -125,6 +133,8 @@ class Broker(Verbs):
                 pause_s = tries.failed(exc, sent=sent)
                 if tries.reconnect:
                     links.drop_idle()
+                if self._cluster is not None:
+                    self._cluster.forget()
                 if pause_s:
                     time.sleep(pause_s)
             else:

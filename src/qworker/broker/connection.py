@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
+from .cluster import Cluster, is_cluster
 from .sentinel import Sentinels
 
 T = TypeVar("T")
@@ -45,20 +46,20 @@ _IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM", "NOPERM"})
 def check_url(url: str) -> str:
     """Return a server's URL, or say why it cannot be one."""
     try:
-        if Sentinels.of(url) is not None:
+        if Sentinels.of(url) is not None or (is_cluster(url) and Cluster(url)):
             return url
         parts = urlsplit(url)
         # redis-py takes a database that is no number for database 0, and would fill the wrong one.
         fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
         fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
     except ValueError as error:  # a port that is no number
-        if "+sentinel://" in url:
+        if "+sentinel://" in url or is_cluster(url):
             raise ConfigError(f"url={_short(url)}: {error}") from None
         fits = False
     if not fits:
         raise ConfigError(
-            f"url={_short(url)}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket or"
-            " redis+sentinel://host:port,host:port/service/0"
+            f"url={_short(url)}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket,"
+            " redis+sentinel://host:port,host:port/service/0 or redis+cluster://host:port,host:port"
         )
     return url
 
@@ -176,7 +177,7 @@ class Attempts(Generic[T]):
         if code == "OOM" and self.call.alone is not None:
             self.call = self.call.alone()
             return 0.0
-        if code and code != "NOSCRIPT" and code not in _PASSING | _MOVED_AWAY:
+        if code and code != "NOSCRIPT" and code not in _PASSING | _MOVED_AWAY and not self._elsewhere(code):
             raise self._refusal(code, exc) from exc
         if sent and not code:
             # It may have reached the server. From now on the call says so, and takes its own work for done.
@@ -187,6 +188,10 @@ class Attempts(Generic[T]):
         if time.monotonic() - self._begun + pause + (0.0 if code or not sent else self.attempt_s) > self._timeout_s:
             raise self._gave_up(exc) from exc
         return pause
+
+    def _elsewhere(self, code: str) -> bool:
+        """Whether another server of the cluster has it by now, or will have when its slot has moved."""
+        return code in ("MOVED", "ASK") and is_cluster(self._url)
 
     def read(self, reply: Any) -> T:
         """Return what an answer means. One that makes no sense tells of keys that somebody else has written."""
@@ -207,10 +212,10 @@ class Attempts(Generic[T]):
                 " it was done. Wait until workers have drained it, or raise its maxmemory"
             )
         if code in ("MOVED", "ASK", "CROSSSLOT"):
-            return ServerUnfit(
-                f"cannot {verb}: the server at {server} is a node of a cluster ({exc}), which qworker does not speak"
-                " yet. Give the URL of a single server"
-            )
+            hint = "Give all of it as its URL, redis+cluster://host:port,host:port"
+            if is_cluster(self._url):
+                hint = "Task groups need a server that is no cluster: their keys are in several slots"
+            return ServerUnfit(f"cannot {verb}: the server at {server} is a node of a cluster ({_text(exc)}). {hint}")
         return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
 
     def _gave_up(self, exc: BaseException) -> Exception:

@@ -55,6 +55,8 @@ class Durable(Broker):
         """
         if self._waits:
             return
+        if self._cluster is not None:
+            raise ServerUnfit("cannot submit with durable=True: not known on a cluster; nothing was queued")
         why = ""
         try:
             self.run(command("ask whether it can wait for its disk", "WAITAOF", 1, 0, 1, parse=list))

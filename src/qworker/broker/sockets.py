@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 
 import hiredis
 
+from .calls import Call
 from .hello import PACE, PATIENCE, Address, judge, nonsense, pack
 
 
@@ -77,6 +78,13 @@ class Connections:
             await connection.close()
             raise
         return connection
+
+    async def toward(self, call: Call[Any]) -> Connections:  # noqa: ARG002 - one server has all
+        """The connections to the server that a call is for."""
+        return self
+
+    def forget(self) -> None:
+        """A call failed: what is known of the servers may not be so any more."""
 
     def give(self, connection: Connection) -> None:
         """Take one back; it is used again, unless it was closed."""

@@ -153,7 +153,12 @@ def judge_server(
     yield _clock(skew_s)
     yield _latency(facts.latency_s)
     if facts.cluster:
-        yield Finding("warn", "cluster", "cluster mode is on", "each queue is one slot; use one node's URL per queue")
+        yield Finding(
+            "warn",
+            "cluster",
+            "cluster mode is on",
+            "its URL is redis+cluster://host:port,…; there are no task groups on it",
+        )
     if facts.withheld:
         yield Finding("warn", "withheld", f"the server refused {', '.join(facts.withheld)}", "ask its operator instead")
 
