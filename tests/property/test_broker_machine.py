@@ -631,6 +631,8 @@ RUNS = {"model": 10, "fakeredis": 6, "redis": 20, "valkey": 12, "cluster": 12}
 @pytest.mark.timeout(3600)  # `make models` takes its time
 def test_the_scripts_do_what_the_model_does(backend: Backend) -> None:
     """QWORKER_TEST_RUNS multiplies the number of runs."""
+    if backend.kind == "model":
+        pytest.skip("the simulation's server does not let this machine listen yet: it reads what is pushed to workers")
     MAKE.append(backend.make)
     CAN_FILL.append(backend.kind not in ("model", "fakeredis"))
     try:
