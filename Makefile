@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos torture soak points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ test-all: $(STAMP) ## Every test, with branch coverage
 
 chaos: $(STAMP) ## 20,000 tasks and 60 faults of every kind over 3 workers, judged by what the tasks wrote (90 s)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.chaos $(ARGS)
+
+torture: $(STAMP) ## A million tasks and a fault every second, each round judged, into build/torture.json (90 minutes)
+	PYTHONPATH=src:tests:. $(BIN)/python -m support.history.torture $(ARGS)
+
+soak: $(STAMP) ## Half an hour at half load: memory, descriptors, threads, children; into build/soak.json
+	PYTHONPATH=src:tests:. $(BIN)/python -m support.history.soak $(ARGS)
 
 points: $(STAMP) ## Every fault point with every action: 153 small runs, judged as chaos is (8 minutes)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.points $(ARGS)
