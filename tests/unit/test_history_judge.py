@@ -174,6 +174,19 @@ def test_c7_lets_what_the_server_could_not_be_told_start_again():
     assert rules(story.history()) == {"C7"}
 
 
+def test_c7_believes_a_worker_that_had_no_answer_and_only_for_what_it_ran():
+    story = Story().submit().start(1).end(2).fault("no answer", 2.5, 4)
+    story.fault("kill fork server", 4.5).event("forkserver.died", task="").moves("w1", 12).start(5).end(6).told(7)
+    assert judge(story.history()) == []
+
+    unanswered, kill = story.faults
+    story.faults = [dataclasses.replace(unanswered, worker="w2"), kill]
+    assert rules(story.history()) == {"C7"}
+
+    story.faults = [unanswered]  # it is no reason by itself
+    assert "C7" in rules(story.history())
+
+
 @pytest.mark.parametrize(
     ("quiet", "text"),
     [

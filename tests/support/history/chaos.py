@@ -171,6 +171,19 @@ class Fleet:
             for event in worker.events("worker.stood_still")
         ]
 
+    def unanswered(self) -> list[Fault]:
+        """When which worker had no answer from the server, by its own account: on a busy machine, faults last longer.
+
+        That explains no start by itself: only why what had ended by then was not settled yet.
+        """
+        ahead_s = time.time() - executions.now()
+        found = []
+        for worker in [*self.workers, *self.gone]:
+            for event in worker.events("redis.back"):
+                until = datetime.fromisoformat(event["time"]).timestamp() - ahead_s
+                found.append(Fault("no answer", until - event["after_s"], until, worker=str(worker.pid)))
+        return found
+
     def _new(self, more: Mapping[str, str] = MappingProxyType({})) -> Worker:
         env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), **self.plan.env, **more}
         url = self._wire(-1) if self.plan.needs_wires else self.server.url
@@ -240,7 +253,7 @@ def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Serv
         fleet.end()
         quiet, kept = look(fleet.server.url)
         found = executions.read(log)
-        done = [*done, *faults.by_the_machine(fleet.stood_still(), done)]
+        done = [*done, *faults.by_the_machine(fleet.stood_still(), done), *fleet.unanswered()]
         history = History(
             found.lines, tuple(client.submitted), tuple(client.stopped), (*client.ended, *kept), tuple(done),
             fleet.events(), quiet, lease_s=plan.lease_s, note=f"{plan.seed}",

@@ -50,10 +50,12 @@ COSTS = {
     "refused links": "nothing",
     "cut off worker": "worker, past its lease",
     "quiet worker": "nothing",
+    "no answer": "nothing",  # told by the worker that waited for one: what follows a fault, or a busy machine
 }
 OUTAGES = (
     "freeze server", "restart server", "kill clients", "pause server", "refusing server", "failover", "cut calls",
     "reset links", "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker",
+    "no answer",
 )  # fmt: skip
 # The kernel may grant what is below a killed process some milliseconds more.
 TICK_S = 0.1
@@ -169,7 +171,11 @@ class Index:
             return True
         # It ended long before. But what ends while the server is away is settled when that is back.
         ended = run.end.at
-        return any(o.at <= ended + SETTLE_S and o.until + SETTLE_S >= fault.at for o in self.outages)
+        return any(
+            o.at <= ended + SETTLE_S and o.until + SETTLE_S >= fault.at
+            for o in self.outages
+            if o.kind != "no answer" or o.worker == run.start.worker
+        )
 
     def was_killed(self, worker: str, after: float) -> bool:
         """Whether a worker died soon enough after an instant to have taken what it had to tell with it."""

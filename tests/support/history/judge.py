@@ -110,7 +110,10 @@ def c5(index: Index, task: Task) -> Iterator[str]:
     if ended is None:
         return
     deaths = sum(fault.at <= ended.at for fault in task.faults)
-    any_fault = any(task.submits[0].asked <= fault.until and fault.at <= ended.at for fault in index.faults)
+    any_fault = any(
+        task.submits[0].asked <= fault.until and fault.at <= ended.at and fault.kind != "no answer"
+        for fault in index.faults
+    )
     attempts = {run.start.attempt for run in task.runs}
     if ended.how == "never_started":
         return  # whoever ends it in the queue does not know how often it has run
