@@ -183,13 +183,14 @@ def test_it_returns_with_its_own_answer_however_much_else_comes(
     taken: list[str] = []
     read = Subscription.read
 
-    def following(self: Subscription, _timeout_s: float = 0.0) -> bytes | None:
+    def following(self: Subscription, _timeout_s: float = 0.0, *, came: bool = False) -> bytes | None:
         taken.append(threading.current_thread().name)
         if len(taken) == 1:
-            return read(self)
+            return read(self, came=came)
         return others.pop() if others else None
 
     monkeypatch.setattr(Subscription, "read", following)
+    monkeypatch.setattr(Subscription, "held", lambda _: bool(others))
     monkeypatch.setattr(Subscription, "next", following)
     waiter = Waiter(app, app.submit("tasks.f"))
     worker.succeed(worker.claim_one(), 8)

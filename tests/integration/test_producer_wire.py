@@ -121,11 +121,11 @@ def test_a_read_that_ctrl_c_interrupts_is_no_reason_to_say_that_the_server_is_go
     link = type(app.client()._ear._subscription._link)  # type: ignore[union-attr]
     take, main = link.take, threading.current_thread()
 
-    def interrupted(self: object) -> object:
-        reply = take(self) if when == "reading" else None  # type: ignore[arg-type]
+    def interrupted(self: object, *, came: bool = False) -> object:
+        reply = take(self, came=came) if when == "reading" else None  # type: ignore[arg-type]
         if threading.current_thread() is main:
             raise KeyboardInterrupt
-        return reply if when == "reading" else take(self)  # type: ignore[arg-type]
+        return reply if when == "reading" else take(self, came=came)  # type: ignore[arg-type]
 
     monkeypatch.setattr(link, "take", interrupted)
 

@@ -240,14 +240,17 @@ class Subscription:
                 raise self._lost(exc) from exc
         return message
 
-    def read(self) -> bytes | None:
-        """Return the next message if the whole of it has come, and wait for nothing. Raises as `next`."""
+    def read(self, *, came: bool = False) -> bytes | None:
+        """Return the next message if the whole of it has come, and wait for nothing. Raises as `next`.
+
+        `came`: a poll of `fileno` has just seen some of it.
+        """
         if self._failed is not None:
             raise self._failed  # redis-py would connect anew, and be subscribed to nothing
         try:
-            while (reply := self._link.take()) is not None:
+            while (reply := self._link.take(came=came)) is not None:
                 reply = pushed(reply)
-                self._heard, self._asked = True, False
+                self._heard, self._asked, came = True, False, False
                 if reply[0] == b"message":
                     data: bytes = reply[2]
                     return data
@@ -282,6 +285,13 @@ class Subscription:
     def failed(self) -> bool:
         """Whether its connection is known to be lost."""
         return self._failed is not None
+
+    def held(self) -> bool:
+        """Whether a message, or a part of one, may be there that no poll of `fileno` sees. Raises as `next`."""
+        try:
+            return self._link.held()
+        except FAULTS as exc:
+            raise self._lost(exc) from exc
 
     def fileno(self) -> int:
         """The socket's file descriptor, to be waited on beside others, once `read` has returned None."""

@@ -68,9 +68,12 @@ class Driven:
         found: bool = self._do(self._connection.can_read, timeout_s)
         return found
 
-    def take(self) -> Any:
+    def take(self, *, came: bool = False) -> Any:  # noqa: ARG002  (what a poll saw may be TLS's own)
         # redis-py does not tell the first bytes of a message from the whole of it, and waits for the rest.
         return self.reply() if self.waits(0) else None
+
+    def held(self) -> bool:
+        return self.waits(0)
 
     def ping(self) -> bool:
         return False  # TLS cannot write while another thread reads

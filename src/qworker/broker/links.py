@@ -42,11 +42,14 @@ class Link(Protocol):
             OSError: there was no answer, or no whole one.
         """
 
-    def take(self) -> Any:
+    def take(self, *, came: bool = False) -> Any:
         """Return the next pushed message if the whole of it has come, else None; never wait for more of it.
 
-        After None, whoever polls `fileno` sees more coming. Raises as `reply`.
+        After None, whoever polls `fileno` sees more coming. `came`: a poll has just seen some. Raises as `reply`.
         """
+
+    def held(self) -> bool:
+        """Whether something may have been received already that no poll of `fileno` sees."""
 
     def waits(self, timeout_s: float) -> bool:
         """Whether something comes, or the connection's end, within that time."""
@@ -213,11 +216,12 @@ class Plain:
             raise ConnectionError("the server closed the connection")
         return data
 
-    def take(self) -> Any:
+    def take(self, *, came: bool = False) -> Any:
         try:
             while (reply := self._reader.gets()) is False:
-                if not self.waits(0):
+                if not came and not self.waits(0):
                     return None
+                came = False
                 self._reader.feed(self._receive())
         except OSError:
             raise
@@ -226,6 +230,9 @@ class Plain:
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply
+
+    def held(self) -> bool:
+        return self._reader.has_data()
 
     def ping(self) -> bool:
         self.send(pack(("PING",)))

@@ -175,7 +175,7 @@ class Listening:
         poll = select.poll()
         poll.register(self._registered, select.POLLIN)
         poll.register(self._nudged, select.POLLIN)
-        more = False
+        more = came = False
         while not done() and self._subscription is subscription:
             if ends is not None:
                 left_s = ends - time.monotonic()
@@ -183,13 +183,14 @@ class Listening:
                     break
             if more:
                 # One at a time: others' answers may come without a pause, and are no reason to stay.
-                message = subscription.read()
-                if more := message is not None:
+                message = subscription.read(came=came)
+                more, came = message is not None and subscription.held(), False
+                if message is not None:
                     take(message)
                 continue
             for fd, _ in poll.poll(None if left_s is None else min(left_s, _LONGEST_POLL_S) * 1000):
                 if fd == self._registered:
-                    more = True
+                    more = came = True
                 else:
                     self._nudged.recv(4096)
         return not more
