@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos torture soak points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos torture soak proof points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ torture: $(STAMP) ## A million tasks and a fault every second, each round judged
 
 soak: $(STAMP) ## Half an hour at half load: memory, descriptors, threads, children; into build/soak.json
 	PYTHONPATH=src:tests:. $(BIN)/python -m support.history.soak $(ARGS)
+
+proof: $(STAMP) ## docs/proof.md from the last torture and soak; refused if they show a loss, a broken rule or growth
+	PYTHONPATH=src:tests:. $(BIN)/python -m support.history.proof $(ARGS)
 
 points: $(STAMP) ## Every fault point with every action: 153 small runs, judged as chaos is (8 minutes)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.points $(ARGS)
