@@ -281,6 +281,22 @@ def test_a_claim_brings_the_window_of_one_that_was_filled_in_the_place_of_its_ow
     assert ids(take(broker, "c2")) == ["b"]
 
 
+def test_a_call_that_comes_late_leaves_no_claim_that_is_held(broker: TwiceBroker, ear: Ear) -> None:
+    """Cut off on its way, it was repeated and answered long ago: the next task must not replace the first."""
+    broker.twice = False
+    leave(broker, "s1")
+    seed(broker, "a")
+    ear.window()
+
+    take(broker, "by1", stand=stand("s1"))
+    broker.renew(QUEUE, claims=[name("s1")], lease_ms=LEASE_MS)
+    seed(broker, "b")
+
+    assert ear.window() is None
+    assert ids(take(broker, "c1")) == ["b"]
+    assert broker.settle(QUEUE, [end("a", "s1")]).codes == ("ok",)
+
+
 def test_a_claim_that_names_a_settled_one_is_a_claim_like_any_other(broker: TwiceBroker, ear: Ear) -> None:
     left = leave(broker, "s1")
     seed(broker, "a")

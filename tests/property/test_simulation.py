@@ -26,6 +26,7 @@ MOST = 150
 ONCE_BAD: dict[int, str] = {
     84: "a worker that has just come rescued what it took for lapsed when the server's clock had stepped",
     381: "the same",
+    827937059: "a claim of an idle worker that a late call left standing again, while it was held, was filled twice",
 }
 
 

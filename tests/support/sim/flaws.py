@@ -108,7 +108,7 @@ FLAWS: dict[str, Flaw] = {
     ),
     "no rescue": Flaw(3, _lua("if #lapsed > 0 and hold <= now", "if false")),
     "no amnesty": Flaw(180, _lua("if A.stalled == '1' or (", "if false and (")),
-    "a newcomer that rescues": Flaw(84, _lua(" and A.expected_ms ~= 'new' then", " then")),
+    "a newcomer that rescues": Flaw(535, _lua(" and A.expected_ms ~= 'new' then", " then")),
     "a claim that forgets its replay": Flaw(11, _lua("  if known then\n", "  if false then\n")),
     "a submit that forgets its repetition": Flaw(3, _lua("if not digest and checked then", "if false then")),
     "a stop that waits is passed over by a retry": Flaw(

@@ -46,18 +46,19 @@ def overlap(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tup
             )
 
 
-def heeded(history: History, plan: Plan, _: Sequence[Span]) -> Iterator[tuple[str, str]]:
-    """A stop is durable."""
+def heeded(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
+    """A stop is durable. Of a task that is back in its line, as its claim lapsed, the next claim tells the end."""
     jobs = {f"default:{job.local}": job for job in plan.jobs}
-    ends = {end.id: end.at for end in history.ended}
+    ends = {end.id: end for end in history.ended}
     for stop in history.stopped:
         if stop.answer != "requested" or stop.id not in ends:
             continue
-        allowed = (
-            _over(history, stop.answered, ends[stop.id]) + jobs[stop.id].grace_s + 3 * plan.lease_s + _slack_s(plan)
-        )
-        if ends[stop.id] > allowed:
-            yield stop.id, f"ended {ends[stop.id] - stop.answered:.1f} s after its stop was requested"
+        ended = ends[stop.id].at
+        if ends[stop.id].how == "never_started":
+            ended = max([stop.answered, *(span.ended for span in spans if span.id == stop.id)])
+        allowed = _over(history, stop.answered, ended) + jobs[stop.id].grace_s + 3 * plan.lease_s + _slack_s(plan)
+        if ended > allowed:
+            yield stop.id, f"ended {ended - stop.answered:.1f} s after its stop was requested"
 
 
 def _slack_s(plan: Plan) -> float:

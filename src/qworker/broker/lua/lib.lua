@@ -211,8 +211,11 @@ local function rescue(claims)
 end
 
 -- Leave a claim of an idle worker standing, if nothing is queued: a submit may fill it. It lapses unless it is renewed.
+-- Not one that is filled already: this call has come late then, after its repetition, and the next task to be handed over
+-- would take the place of the one that is held.
 local function stand(entry, now)
   if call('EXISTS', K.suspects, unpack(KEYS, LINES + 1, LINES + 12)) > 0 then return end
+  if call('HGET', K.held, sub(entry, 1, 12)) then return end
   call('ZADD', K.standing, int(now + STAND_MS), entry)
 end
 
