@@ -92,6 +92,20 @@ def test_who_has_just_come_knows_nothing_of_the_servers_clock_before() -> None:
     assert not lease.is_newcomer(101.6)
 
 
+def test_who_stood_still_itself_knows_as_little_as_who_has_just_come() -> None:
+    """The server may have been away meanwhile: an outage that this worker has not seen."""
+    lease = Lease(10)
+    lease.answered(sent=100.0, now=100.0, server_ms=1)
+    assert not lease.is_newcomer(105.0)
+    assert lease.is_newcomer(105.1)
+
+    lease.answered(sent=105.1, now=105.1, server_ms=5101)
+
+    assert lease.is_newcomer(106.5)
+    lease.answered(sent=106.5, now=106.5, server_ms=6501)
+    assert not lease.is_newcomer(106.7)
+
+
 def test_a_late_reply_lets_the_next_call_carry_the_witness_once() -> None:
     lease = Lease(10)
     lease.asked(100.0)

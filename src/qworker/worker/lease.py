@@ -20,7 +20,7 @@ class Lease:
         self.until = 0.0  # the claims hold until here at least: the lease counts from when the call was sent
         self._server_ms: int | None = None
         self._sent_at = self._seen_at = 0.0
-        self._first_at: float | None = None  # when the server answered for the first time
+        self._first_at: float | None = None  # since when the server's answers have been followed
         self._asked_at: float | None = None  # when the oldest unanswered call was sent, or the last answer before it
         self._stalled = False
 
@@ -38,9 +38,10 @@ class Lease:
     def is_newcomer(self, now: float) -> bool:
         """Say whether this worker has followed the server's clock for too short a time to tell what lapsed on it.
 
-        It cannot have seen the clock step. Whoever holds something, and lives, has: and says so when it renews.
+        It cannot have seen the clock step, nor that the server was away, if it stood still itself meanwhile. Whoever
+        holds something, and lives, has: and says so when it renews.
         """
-        return self._first_at is None or now - self._first_at < min(NEW_S, self.lease_s / 2)
+        return self._first_at is None or self._missed(now) or now - self._first_at < min(NEW_S, self.lease_s / 2)
 
     def asked(self, now: float) -> None:
         """A claim or a renewal is sent."""
@@ -70,9 +71,9 @@ class Lease:
             step_ms = max(0.0, server_ms - most) + min(0.0, server_ms - least)
         # The reply that ends a stall does not carry the witness itself if it was sent before the stall: keep it.
         self._stalled = now - sent > self.lease_s / 2
-        self._asked_at = None
+        self._asked_at, missed = None, self._missed(now)
         self._server_ms, self._sent_at, self._seen_at = server_ms, sent, now
-        if self._first_at is None:
+        if self._first_at is None or missed:
             self._first_at = now
         return step_ms / 1000 if abs(step_ms) > self.lease_s * 500 else 0.0
 
@@ -86,6 +87,10 @@ class Lease:
     def renewed(self, sent: float) -> None:
         """A renewal of all claims, sent at `sent`, was answered."""
         self.until = max(self.until, sent + self.lease_s)
+
+    def _missed(self, now: float) -> bool:
+        """Say whether the last reply is older than it ever gets while this worker runs and the server is there."""
+        return now - self._seen_at > max(NEW_S, self.lease_s / 2)
 
     def uncertain(self, now: float) -> bool:
         """Say whether the lease may have lapsed."""
