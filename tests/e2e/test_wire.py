@@ -74,7 +74,10 @@ def test_a_stop_reaches_a_worker_whose_subscription_is_half_open_within_a_renewa
 def test_bells_that_ring_for_a_worker_whose_host_is_gone_hold_up_no_task_for_long(
     serve, proxy, url, execution_log
 ) -> None:
-    """The server has not noticed, so its blocked connections are still rung, and nobody hears."""
+    """The server has not noticed, so its blocked connections are still rung, and the claim that it left still stands.
+
+    Who rings in vain costs the poll of a second, and the one task that fills the claim comes back when that lapses.
+    """
     with bound(url) as tasks, redis.Redis.from_url(url) as client:
         gone = serve("-c", "4", server_url=proxy.url)
         serve("-c", "1")
@@ -89,7 +92,8 @@ def test_bells_that_ring_for_a_worker_whose_host_is_gone_hold_up_no_task_for_lon
             assert tasks.nap.submit(0.0, n).result(timeout=10) == n
             waits.append(time.monotonic() - asked)
 
-        assert max(waits) < 2.5, waits
+        assert max(waits) < 2.0 + 2.0, waits
+        assert sorted(waits)[-2] < 1.5, waits
 
 
 @pytest.mark.slow

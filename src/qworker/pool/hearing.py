@@ -101,6 +101,8 @@ class Hearing:
 
     def absorb(self, kid: Kid, stream: Iterator[list[Any]], endings: list[Ending]) -> None:
         """Take what a child says. User code shares its descriptors: nonsense ends the child, not the worker."""
+        if kid.fault:
+            return  # after what made no sense nothing that it says is believed, until its kill has come
         now = self._pool.now()
         try:
             for frame in stream:
