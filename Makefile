@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # More arguments for pytest: make test ARGS="-k embedded -x"
 ARGS   ?=
-# How many test processes at once. Most tests wait for servers and processes, so two pay even on few cores; more would
+# How many test processes at once. Most tests wait for servers and processes, so three pay even on two cores; more would
 # disturb those that measure.
-JOBS   ?= 2
+JOBS   ?= 3
 # The peers of `make bench`: the three fastest at draining, and the fastest at a round trip.
 FASTEST ?= ardiq tarsk mayu huey
 COMMA  := ,

@@ -24,7 +24,10 @@ PLANS = {"what costs something": chaos.Plan(12, 300, KILLS), "what costs nothing
          "what happens on the wire": chaos.Plan(14, 200, WIRES)}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PLANS)
+# CI does all of it to more tasks at once: make chaos.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if " nothing" in name else ()) for name in PLANS]
+)
 def test_a_run_with_faults_ends_in_a_clean_history(name, tmp_path):
     plan = PLANS[name]
     done = chaos.run(plan, tmp_path / "run")

@@ -23,6 +23,8 @@ from support.servers import Kind
 from support.waiting import wait_until
 
 KINDS = ["redis", pytest.param("valkey", marks=pytest.mark.valkey)]
+# Elections take seconds, on either server alike.
+ONE_IS_QUICK = [pytest.param("redis", marks=pytest.mark.slow), KINDS[1]]
 ECHO = "support.apps.basic.echo"
 pytestmark = pytest.mark.timeout(120)  # some seconds each: sentinels take their time
 
@@ -41,7 +43,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
         each.stop()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_IS_QUICK)
 def test_all_goes_on_when_the_primary_is_killed_and_a_replica_takes_its_place(
     watch: Callable[..., Watched], start: Callable[..., Worker], kind: Kind, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +70,7 @@ def test_all_goes_on_when_the_primary_is_killed_and_a_replica_takes_its_place(
     assert worker.events("redis.state_lost") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_primary_that_steps_back_is_left_for_the_new_one(
     watch: Callable[..., Watched], start: Callable[..., Worker], kind: Kind
