@@ -25,6 +25,7 @@ class Slot(context.Nowhere):
         self.told: list[Any] = []
         self.why = ""
         self.why_not = ""
+        self.refuses = ""  # what is said of the next wait, a little after it was told
 
     def asked(self) -> bool:
         return bool(self.why)
@@ -35,6 +36,8 @@ class Slot(context.Nowhere):
     def lend(self, ids: Sequence[str], *, more: bool = False) -> None:
         self.why_not = ""
         self.told.append((list(ids), more))
+        if self.refuses:
+            soon(lambda why=self.refuses: setattr(self, "why_not", why))
 
     def resume(self) -> None:
         self.told.append("resumed")
@@ -116,7 +119,7 @@ def test_a_wait_ends_soon_after_the_task_is_asked_to_end(slot: Slot, wait: Any) 
 
 
 def test_a_wait_without_a_place_says_what_to_do(slot: Slot) -> None:
-    soon(lambda: setattr(slot, "why_not", "place"))
+    slot.refuses = "place"
 
     with pytest.raises(PoolExhausted) as caught:
         future("a").result()
@@ -187,11 +190,10 @@ def test_a_wait_for_itself_is_refused_at_once_unless_it_has_a_limit(slot: Slot) 
 
 
 def test_a_wait_in_a_circle_is_refused_and_one_with_a_limit_comes_to_its_end(slot: Slot) -> None:
-    soon(lambda: setattr(slot, "why_not", "cycle"))
+    slot.refuses = "cycle"
     with pytest.raises(WaitCycle, match="wait in one direction only"):
         future("a").result()
 
-    soon(lambda: setattr(slot, "why_not", "cycle"))
     began = time.monotonic()
     assert not future("a").wait(0.3)
     assert time.monotonic() - began >= 0.3
