@@ -13,6 +13,7 @@ from qworker.broker import Broker
 from qworker.broker.cluster import slot_of
 from support.clusters import Cluster
 from support.daemon import Worker
+from support.promised import PROMISES, bound, starts
 from support.replicas import wait_replicated
 from support.rights import NAMESPACE, grant, rules
 from support.servers import Kind
@@ -68,6 +69,24 @@ def test_queues_live_on_all_three_primaries(
         assert [broker.stats(queue).counters["succeeded"] for queue in QUEUES] == [40, 40, 40, 41, 40]
     worker.term()
     assert worker.wait() == 0
+
+
+def test_a_lone_task_of_an_idle_worker_runs_once_wherever_that_worker_listens(
+    make: Callable[..., Cluster], start: Callable[..., Worker], execution_log: Path
+) -> None:
+    """A server counts who listens to itself alone, and tells those of the others, too."""
+    cluster = make("redis")
+    for queue in QUEUES:
+        start("-c", "1", "-q", queue, target=PROMISES, server_url=cluster.url)
+    with bound(cluster.url) as tasks:
+        for _ in range(3):
+            for queue in QUEUES:
+                assert tasks.nap.options(queue=queue).submit(0.0, queue).result(timeout=20) == queue
+
+    assert set(starts(execution_log).values()) == {1}
+    assert len(starts(execution_log)) == 3 * len(QUEUES)
+    with Broker(cluster.url) as broker:
+        assert [broker.stats(queue).counters.get("refused_late", 0) for queue in QUEUES] == [0] * len(QUEUES)
 
 
 @pytest.mark.parametrize("kind", ONE_IS_QUICK)

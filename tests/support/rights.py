@@ -19,12 +19,12 @@ import redis
 from qworker.broker import Broker
 from qworker.broker.aio import AsyncBroker
 from qworker.broker.calls import command
-from qworker.broker.values import Note, StartedTask
+from qworker.broker.values import Note, Stand, StartedTask
 from qworker.errors import BrokerError
 from qworker.lifecycle import State
 from qworker.model import Again, Line, Lose, Park, Release
 from qworker.views import WorkerRecord
-from support.brokers import LEASE_MS, QUEUE, WORKER, cancelled, end, item, name, seed, take
+from support.brokers import ALL_NEEDS, LEASE_MS, QUEUE, WORKER, cancelled, end, item, name, seed, take
 from support.servers import Server
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "redis-rights.md"
@@ -70,6 +70,7 @@ def live(role: str, as_role: Broker, helper: Broker) -> None:
 def _producer(me: Broker, helper: Broker) -> None:
     with me.subscribe(CLIENT):
         pass
+    _hand_over(me, helper)
     me.submit(QUEUE, Line(), [item("plain", client=CLIENT)], given=False)
     me.submit(QUEUE, Line(), [item("given")], given=True)
     me.submit(QUEUE, Line("thread"), [item("large", line=Line("thread"), size=5_000)], given=False)
@@ -98,6 +99,17 @@ def _producer(me: Broker, helper: Broker) -> None:
     me.show_group("g-1")
     me.stop_group("g-1")
     me.close_group("g-1", seen=-1)
+
+
+def _hand_over(me: Broker, helper: Broker) -> None:
+    """Submit to a worker that is idle, and hears."""
+    with helper.client.pubsub() as heard:
+        heard.subscribe(helper.keyspace.stops(WORKER))
+        heard.get_message(timeout=5)
+        take(helper, "c0", stand=Stand(name("s0"), WORKER, ALL_NEEDS, LEASE_MS))
+        me.submit(QUEUE, Line(), [item("handed")], given=False)
+    if helper.settle(QUEUE, [end("handed", "s0")]).codes != ("ok",):
+        raise BrokerError("nothing is handed to an idle worker at once")
 
 
 def _worker(me: Broker, helper: Broker) -> None:

@@ -51,6 +51,7 @@ class Server:
         store.reset()
         store.now_ms = lambda: int((universe.now + self.clock_s) * 1000) + 1_700_000_000_000
         store.published, store.pushed = self._publish, self._rung.append
+        store.listening = lambda channel: sum(channel in wire.channels for wire in self.wires)
         load_all(store)
 
     # ── what may happen to it ────────────────────────────────────────────────────────────────────────────────────

@@ -78,6 +78,7 @@ class Store:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
         self.published: Callable[[bytes, bytes], int] = lambda *_: 0
+        self.listening: Callable[[bytes], int] = lambda _: 0
         self.pushed: Callable[[bytes], object] = lambda _: None  # a list was pushed to
         self.outcome: Callable[[bytes, bytes], object] = lambda *_: None  # a string was set
         self.data: dict[bytes, Any] = {}
@@ -102,7 +103,8 @@ class Store:
 
     def forget(self) -> None:
         """Hold on to nothing of the simulation that used it."""
-        self.published, self.pushed, self.outcome = lambda *_: 0, lambda _: None, lambda *_: None
+        self.published, self.listening = lambda *_: 0, lambda _: 0
+        self.pushed, self.outcome = lambda _: None, lambda *_: None
         self.now_ms = lambda: 0
 
     def command(self, *parts: Any) -> Reply:
@@ -215,6 +217,10 @@ class Store:
 
     def _do_publish(self, channel: bytes, message: bytes) -> Any:
         return self.published(channel, message)
+
+    def _do_pubsub(self, verb: bytes, channel: bytes) -> Any:
+        assert verb == b"NUMSUB"
+        return (channel, self.listening(channel))
 
     # ── hashes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -434,7 +440,18 @@ def _from_script(part: Any) -> Reply:
 
 # These answer with a list; of the others each answer is one value.
 _LISTS = frozenset(
-    (b"HMGET", b"HGETALL", b"LRANGE", b"SMEMBERS", b"TIME", b"ZRANGE", b"ZRANGEBYSCORE", b"ZRANGEBYLEX", b"ZPOPMIN")
+    (
+        b"HMGET",
+        b"HGETALL",
+        b"LRANGE",
+        b"SMEMBERS",
+        b"TIME",
+        b"ZRANGE",
+        b"ZRANGEBYSCORE",
+        b"ZRANGEBYLEX",
+        b"ZPOPMIN",
+        b"PUBSUB",
+    )
 )
 # To these scripts also give numbers.
 _NUMBERS = frozenset((

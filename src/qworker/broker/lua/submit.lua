@@ -87,11 +87,14 @@ end
 local function hand_over(id, entry, until_ms)
   local claim, lease, needs, worker, channel, queue = string.match(entry, '^(%S+) (%d+) (%d+) (%S+) (%S+) (%S+)$')
   if not claim or tonumber(until_ms) <= now or not string.find(needs, int(pool_of(A.line)), 1, true) then return false end
+  -- Before it is told, and by whom this server tells: in a cluster, and on a replica, others hear what nobody here does,
+  -- and would run what their claim does not hold. Who may not ask this rings instead.
+  local heard = redis.pcall('PUBSUB', 'NUMSUB', channel)
+  if heard.err or heard[2] == 0 then return false end
   local fence = int(call('HINCRBY', K.meta, 'fence', 1))
   local text = 'c ' .. claim .. ' ' .. A.line .. ' - 1 1 1 0 0 0 0 0'
   local head = table.concat({ 'window', queue, claim, fence, int(now), epoch, id, text }, ' ')
-  local heard = redis.pcall('PUBLISH', channel, head .. '\n' .. ARGV[REST + 1]) -- who may not do this rings instead
-  if type(heard) ~= 'number' or heard == 0 then return false end
+  if type(redis.pcall('PUBLISH', channel, head .. '\n' .. ARGV[REST + 1])) ~= 'number' then return false end
   call('HSET', K.tasks, id, text)
   call('HSET', K.held, claim, fence .. ' ' .. worker .. ' 0 ' .. id, claim .. '#', '1')
   call('ZADD', K.leases, int(now + tonumber(lease)), claim)
