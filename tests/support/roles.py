@@ -344,3 +344,9 @@ async def roles(
         yield world
     finally:
         await world.close()
+
+
+async def turn(times: int = 20) -> None:
+    """Let everything that is ready run."""
+    for _ in range(times):
+        await asyncio.sleep(0)

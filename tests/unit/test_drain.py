@@ -17,7 +17,7 @@ from qworker.worker import drain as drain_module
 from qworker.worker.drain import GRACE_CAP_S, Drain
 from qworker.worker.signals import Signals
 from qworker.worker.state import Phase
-from support.roles import World, roles, task, window
+from support.roles import World, roles, task, turn, window
 
 
 class Draining:
@@ -285,5 +285,54 @@ def test_a_worker_drains_from_wherever_it_is(phase) -> None:
 
             assert d.w.state.phase is Phase.DRAINING
             assert await d.w.settles(1) == [Release("a", "c1")]
+
+    asyncio.run(scenario())
+
+
+def test_what_fills_a_claim_that_was_being_left_when_the_drain_began_goes_back_before_it_ends() -> None:
+    """Found by the simulation: the window came when nobody was there to give it back, and the worker ended in error."""
+
+    async def scenario() -> None:
+        async with draining() as d:
+            left, withdrawn = d.w.broker.later("claim"), d.w.broker.later("claim")
+            d.w.run(d.w.fetcher.run())
+            call = await d.w.broker.called("claim")
+            ended = d.begin()
+            await d.said("worker.draining")
+            await turn()  # it waits for that claim
+
+            left.set_result(window(call["claim"]))
+            again = await d.w.broker.called("claim", 2)
+            await turn()
+            assert not ended.done()
+            withdrawn.set_result(window(call["stand"].claim, task("a")))
+            await ended
+
+            assert again["standing"] == [call["stand"]]
+            assert await d.w.settles(1) == [Release("a", call["stand"].claim)]
+            assert d.w.settler.pending == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_withdrawal_without_an_answer_is_given_up_and_what_comes_later_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drain_module, "SETTLE_S", 0.05)
+
+    async def scenario() -> None:
+        async with draining() as d:
+            left, withdrawn = d.w.broker.later("claim"), d.w.broker.later("claim")
+            d.w.run(d.w.fetcher.run())
+            call = await d.w.broker.called("claim")
+            ended = d.begin()
+            await d.said("worker.draining")
+            left.set_result(window(call["claim"]))
+            await d.w.broker.called("claim", 2)
+
+            await ended
+
+            assert withdrawn.cancelled()
+            assert d.w.told("worker.unsettled")
 
     asyncio.run(scenario())

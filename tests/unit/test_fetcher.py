@@ -11,15 +11,9 @@ from qworker.errors import BrokerError, BrokerUnavailable, ServerFull, ServerUnf
 from qworker.model import Ending
 from qworker.worker import fetcher as fetcher_module
 from qworker.worker.state import Phase
-from support.roles import NOW_MS, roles, settled, task, window
+from support.roles import NOW_MS, roles, settled, task, turn, window
 
 BURST = {"burst": True}
-
-
-async def turn(times: int = 20) -> None:
-    """Let everything run that can."""
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 def test_queues_are_claimed_in_their_order_until_the_room_is_full() -> None:

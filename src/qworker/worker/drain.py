@@ -66,7 +66,7 @@ class Drain:
         self._collector.children_gone()
         try:
             async with asyncio.timeout(SETTLE_S):
-                await self._fetcher.idle.wait()
+                await self._fetcher.rest()
                 await self._lender.idle.wait()
                 await self._settler.wait_empty()
         except TimeoutError:

@@ -61,6 +61,8 @@ class Fetcher:
         self.empty = asyncio.Event()
         self.idle = asyncio.Event()  # no claim is under way
         self.idle.set()
+        self._withdrawal: asyncio.Task[None] | None = None
+        self._at_rest = False
 
     async def run(self) -> None:
         """Claim while the worker is running."""
@@ -79,9 +81,24 @@ class Fetcher:
     async def hush(self) -> None:
         """Listen to the bell no longer, and leave no claim standing: what this worker gives back is for the others."""
         await self._bell.hush()
-        if self._standing.any and self.idle.is_set():
+        if self._standing.any and self.idle.is_set() and not self._at_rest:
             self.idle.clear()
-            self._state.spawn(self._withdraw())
+            self._withdrawal = self._state.spawn(self._withdraw())
+
+    async def rest(self) -> None:
+        """Return when no claim is under way, and none stands, in a worker that drains. Nothing is taken in afterwards.
+
+        A claim that was under way when the drain began may have left one. If its withdrawal were answered when all
+        has been settled, nobody would be there to give back what has filled it.
+        """
+        try:
+            await self.idle.wait()
+            await self.hush()
+            await self.idle.wait()
+        finally:
+            self._at_rest = True
+            if self._withdrawal is not None:
+                self._withdrawal.cancel()
 
     def handed(self, window: Window) -> None:
         """Take in what a submit has put into a claim that stood, unless its window is here already."""
