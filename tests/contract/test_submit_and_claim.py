@@ -21,6 +21,7 @@ from support.brokers import (
     ids,
     item,
     name,
+    next_fence,
     only,
     record,
     seed,
@@ -56,7 +57,7 @@ def test_a_claim_hands_out_the_oldest_first_with_their_blobs_and_a_fence(broker:
     assert ids(window) == ["a", "b"]
     assert window.tasks[0].blob == item("a").blob
     assert window.tasks[0].record == Record(state=State.CLAIMED, claim=name("c1"), deliveries=1)
-    assert (window.fence, window.now_ms, window.rescued, window.suspects) == (1, START_MS, 0, 0)
+    assert (window.fence, window.now_ms, window.rescued, window.suspects) == (next_fence(0, START_MS), START_MS, 0, 0)
     assert broker.second == window
 
 
@@ -74,11 +75,25 @@ def test_a_large_window_is_kept_in_tables_and_not_in_lists(broker: TwiceBroker, 
 
 
 def test_each_claim_that_brings_something_draws_a_larger_fence(broker: TwiceBroker) -> None:
-    seed(broker, "a", "b")
+    seed(broker, "a", "b", "c")
 
-    fences = [take(broker, claim, 1).fence for claim in ("c1", "c2", "c3")]
+    fences = [take(broker, claim, 1).fence for claim in ("c1", "c2")]
+    broker.at(-60_000)
+    fences += [take(broker, claim, 1).fence for claim in ("c3", "c4")]
 
-    assert fences == [1, 2, 0]
+    first = next_fence(0, START_MS)
+    assert fences == [first, first + 1, first + 2, 0]
+
+
+def test_fences_grow_even_when_the_server_has_forgotten_them(broker: TwiceBroker) -> None:
+    """As after a failover to a replica that lags, or with a server that came back empty."""
+    seed(broker, "a")
+    before = take(broker, "c1", 1).fence
+    broker.client.flushall()
+    broker.at(1_000)
+    seed(broker, "b")
+
+    assert take(broker, "c2", 1).fence > before
 
 
 def test_a_replayed_claim_brings_the_same_window_without_what_has_been_settled(broker: TwiceBroker) -> None:
@@ -288,7 +303,7 @@ def test_claim_by_id_takes_exactly_the_queued_ones(broker: TwiceBroker) -> None:
 
     assert ids(window) == ["c"]
     assert broker.second == window
-    assert window.fence == 2
+    assert window.fence == next_fence(0, START_MS) + 1
     assert counters(broker)["claimed"] == 2
     assert only(window).record.claim == name("c2")
     assert ids(take(broker, "c3")) == ["b"]

@@ -11,6 +11,7 @@ import pytest
 
 from support.backends import Backend, only_declared_keys, take_all_slots
 from support.brokers import TwiceBroker
+from support.replicas import free_port
 from support.servers import Server, find_server, missing, start_server
 from support.sim.client import ModelBroker
 
@@ -20,7 +21,10 @@ def cluster_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     """A server with cluster mode on that holds all slots: a call whose keys are of two slots fails."""
     if find_server("redis") is None:
         pytest.skip(missing("redis"))
-    server = start_server("redis", tmp_path_factory.mktemp("cluster"), "--cluster-enabled", "yes", durable=False)
+    server = start_server(
+        "redis", tmp_path_factory.mktemp("cluster"), "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
+        durable=False,
+    )  # fmt: skip
     try:
         take_all_slots(server)
         yield server

@@ -29,7 +29,7 @@ from qworker.lifecycle import HELD, OUTCOMES, State
 from qworker.model import Again, End, Line, Lose, Park, Record, Release, Settle, StopOrder
 from support.backends import Backend, run_machine
 from support.blobs import NOBODY, make_blob, make_value
-from support.brokers import LEASE_MS, QUEUE, START_MS, TwiceBroker, cancelled, item, name, snapshot
+from support.brokers import LEASE_MS, QUEUE, START_MS, TwiceBroker, cancelled, item, name, next_fence, snapshot
 
 IDS = ("a", "b", "c", "d", "e", "f")
 LARGE = ("e", "f")  # bodies and outcomes that go past Lua
@@ -197,8 +197,8 @@ class BrokerMachine(RuleBasedStateMachine):
         if not window.tasks:
             assert window.fence == 0
             return
-        self.fence += 1
-        assert window.fence == self.fence
+        assert window.fence == next_fence(self.fence, START_MS + self.now)
+        self.fence = window.fence
         self.counts["claimed"] += len(window.tasks)
         self.claims[claim] = Lease(worker, self.now + LEASE_MS, [task.id for task in window.tasks], alone, self.fence)
         for handed in window.tasks:
@@ -274,9 +274,6 @@ class BrokerMachine(RuleBasedStateMachine):
                 self.tasks[local] = Task(record, line, _content(local, other), self.now + delay_ms)
         pushed = [read_handed(message) for message in self._heard() if message.startswith(b"window ")]
         assert [window.claim for window in pushed] == ([filled] if filled else [])
-        drawn = int(self.broker.client.hget(PREFIX + b"meta", "fence") or 0) - len(pushed)
-        assert drawn >= self.fence
-        self.fence = drawn  # one more for each claim whose worker did not hear of it
         for window in pushed:
             note(f"{filled} was filled")
             self._opened(filled, WORKERS[0], window, alone=False)
@@ -447,9 +444,11 @@ class BrokerMachine(RuleBasedStateMachine):
         self._settle_all(list(settles.values()), resend=resend)
 
     def _settle_all(self, settles: list[Settle], *, resend: bool) -> None:
-        stand = Stand(name(f"s{len(self.names)}"), WORKERS[0], ("default",), LEASE_MS)
-        self.stood.append(stand)
-        self.names.append(stand.claim)
+        stand = None  # a worker leaves nothing with what it sends again
+        if not resend:
+            stand = Stand(name(f"s{len(self.names)}"), WORKERS[0], ("default",), LEASE_MS)
+            self.stood.append(stand)
+            self.names.append(stand.claim)
         reply = self.broker.settle(QUEUE, settles, resend=resend, stand=stand)
         assert list(reply.codes) == [self._settled(settle, resend) for settle in settles]
         claims = {settle.claim for settle in settles}

@@ -100,6 +100,12 @@ def take(
     return broker.claim(QUEUE, claim=name(claim), worker=worker, rooms=[(needs, room)], **options)
 
 
+def next_fence(last: int, now_ms: int) -> int:
+    """Return what a claim draws: larger than the last fence, no smaller than the time, a step of twelves and one."""
+    least = max(last + 1, now_ms)
+    return next(fence for fence in range(least, least + 12) if (fence - last) % 12 == 1)
+
+
 def name(claim: str) -> str:
     """A claim id from a short name."""
     return claim.ljust(12, "x")

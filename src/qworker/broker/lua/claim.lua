@@ -253,7 +253,7 @@ if taken == 0 then
 end
 
 if taken > 0 then
-  fence = call('HINCRBY', K.meta, 'fence', 1)
+  fence = draw_fence(fence, now)
   many('HSET', K.tasks, pairs_to_write)
   if taken >= MANY then spread(K.tasks) end
   local about = int(fence) .. ' ' .. A.worker .. ' ' .. alone .. ' ' .. table.concat(ids, ' ')

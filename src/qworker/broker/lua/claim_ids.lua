@@ -14,7 +14,7 @@
 
 local now = begin()
 local claim, lease, max_bytes, most = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes), tonumber(A.most)
-local epoch = read_meta(now, lease)
+local epoch, last = read_meta(now, lease)
 
 local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
 local reply = { int(now), epoch, next_due[2] or '0', call('LLEN', K.suspects), 0, '0', '0', 0 }
@@ -54,7 +54,7 @@ end
 if taken == 0 then
   reply[5] = elsewhere
 else
-  local fence = int(call('HINCRBY', K.meta, 'fence', 1))
+  local fence = int(draw_fence(last, now))
   reply[6] = fence
   call('HSET', K.held, claim, fence .. ' ' .. A.worker .. ' 0 ' .. table.concat(names, ' '), claim .. '#', int(taken))
   call('ZADD', K.leases, int(now + lease), claim)

@@ -46,6 +46,15 @@ local function begin(key)
   return clock()
 end
 
+-- Draw a fence that is larger than any before, also than those that this server has forgotten: it goes by the clock, and
+-- on by itself where that stands still or steps back. In steps of one and twelves, so that the lists of a pool, of which
+-- there are four at most, take turns by it.
+local function draw_fence(last, now)
+  local fence = last + 1 + 12 * math.ceil(math.max(0, now - last - 1) / 12)
+  call('HSET', K.meta, 'fence', int(fence))
+  return fence
+end
+
 local function many(command, key, values)
   local last = #values
   for first = 1, last, CHUNK do

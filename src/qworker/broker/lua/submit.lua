@@ -41,7 +41,8 @@ for n = 1, count do
   end
 end
 
-local epoch = call('HGET', K.meta, 'epoch')
+local meta = call('HMGET', K.meta, 'epoch', 'fence')
+local epoch = meta[1]
 local ready, queued, delayed = ids, count, false
 if step == 2 and not letters then
   local last = #ARGV
@@ -91,7 +92,7 @@ local function hand_over(id, entry, until_ms)
   -- and would run what their claim does not hold. Who may not ask this rings instead.
   local heard = redis.pcall('PUBSUB', 'NUMSUB', channel)
   if heard.err or heard[2] == 0 then return false end
-  local fence = int(call('HINCRBY', K.meta, 'fence', 1))
+  local fence = int(draw_fence(tonumber(meta[2] or '0'), now))
   local text = 'c ' .. claim .. ' ' .. A.line .. ' - 1 1 1 0 0 0 0 0'
   local head = table.concat({ 'window', queue, claim, fence, int(now), epoch, id, text }, ' ')
   if type(redis.pcall('PUBLISH', channel, head .. '\n' .. ARGV[REST + 1])) ~= 'number' then return false end
