@@ -155,7 +155,7 @@ class Window:
     fence: int
     now_ms: int
     epoch: str
-    next_due_ms: int | None  # server time at which the next scheduled task is due
+    next_due_ms: int | None  # server time at which the next scheduled task is due, or the first lease lapses
     suspects: int  # how many tasks wait to be run alone in a worker
     rescued: int  # how many tasks of lapsed claims this call put back
     tasks: tuple[Claimed, ...]

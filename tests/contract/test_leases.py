@@ -213,6 +213,32 @@ def test_a_step_of_the_clock_holds_all_rescues_for_one_lease(broker: TwiceBroker
     assert take(broker, "c4", worker=OTHER).rescued == 1
 
 
+def test_a_claim_tells_when_the_first_lease_lapses_so_that_its_worker_is_there(broker: TwiceBroker) -> None:
+    seed(broker, "a", "b")
+    take(broker, "c1", 1)
+    broker.at(1_000)
+    take(broker, "c2", 1)
+
+    assert take(broker, "c3", worker=OTHER).next_due_ms == START_MS + LEASE_MS
+    seed(broker, "later", delay_ms=500)
+    assert take(broker, "c4", worker=OTHER).next_due_ms == START_MS + 1_500
+
+
+def test_a_lease_that_has_lapsed_is_told_as_due_when_the_hold_ends(broker: TwiceBroker) -> None:
+    """And not at once: its worker would ask again and again for what it may not have."""
+    broker.twice = False  # the second sending would be counted as a witness of its own
+    seed(broker, "a")
+    take(broker, "c1")
+    broker.at(LEASE_MS + 10)
+
+    assert take(broker, "c2", worker=OTHER, newcomer=True, expected_ms=START_MS).next_due_ms is None
+    held = take(broker, "c3", worker=OTHER, stalled=True)
+
+    assert (held.rescued, held.next_due_ms) == (0, START_MS + 2 * LEASE_MS + 10)
+    broker.at(2 * LEASE_MS + 10)
+    assert take(broker, "c4", worker=OTHER).rescued == 1
+
+
 def test_a_newcomer_rescues_nothing_and_holds_nothing(broker: TwiceBroker) -> None:
     """It cannot tell a lease that lapsed from a clock that stepped before it came."""
     seed(broker, "a")

@@ -12,7 +12,7 @@ from qworker.broker.values import Stand
 from qworker.broker.worker_calls import handed
 from qworker.errors import ServerFull
 from qworker.lifecycle import State
-from qworker.model import Line, Lose, Window
+from qworker.model import Again, Line, Lose, Window
 from support.brokers import (
     ALL_NEEDS,
     LEASE_MS,
@@ -25,6 +25,7 @@ from support.brokers import (
     ids,
     item,
     name,
+    next_fence,
     record,
     seed,
     snapshot,
@@ -86,7 +87,8 @@ def test_a_lone_task_fills_the_claim_as_if_that_had_taken_it(broker: TwiceBroker
     assert answer.codes == ("ok",)
     window = ear.window()
     assert window is not None
-    assert (window.queue, window.claim, window.fence, window.now_ms) == (QUEUE, name("s1"), 1, START_MS)
+    assert (window.queue, window.claim, window.now_ms) == (QUEUE, name("s1"), START_MS)
+    assert window.fence == next_fence(0, START_MS)
     assert window.epoch == take(broker, "c1").epoch
     assert [(task.id, task.blob) for task in window.tasks] == [("a", item("a").blob)]
     assert window.tasks[0].record == record(broker, "a")
@@ -221,6 +223,24 @@ def test_no_claim_is_left_while_a_suspect_waits(broker: TwiceBroker) -> None:
     assert standing(broker) == []
 
 
+def test_a_suspect_that_comes_due_ends_all_that_stand(broker: TwiceBroker) -> None:
+    """Found by the model: a lone task would have come before it, and no bell had told the idle workers."""
+    seed(broker, "a")
+    for claim in ("c1", "c2"):
+        take(broker, claim)
+        broker.settle(QUEUE, [Lose("a", name(claim), True)])
+    take(broker, "c3", alone=True)
+    broker.settle(QUEUE, [Again("a", name("c3"), 100)], stand=stand("s1"))
+    broker.client.delete("qw:{t.q}:bell:default")
+    assert standing(broker) == ["s1"]
+    broker.at(100)
+
+    assert take(broker, "c4").tasks == ()
+
+    assert standing(broker) == []
+    assert broker.client.llen("qw:{t.q}:bell:default") == 1
+
+
 def test_a_claim_that_brings_something_leaves_none(broker: TwiceBroker) -> None:
     seed(broker, "a")
 
@@ -274,7 +294,7 @@ def test_a_claim_brings_the_window_of_one_that_was_filled_in_the_place_of_its_ow
 
     window = take(broker, "c1", standing=[stand("s1"), stand("s2")], stand=stand("s3"), alone=True)
 
-    assert (window.claim, window.fence, ids(window)) == (name(filled), 1, ["a"])
+    assert (window.claim, window.fence, ids(window)) == (name(filled), next_fence(0, START_MS), ["a"])
     assert window.tasks[0].record.claim == name(filled)
     assert broker.client.zscore("qw:{t.q}:leases", name(filled)) == START_MS + 100 + LEASE_MS
     assert standing(broker) == []

@@ -117,7 +117,7 @@ FLAWS: dict[str, Flaw] = {
             "call('ZRANGEBYSCORE', K.leases, '-inf', '+inf', 'LIMIT', 0, 32)",
         ),
     ),
-    "no rescue": Flaw(3, _lua("if #lapsed > 0 and hold <= now", "if false")),
+    "no rescue": Flaw(3, _lua("if 0 < lapses and lapses <= now and hold", "if false and hold")),
     "no amnesty": Flaw(180, _lua("if A.stalled == '1' or (", "if false and (")),
     "a newcomer that rescues": Flaw(535, _lua(" and A.expected_ms ~= 'new' then", " then")),
     "a claim that forgets its replay": Flaw(11, _lua("  if known then\n", "  if false then\n")),

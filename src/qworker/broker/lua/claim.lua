@@ -53,8 +53,9 @@ if not quiet then
 
   -- Rescue, a bounded part per call: whatever is looked at is also moved, so nothing at the front can hide the rest. Not
   -- by a newcomer: if the clock has just stepped it cannot know, and those who do have not called yet.
-  local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
-  if #lapsed > 0 and hold <= now and A.expected_ms ~= 'new' then
+  local lapses = tonumber(call('ZRANGE', K.leases, 0, 0, 'WITHSCORES')[2] or '0')
+  if 0 < lapses and lapses <= now and hold <= now and A.expected_ms ~= 'new' then
+    local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
     local part, size = {}, 0
     for i = 1, #lapsed do
       part[i] = lapsed[i]
@@ -68,7 +69,7 @@ if not quiet then
   local next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
   if next_due[2] and tonumber(next_due[2]) <= now then
     local due = call('ZRANGEBYSCORE', K.later, '-inf', int(now), 'LIMIT', 0, DUE_TASKS)
-    local texts, records, by_list = fetch(K.tasks, due), {}, {}
+    local texts, records, by_list, apart = fetch(K.tasks, due), {}, {}, {}
     for i = 1, #due do
       local r = texts[i] and parse(texts[i])
       if r and r.state == 's' then
@@ -81,15 +82,20 @@ if not quiet then
           by_list[key] = list
         end
         list[#list + 1] = due[i]
-        left[pool_of(r.line)] = true
+        local pools = r.losses < 2 and left or apart
+        pools[pool_of(r.line)] = true
       end
     end
     many('ZREM', K.later, due)
     many('HSET', K.tasks, records)
     for key, ids in pairs(by_list) do many('RPUSH', key, ids) end
+    ring_all(apart) -- suspects are for a worker that is alone, whatever this one takes
     next_due = call('ZRANGE', K.later, 0, 0, 'WITHSCORES')
   end
+  -- The next claim has something to do when the next task is due, and when the next lease lapses.
   due_ms = next_due[2] or '0'
+  lapses = lapses > 0 and math.max(lapses, hold) or 0
+  if lapses > now and (due_ms == '0' or lapses < tonumber(due_ms)) then due_ms = int(lapses) end
 end
 
 local ids, blobs, texts, pairs_to_write = {}, {}, {}, {}
