@@ -222,7 +222,7 @@ class Settings:
     )
     burst: bool = _setting(False, _yes_no, "--burst", "End when nothing is left to do.")
     lease_s: float = _setting(
-        15.0, _duration(1), "--lease", "How long a claim holds without a renewal; a dead worker's tasks run again then."
+        12.0, _duration(1), "--lease", "How long a claim holds without a renewal; a dead worker's tasks run again then."
     )
     max_tasks_per_child: int | None = _setting(
         None, _whole(1, 10**9), "--max-tasks-per-child", "Replace a child after so many tasks."

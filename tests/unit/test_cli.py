@@ -89,7 +89,7 @@ def test_the_help_of_start_has_the_defaults_and_where_the_server_comes_from(caps
 
     out = capsys.readouterr().out
     for text in (
-        "tasks run again then. [default: 15 s]",
+        "tasks run again then. [default: 12 s]",
         "asked to stop. [default: 20 s]",
         "or a number. [default: auto]",
         "strict order. [default: default]",

@@ -36,7 +36,7 @@ def test_the_defaults(project, monkeypatch):
         ("default",),
         "process",
         "auto",
-        15.0,
+        12.0,
     )
     assert (settings.drain_timeout_s, settings.burst, settings.embedded, settings.url) == (20.0, False, True, None)
 
@@ -56,7 +56,7 @@ def test_the_nearest_project_file_counts(project):
     (project / "src" / "pyproject.toml").write_text("[tool.qworker]\nburst = true\n")
 
     assert load(project, "burst = false\nlease = 99").burst is True
-    assert load(project, "burst = false\nlease = 99").lease_s == 15
+    assert load(project, "burst = false\nlease = 99").lease_s == 12
 
 
 def test_without_any_project_file_there_are_defaults(tmp_path, monkeypatch):

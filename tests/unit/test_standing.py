@@ -9,13 +9,7 @@ import pytest
 from qworker.errors import BrokerUnavailable
 from qworker.worker import settler as settler_module
 from qworker.worker.state import Phase
-from support.roles import World, roles, settled, task, window
-
-
-async def turn(times: int = 20) -> None:
-    """Let everything run that can."""
-    for _ in range(times):
-        await asyncio.sleep(0)
+from support.roles import World, roles, settled, task, turn, window
 
 
 async def left(w: World) -> str:
@@ -35,7 +29,7 @@ def test_an_idle_worker_leaves_a_claim_with_all_that_a_submit_has_to_know() -> N
 
             assert call["stand"].claim != call["claim"]
             assert len(call["stand"].claim) == 12
-            assert call["stand"][1:] == (w.state.id, ("default", "process", "thread"), 15_000)
+            assert call["stand"][1:] == (w.state.id, ("default", "process", "thread"), 12_000)
             assert call["standing"] == []
 
     asyncio.run(scenario())

@@ -148,7 +148,7 @@ class History:
     events: tuple[Event, ...] = ()
     quiet: Quiet | None = None  # None: it was not looked at, and C8 says nothing
     limits: Mapping[str, int] = field(default_factory=dict)  # key -> how many of it may run at once
-    lease_s: float = 15.0
+    lease_s: float = 12.0
     note: str = ""  # the seed, or the command that makes it again
 
 
