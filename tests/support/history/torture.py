@@ -39,7 +39,6 @@ from .records import Fault, save
 from .tally import Tally, tally
 
 ROUND = 50_000
-AWAY = ("freeze server", "restart server")  # the whole server, for longer than a lease perhaps
 LEFT = 0.02  # of a round: for so few that are left, no fault is done any more
 LEAST_OF_CALM = 0.4  # of its throughput, while a fault comes every second
 OUT = Path("build/torture.json")
@@ -78,10 +77,6 @@ def storm(
             break
         deck = deck or draw.sample(plan.faults, len(plan.faults))  # all kinds equally often
         kind = deck.pop()
-        if kind in AWAY:
-            # A worker that is frozen through all of it and is the first to call afterwards takes the others for dead:
-            # it saw nothing of the outage, and nobody else has told yet.
-            wait_until(ways.tend, timeout=10 * plan.lease_s, description="all frozen workers to be thawed")
         ways.tend()
         fault = ways.do(kind)
         tell(f"{client.done:>7,} tasks: {fault or kind + ': nothing to do it to'}")
