@@ -7,6 +7,7 @@ cluster.stop()
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import redis
@@ -109,3 +110,36 @@ class Cluster:
         if isinstance(told, dict):  # as redis-py has read it
             return {facts["node_id"] for facts in told.values() if "handshake" not in facts["flags"]}
         return {line.split()[0] for line in told.splitlines() if "handshake" not in line}
+
+
+class Primaries:
+    """A cluster without replicas as faults have it: what is done is done to one of its primaries, each in its turn."""
+
+    socket_path = ""  # there is no wire to all of it
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._turns = itertools.cycle(cluster.nodes)
+        self._hit = cluster.nodes[0]
+        self.url = cluster.url
+
+    @property
+    def urls(self) -> list[str]:
+        return [node.server.url for node in self._cluster.nodes]
+
+    def kill(self) -> None:
+        self._hit = next(self._turns)
+        self._hit.server.kill()
+
+    def start(self) -> None:
+        self._hit.server.start()
+
+    def freeze(self) -> None:
+        self._hit = next(self._turns)
+        self._hit.server.freeze()
+
+    def thaw(self) -> None:
+        self._hit.server.thaw()
+
+    def stop(self) -> None:
+        self._cluster.stop()

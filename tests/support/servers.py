@@ -23,9 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 Kind = Literal["redis", "valkey"]
 KINDS: tuple[Kind, ...] = ("redis", "valkey")
@@ -76,6 +76,25 @@ def find_server(kind: Kind) -> str | None:
         return shutil.which("valkey-server")
 
 
+class Servers(Protocol):
+    """What a run is given to live on, and what faults are done to: one server, or a cluster of them."""
+
+    url: str
+    socket_path: str
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """The URL of each server by itself."""
+
+    def start(self) -> None:
+        """Start what was killed, and return when it answers."""
+
+    def kill(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 class Server:
     """One server process. Made by `start_server`; owned by one test, or by the session fixtures of conftest.py."""
 
@@ -101,6 +120,10 @@ class Server:
         """The pid of the running process (the last one, when it was killed)."""
         assert self._process is not None, "the server was never started"
         return self._process.pid
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.url,)
 
     @property
     def alive(self) -> bool:

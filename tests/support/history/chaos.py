@@ -26,7 +26,7 @@ from qworker import Future, faultpoints
 from support.daemon import Worker, spawn_worker
 from support.promised import bound
 from support.proxy import Proxy
-from support.servers import Server, any_kind, start_server
+from support.servers import Servers, any_kind, start_server
 from support.waiting import wait_until
 
 from . import executions, faults, workload
@@ -56,6 +56,7 @@ class Plan:
     lease_s: float = 2.0
     armed: Sequence[str] = ()  # the fault points of the first workers (qworker/faultpoints.py)
     env: Mapping[str, str] = field(default_factory=dict)  # of the workers
+    queues: Sequence[str] = ("default",)
     wired: bool = False  # workers and producer reach the server through proxies of their own, whatever the faults are
 
     @property
@@ -102,7 +103,7 @@ class Done:
 class Fleet:
     """The server and the workers of a run, and all that have been of it."""
 
-    server: Server
+    server: Servers
     plan: Plan
     directory: Path
     log: Path
@@ -187,7 +188,8 @@ class Fleet:
     def _new(self, more: Mapping[str, str] = MappingProxyType({})) -> Worker:
         env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), **self.plan.env, **more}
         url = self._wire(-1) if self.plan.needs_wires else self.server.url
-        worker = spawn_worker(url, f"{APP}:app", "-c", self.plan.slots, log_dir=self.directory, env=env)
+        queues = ",".join(self.plan.queues)
+        worker = spawn_worker(url, f"{APP}:app", "-c", self.plan.slots, "-q", queues, log_dir=self.directory, env=env)
         if self.plan.needs_wires:
             self.wires[worker.pid] = self.wires.pop(-1)
         return worker
@@ -236,7 +238,7 @@ class Producer(threading.Thread):
 Scene = Callable[[Plan, Fleet, Recorder], list[Fault]]
 
 
-def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Server | None = None) -> Done:
+def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Servers | None = None) -> Done:
     """Do a whole run and judge it. Without a scene: all that the plan draws. A `server` given is stopped at the end."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "executions.log"
@@ -251,7 +253,7 @@ def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Serv
             _wait_quiet(client)
             quiet_at = executions.now()
         fleet.end()
-        quiet, kept = look(fleet.server.url)
+        quiet, kept = look(fleet.server.url, fleet.server.urls, plan.queues)
         found = executions.read(log)
         done = [*done, *faults.by_the_machine(fleet.stood_still(), done), *fleet.unanswered()]
         history = History(
@@ -265,7 +267,7 @@ def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Serv
 
 def disturb(plan: Plan, fleet: Fleet, client: Recorder, *, tell: Callable[[str], None] = lambda _: None) -> list[Fault]:
     """Let the producer submit, and do each fault when its share of the tasks has ended."""
-    producer = Producer(client, workload.plan(plan.seed, plan.tasks))
+    producer = Producer(client, workload.plan(plan.seed, plan.tasks, plan.queues))
     ways = faults.Faults(fleet, executions.Tail(fleet.log), seed=plan.seed)
     producer.start()
     for share, kind in faults.plan(plan.seed, sorted(set(plan.faults)), len(plan.faults)):

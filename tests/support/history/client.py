@@ -11,20 +11,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import redis
+
 from qworker import App, Future, codec
-from qworker.broker.keys import QueueKeys
+from qworker.broker.keys import PERMANENT, QueueKeys
 from qworker.errors import BrokerError, QWorkerError, Refused, SubmitUnknown
 from qworker.lifecycle import State
 from qworker.model import Outcome
 
 from .executions import now
 from .records import Answer, Ended, Quiet, Stopped, Submitted
-
-QUEUE = QueueKeys("default", "default")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Batch:
     pool: str = "process"
     ids: tuple[str, ...] = ()
     stop: str = ""  # "cancel" or "stop": what the client does with them once they are submitted
+    queue: str = "default"
 
 
 class Recorder:
@@ -56,7 +58,7 @@ class Recorder:
     def submit(self, batch: Batch) -> list[Future[Any]]:
         """Submit a batch, and return the futures of those that are known to be queued."""
         asked = now()
-        task = getattr(self._tasks, batch.task).options(**batch.options)
+        task = getattr(self._tasks, batch.task).options(queue=batch.queue, **batch.options)
         calls = [task.options(id=id_).call(*batch.args) for id_ in batch.ids]
         calls = calls or [task.call(*batch.args)] * batch.count
         futures: list[Future[Any]] = []
@@ -76,8 +78,8 @@ class Recorder:
             self._note(batch, id_, asked, "unknown")
         if refused:
             for id_ in batch.ids:
-                if f"default:{id_}" not in self.futures:
-                    self._note(batch, f"default:{id_}", asked, "refused")
+                if f"{batch.queue}:{id_}" not in self.futures:
+                    self._note(batch, f"{batch.queue}:{id_}", asked, "refused")
         if unknown and batch.ids:
             # Their ids are known, so sending them again is safe, whatever became of the first time.
             left = tuple(id_.partition(":")[2] for id_ in unknown)
@@ -158,31 +160,39 @@ def ended_of(outcome: Outcome, at: float, *, source: str = "future") -> Ended:
     )  # fmt: skip
 
 
-def look(url: str) -> tuple[Quiet, list[Ended]]:
-    """What the server holds: every outcome that it keeps, what is still live, its counters, and keys that are left."""
-    from qworker.broker import Broker
-    from qworker.broker.keys import PERMANENT
+def look(url: str, servers: Sequence[str], queues: Sequence[str]) -> tuple[Quiet, list[Ended]]:
+    """What the server holds: every outcome that it keeps, what is still live, its counters, and keys that are left.
 
+    `servers` are those behind the URL: those of a cluster, or the one.
+    """
+    from qworker.broker import Broker
+
+    live: Counter[str] = Counter()
+    counters: Counter[str] = Counter()
     with Broker(url, "default") as broker:
-        client = broker.client
-        stats = broker.stats("default")
-        live = {
-            "queued": stats.ready,
-            "scheduled": stats.scheduled,
-            "claimed": stats.claimed,
-            "suspect": stats.suspects,
-        }
-        ended, others = [], []
-        for key in sorted(client.scan_iter(QUEUE.prefix + "*", count=1000)):
-            name = key.decode().removeprefix(QUEUE.prefix)
-            if name.startswith("result:"):
-                packed = client.get(key)
-                if packed is not None:
-                    ended.append(ended_of(codec.unpack_outcome(packed), now(), source="server"))
-            elif not any(_matches(name, pattern) for pattern in PERMANENT):
-                others.append(name)
+        for queue in queues:
+            stats = broker.stats(queue)
+            counters.update(stats.counters)
+            live.update(queued=stats.ready, scheduled=stats.scheduled, claimed=stats.claimed, suspect=stats.suspects)
+    ended: list[Ended] = []
+    others: list[str] = []
+    for server in servers:
+        with redis.Redis.from_url(server) as client:
+            for queue in queues:
+                _look_at(client, QueueKeys("default", queue).prefix, ended, others)
     kept = frozenset(end.id for end in ended)
-    return Quiet(live, dict(stats.counters), kept, tuple(others)), ended
+    return Quiet(dict(live), dict(counters), kept, tuple(others)), ended
+
+
+def _look_at(client: redis.Redis, prefix: str, ended: list[Ended], others: list[str]) -> None:
+    for key in sorted(client.scan_iter(prefix + "*", count=1000)):
+        name = key.decode().removeprefix(prefix)
+        if name.startswith("result:"):
+            packed = client.get(key)
+            if packed is not None:
+                ended.append(ended_of(codec.unpack_outcome(packed), now(), source="server"))
+        elif not any(_matches(name, pattern) for pattern in PERMANENT):
+            others.append(name)
 
 
 def _matches(name: str, pattern: str) -> bool:

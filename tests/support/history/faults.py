@@ -21,7 +21,7 @@ import redis
 
 from support.daemon import Worker, alive, descendants
 from support.proxy import Do, Proxy
-from support.servers import Server
+from support.servers import Servers
 from support.waiting import wait_until
 
 from .executions import Tail, now
@@ -55,7 +55,7 @@ class Frozen(NamedTuple):
 class Fleet(Protocol):
     """What faults are done to."""
 
-    server: Server
+    server: Servers
     workers: list[Worker]
     lease_s: float
     wires: dict[int, Proxy]
@@ -223,7 +223,7 @@ class Faults:
     def _pause_server(self) -> Fault:
         """CLIENT PAUSE: it answers nobody, or nobody who writes, for a moment."""
         at = now()
-        with redis.Redis.from_url(self._fleet.server.url) as client:
+        with redis.Redis.from_url(self._draw.choice(self._fleet.server.urls)) as client:
             client.client_pause(int(1000 * SHORT_FREEZE_S), all=self._draw.random() < 0.5)
         _pass(SHORT_FREEZE_S)
         return Fault("pause server", at, now())
@@ -276,8 +276,9 @@ class Faults:
 
     def _to_server(self, kind: str, act: Callable[[redis.Redis], object]) -> Fault:
         at = now()
-        with redis.Redis.from_url(self._fleet.server.url) as client:
-            act(client)
+        for url in self._fleet.server.urls:
+            with redis.Redis.from_url(url) as client:
+                act(client)
         return Fault(kind, at, now())
 
 

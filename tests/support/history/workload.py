@@ -5,7 +5,9 @@ plan(seed, tasks) ─► [Batch]     the same seed, the same batches
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Sequence
 
 from .client import Batch
 
@@ -28,8 +30,8 @@ SHARES = {
 }
 
 
-def plan(seed: int, tasks: int) -> list[Batch]:
-    """Draw batches of so many tasks in all."""
+def plan(seed: int, tasks: int, queues: Sequence[str] = ("default",)) -> list[Batch]:
+    """Draw batches of so many tasks in all, for these queues by turns."""
     draw = random.Random(seed)
     kinds = draw.choices(list(SHARES), weights=list(SHARES.values()), k=tasks)
     left = {kind: kinds.count(kind) for kind in SHARES}
@@ -39,7 +41,8 @@ def plan(seed: int, tasks: int) -> list[Batch]:
         (kind,) = draw.choices(list(left), weights=[left[kind] / _most(kind) for kind in left])
         count = min(left[kind], draw.randint(1, _most(kind)))
         left[kind] -= count
-        batches.append(_batch(draw, kind, count, first=len(batches)))
+        batch = _batch(draw, kind, count, first=len(batches))
+        batches.append(dataclasses.replace(batch, queue=queues[len(batches) % len(queues)]))
     return batches
 
 
