@@ -100,7 +100,10 @@ class Cluster:
         key = key_of(call)
         if key is None:
             return self._nodes[0] if self._ranges else ""
-        slot = slot_of(key)
+        return self.has(slot_of(key))
+
+    def has(self, slot: int) -> str:
+        """The URL of the server that has a slot; empty: the map has to be read."""
         return next((url for first, last, url in self._ranges if first <= slot <= last), "")
 
     def forget(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .calls import Call
-from .cluster import QUESTION, Cluster, survey
+from .cluster import QUESTION, Cluster, slot_of, survey
 from .hello import FAULTS
 from .sentinel import ASK_S
 from .sockets import Connection, Connections
@@ -26,6 +26,7 @@ class ClusterConnections(Connections):
         self._cluster, self._connection_to = cluster, connection_to
         self._answers = ""
         self._servers: dict[str, Connections] = {}
+        self._known: dict[int, str] = {}  # slot -> its server, as it was last known
 
     async def take(self) -> Connection:
         """Return a connection to any server that answers."""
@@ -44,6 +45,14 @@ class ClusterConnections(Connections):
         if found is None:
             found = self._servers[url] = Connections(lambda: self._connection_to(url))
         return found
+
+    def server_of(self, key: str) -> str:
+        """The server that has the slot of a key, or had it when that was last known; empty: nobody was asked yet."""
+        slot = slot_of(key)
+        url = self._cluster.has(slot)
+        if url:
+            self._known[slot] = url
+        return self._known.get(slot, "")
 
     def forget(self) -> None:
         """A call failed: the cluster may not be as it was."""

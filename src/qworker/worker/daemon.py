@@ -177,6 +177,7 @@ class _Daemon:
         state = State(
             id=self._id, settings=settings, queues=settings.queues, names=facts.names, emit=self._emit,
             lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
+            server_of=broker.server_of,
         )  # fmt: skip
         outage = Outage(self._emit, self._health, self._revive)
 

@@ -217,6 +217,7 @@ class Dispatcher:
         ]
         while True:
             sent = time.monotonic()
+            witness = state.witness(claim.queue)
             try:
                 renewal = await self._broker.renew(
                     claim.queue,
@@ -224,8 +225,8 @@ class Dispatcher:
                     claims=[claim.id],
                     started=started,
                     lease_ms=int(state.lease.lease_s * 1000),
-                    expected_ms=state.lease.expected_ms(sent),
-                    stalled=state.lease.stalled(sent),
+                    expected_ms=witness.expected_ms(sent),
+                    stalled=witness.stalled(claim.queue, sent),
                 )
                 break
             except UNANSWERED:

@@ -190,15 +190,15 @@ class Fetcher:
 
     async def _claim(self, queue: str, rooms: dict[PoolKind, int], *, alone: bool) -> tuple[float, Window | None]:
         """Claim until answered: the same claim id each time, so that a lost reply costs nothing."""
-        state, lease = self._state, self._state.lease
+        state, witness = self._state, self._state.witness(queue)
         claim, pause = new_token(), 0.1
         standing = self._standing.asked()
         stand = offered = self._standing.offer(queue) if alone else None
         wanted: list[tuple[tuple[PoolNeed, ...], int]] = [(state.needs(kind), room) for kind, room in rooms.items()]
         while state.phase is Phase.RUNNING:
             sent = time.monotonic()
-            stalled = lease.stalled(sent)
-            lease.asked(sent)
+            stalled = witness.stalled(queue, sent)
+            witness.asked(sent)
             self.idle.clear()
             try:
                 window = await self._broker.claim(
@@ -206,19 +206,19 @@ class Fetcher:
                     claim=claim,
                     worker=state.id,
                     rooms=wanted,
-                    lease_ms=int(lease.lease_s * 1000),
+                    lease_ms=int(state.lease.lease_s * 1000),
                     alone=alone,
                     max_bytes=MAX_BYTES,
-                    expected_ms=lease.expected_ms(sent),
+                    expected_ms=witness.expected_ms(sent),
                     stalled=stalled,
-                    newcomer=lease.is_newcomer(sent),
+                    newcomer=witness.is_newcomer(sent),
                     stand=stand,
                     standing=standing,
                 )
             except ServerUnfit:
                 raise  # it stays so, however often it is asked: the worker ends, and says why
             except UNANSWERED as error:
-                lease.unanswered()
+                witness.unanswered()
                 self._on_call(False, str(error))
                 if stand is not None:
                     standing, stand = [*standing, stand], None  # it may have been left, and been filled
@@ -228,7 +228,7 @@ class Fetcher:
             finally:
                 self.idle.set()
                 self._standing.answered(offered)
-            self._state.hear(sent, window.now_ms)
+            state.hear(queue, sent, window.now_ms, told=stalled)
             self._on_call(True, "")
             if window.claim != claim and any(window.claim == stood.claim for stood in standing):
                 self.handed(window)

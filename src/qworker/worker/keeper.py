@@ -78,11 +78,11 @@ class Keeper:
     async def _renew_queue(
         self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written], sent: float
     ) -> bool:
-        state, lease = self._state, self._state.lease
+        state, witness = self._state, self._state.witness(queue)
         # Of thousands of tasks that tell something the first go with the renewal itself, which nothing may hold up.
         notes, later = notes[:NOTES_PER_CALL], notes[NOTES_PER_CALL:]
-        stalled = lease.stalled(sent)
-        lease.asked(sent)
+        stalled = witness.stalled(queue, sent)
+        witness.asked(sent)
         try:
             renewal = await self._broker.renew(
                 queue,
@@ -93,15 +93,15 @@ class Keeper:
                     for held, ran_s in marks
                 ],
                 notes=[written.note for written in notes],
-                lease_ms=int(lease.lease_s * 1000),
-                expected_ms=lease.expected_ms(sent),
+                lease_ms=int(state.lease.lease_s * 1000),
+                expected_ms=witness.expected_ms(sent),
                 stalled=stalled,
             )  # fmt: skip
         except UNANSWERED as error:
-            lease.unanswered()
+            witness.unanswered()
             self._on_call(False, str(error))
             return False
-        state.hear(sent, renewal.now_ms)
+        state.hear(queue, sent, renewal.now_ms, told=stalled)
         self._on_call(True, "")
         state.see_epoch(queue, renewal.epoch)
         for held, _ in marks:

@@ -246,24 +246,24 @@ class Lender:
 
         A fetcher without room claims nothing, and of a queue that nobody serves nobody does.
         """
-        state, lease = self._state, self._state.lease
-        now = time.monotonic()
+        state, now = self._state, time.monotonic()
         for queue in {queue for queue, _ in self._wanted(self._waits.blocked())}:
             if not self._may_claim() or now - self._seen_to.get(queue, 0.0) < SEE_TO_S:
                 continue
             self._seen_to[queue] = sent = time.monotonic()
-            stalled = lease.stalled(sent)
-            lease.asked(sent)
+            witness = state.witness(queue)
+            stalled = witness.stalled(queue, sent)
+            witness.asked(sent)
             try:
                 window = await self._broker.claim(
-                    queue, claim=new_token(), worker=state.id, rooms=(), lease_ms=int(lease.lease_s * 1000),
-                    expected_ms=lease.expected_ms(sent), stalled=stalled, newcomer=lease.is_newcomer(sent),
+                    queue, claim=new_token(), worker=state.id, rooms=(), lease_ms=int(state.lease.lease_s * 1000),
+                    expected_ms=witness.expected_ms(sent), stalled=stalled, newcomer=witness.is_newcomer(sent),
                 )  # fmt: skip
             except UNANSWERED as error:
-                lease.unanswered()
+                witness.unanswered()
                 self._on_call(False, str(error))
                 return
-            self._state.hear(sent, window.now_ms)
+            state.hear(queue, sent, window.now_ms, told=stalled)
             self._on_call(True, "")
 
     # ── no place left ────────────────────────────────────────────────────────────────────────────────────────────

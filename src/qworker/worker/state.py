@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from .. import faultpoints, log
@@ -22,6 +23,7 @@ from .lease import Lease
 from .ledger import Held, Ledger
 from .notes import Notes
 from .window import Room
+from .witness import Witness
 
 # What a call to the server may raise, and a later repetition may not.
 UNANSWERED = (BrokerError, ServerFull)
@@ -48,6 +50,8 @@ class State:
     names: frozenset[str]
     emit: log.Emit
     lease: Lease
+    server_of: Callable[[str], str] = lambda _: ""  # which server has a queue; only a cluster has several
+    witnesses: dict[str, Witness] = field(default_factory=dict)  # by server
     ledger: Ledger = field(default_factory=Ledger)
     notes: Notes = field(default_factory=Notes)
     pools: dict[PoolKind, Pool] = field(default_factory=dict)
@@ -74,9 +78,17 @@ class State:
         """Return the pool that serves a need."""
         return self.settings.pool if need == "default" else need
 
-    def hear(self, sent: float, server_ms: int) -> None:
-        """Take note of a reply to a claim or a renewal, and of the server's time in it."""
-        step_s = self.lease.answered(sent, time.monotonic(), server_ms)
+    def witness(self, queue: str) -> Witness:
+        """Return what was seen of the server that has a queue."""
+        server = self.server_of(queue)
+        found = self.witnesses.get(server)
+        if found is None:
+            found = self.witnesses[server] = Witness(self.lease.lease_s)
+        return found
+
+    def hear(self, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
+        """Take note of a reply to a claim or a renewal, and of the server's time in it. `told`: as for a Witness."""
+        step_s = self.witness(queue).answered(queue, sent, time.monotonic(), server_ms, told=told)
         if step_s:
             self.emit(
                 "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
@@ -103,7 +115,8 @@ class State:
 
     def server_ms(self) -> int:
         """Return the server's time as far as its replies tell; for display, never for a decision of Redis."""
-        expected = self.lease.expected_ms(time.monotonic())
+        latest = max(self.witnesses.values(), key=attrgetter("seen_at"), default=None)
+        expected = None if latest is None else latest.expected_ms(time.monotonic())
         return expected if expected is not None else int(time.time() * 1000)
 
     @faultpoints.before("dispatch")

@@ -14,7 +14,7 @@ from unittest import mock
 
 from qworker.broker import scripts
 from qworker.pool.page import FOREVER
-from qworker.worker import blame, collect, dispatch, keeper, lease, settler
+from qworker.worker import blame, collect, dispatch, keeper, lease, settler, witness
 
 from .network import Weather
 from .plans import Blow, Job, Plan, draw
@@ -133,11 +133,13 @@ FLAWS: dict[str, Flaw] = {
     "once is not recorded before": Flaw(0, _method(dispatch.Dispatcher, "_record", lambda *_: _true()), _ONCE),
     "stops that are not heeded": Flaw(0, _method(dispatch.Dispatcher, "stop", lambda *_: None)),
     "what ended is not told": Flaw(0, _method(collect.Collector, "settled", lambda *_: None)),
-    "a clock that is not followed": Flaw(0, _method(lease.Lease, "expected_ms", lambda *_: None), _STEP),
-    "who stood still itself rescues": Flaw(0, _method(lease.Lease, "_missed", lambda *_: False), _AWAY),
+    "a clock that is not followed": Flaw(0, _method(witness.Witness, "expected_ms", lambda *_: None), _STEP),
+    "who stood still itself rescues": Flaw(0, _method(witness.Witness, "_missed", lambda *_: False), _AWAY),
     "a stall that nobody saw": Flaw(
         0,
-        _both(_method(lease.Lease, "stalled", lambda *_: False), _method(lease.Lease, "_missed", lambda *_: False)),
+        _both(
+            _method(witness.Witness, "stalled", lambda *_: False), _method(witness.Witness, "_missed", lambda *_: False)
+        ),
         _AWAY,
     ),
 }
