@@ -27,6 +27,7 @@ ONCE_BAD: dict[int, str] = {
     84: "a worker that has just come rescued what it took for lapsed when the server's clock had stepped",
     381: "the same",
     827937059: "a claim of an idle worker that a late call left standing again, while it was held, was filled twice",
+    453680859: "who had just come met a step of the server's clock, told nobody, and rescued a moment later",
     737891024: "a claim that was being left when a drain began was filled: the worker ended in error",
 }
 

@@ -126,12 +126,14 @@ def test_an_outage_that_is_long_over_is_told_to_nobody() -> None:
     assert not witness.stalled("other", 105.0)
 
 
-def test_a_step_of_the_clock_is_told_to_the_other_queues() -> None:
-    """Where it was met, the script saw it by what the call expected."""
+def test_a_step_of_the_clock_is_told_to_every_queue() -> None:
+    """To the one where it was met, too: of a newcomer's call its script does not ask what the call expected."""
     witness = Witness(10)
     witness.answered("q", sent=90.0, now=90.0, server_ms=90_000, told=False)
 
     assert witness.answered("q", sent=91.0, now=91.0, server_ms=3_691_000, told=False) == 3600.0
 
-    assert not witness.stalled("q", 91.1)
+    assert witness.stalled("q", 91.1)
     assert witness.stalled("other", 91.1)
+    witness.answered("q", sent=91.1, now=91.2, server_ms=3_691_100, told=True)
+    assert not witness.stalled("q", 91.3)

@@ -76,7 +76,7 @@ class Witness:
             self._back_at = now  # this call was on its way through all of it, and could not say so
         elif step_ms or (self._asked_at is not None and sent - self._asked_at > self._half_s):
             self._back_at = sent
-        if told or step_ms:  # of a step its script knew by what the call expected
+        if told:
             self._told[queue] = sent
         missed = self._missed(now)
         self._asked_at = None
