@@ -174,6 +174,22 @@ def test_c7_lets_what_the_server_could_not_be_told_start_again():
     assert rules(story.history()) == {"C7"}
 
 
+def test_c7_lets_two_outages_in_a_row_make_start_again_what_nobody_could_renew():
+    story = Story().submit().start(1).fault("freeze server", 2, 2.9).fault("restart server", 3.1, 3.9)
+    story.event("tasks.rescued", task="").event("claim.lost", task="").moves("w2", 21).start(4).end(5).told(6)
+    assert judge(story.history(lease_s=2.0)) == []
+
+    first, second = story.faults
+    for apart in (
+        [first],
+        [first, dataclasses.replace(second, until=3.2)],  # not as long as a lease
+        [first, dataclasses.replace(second, at=3.95, until=4.4)],  # with time to renew between them
+        [first, dataclasses.replace(second, until=4.2)],  # the second one is known by all
+    ):
+        story.faults = apart
+        assert "C7" in rules(story.history(lease_s=2.0)), apart
+
+
 def test_c7_believes_a_worker_that_had_no_answer_and_only_for_what_it_ran():
     story = Story().submit().start(1).end(2).fault("no answer", 2.5, 4)
     story.fault("kill fork server", 4.5).event("forkserver.died", task="").moves("w1", 12).start(5).end(6).told(7)

@@ -11,7 +11,7 @@ append-only file cost nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .records import Ended, Fault, History, Line, Stopped, Submitted
@@ -50,6 +50,7 @@ COSTS = {
     "refused links": "nothing",
     "cut off worker": "worker, past its lease",
     "quiet worker": "nothing",
+    "outages in a row": "every worker",
     "no answer": "nothing",  # told by the worker that waited for one: what follows a fault, or a busy machine
 }
 OUTAGES = (
@@ -57,6 +58,8 @@ OUTAGES = (
     "reset links", "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker",
     "no answer",
 )  # fmt: skip
+# Those of which one that is longer than half a lease is known by all, and a shorter one costs nothing.
+SILENCES = ("freeze server", "restart server", "pause server")
 # The kernel may grant what is below a killed process some milliseconds more.
 TICK_S = 0.1
 # From the end of the code to the recorded outcome, while nothing is wrong: far more than it takes.
@@ -136,6 +139,7 @@ class Index:
             for line in history.lines
             if line.what == "end" and line.how == "dies"
         ]
+        own += _in_a_row(history.faults, history.lease_s)
         self.faults = sorted([*history.faults, *own], key=lambda fault: fault.at)
         self.outages = [fault for fault in self.faults if fault.kind in OUTAGES]
         by_child: dict[int, list[Fault]] = {}
@@ -149,6 +153,7 @@ class Index:
             ):
                 by_worker.setdefault(fault.worker, []).append(fault)
         self._by_child, self._by_worker = by_child, by_worker
+        self._by_all = [fault for fault in self.faults if COSTS[fault.kind] == "every worker"]
         for task in self.tasks.values():
             hit = [fault for run in task.runs for fault in self.faults_on(run)]
             task.faults = sorted(set(hit), key=lambda fault: fault.at)
@@ -162,7 +167,7 @@ class Index:
     def faults_on(self, run: Run) -> Iterator[Fault]:
         """The faults that may have cost this run its outcome."""
         child, worker = run.start.pid, run.start.worker
-        for fault in (*self._by_child.get(child, ()), *self._by_worker.get(worker, ())):
+        for fault in (*self._by_child.get(child, ()), *self._by_worker.get(worker, ()), *self._by_all):
             if run.start.at <= fault.until + TICK_S and self._may_be_unsettled(run, fault):
                 yield fault
 
@@ -194,6 +199,22 @@ class Index:
         # A fault, and all that it hit: whoever froze, was rescued and starts it late is no reason for anything.
         found += [fault for fault in self.faults_on(before) if fault.at <= after.start.at]
         return found
+
+
+def _in_a_row(faults: Iterable[Fault], lease_s: float) -> Iterator[Fault]:
+    """Two outages within a lease that nobody knows to be one: the limit that docs/guarantees.md tells.
+
+    Each is too short for a witness, who was answered between them; another worker has not renewed there, and its lease
+    has lapsed.
+    """
+    short = [
+        fault for fault in sorted(faults, key=lambda fault: fault.at)
+        if fault.kind in SILENCES and fault.until - fault.at <= lease_s / 2
+    ]  # fmt: skip
+    for first, second in itertools.pairwise(short):
+        # It renews each fifth of a lease, and tries again soon when it got no answer.
+        if second.at - first.until < lease_s / 2 and second.until - first.at > 0.7 * lease_s:
+            yield Fault("outages in a row", first.at, second.until)
 
 
 def recoveries(index: Index) -> dict[str, list[float]]:

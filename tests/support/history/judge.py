@@ -24,7 +24,12 @@ from dataclasses import dataclass
 from .explain import TICK_S, Index, Run, Task
 from .records import Fault, History
 
-FREEZES = ("freeze worker", "stood still", "cut off worker")  # what makes it late, and kills nothing
+FREEZES = (
+    "freeze worker",
+    "stood still",
+    "cut off worker",
+    "outages in a row",
+)  # what makes it late, and kills nothing
 OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
 
 
