@@ -45,6 +45,11 @@ class Watched:
         return f"redis+sentinel://{members}/{SERVICE}/0"
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """Of the primary, as it was last known here."""
+        return (self.primary.server.url,)
+
+    @property
     def pid(self) -> int:
         return self.primary.server.pid
 

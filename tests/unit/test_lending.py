@@ -85,9 +85,19 @@ def soon(action: Any) -> None:
     threading.Timer(0.05, action).start()
 
 
+def once_told(slot: Slot, action: Any) -> None:
+    """Do it when this thread's wait has been told."""
+
+    def act() -> None:
+        wait_until(lambda: slot.told, description="the wait to be told")
+        action()
+
+    threading.Thread(target=act).start()
+
+
 def test_a_wait_tells_its_id_and_then_that_it_is_over(slot: Slot) -> None:
     one = future("a")
-    soon(lambda: end(one))
+    once_told(slot, lambda: end(one))
 
     assert one.wait(5)
     assert slot.told == [(["default:a"], False), "resumed"]
@@ -134,7 +144,7 @@ def test_a_wait_without_a_place_says_what_to_do(slot: Slot) -> None:
 def test_who_cleans_up_can_wait_although_it_was_asked_to_end(slot: Slot) -> None:
     one = future("a")
     slot.why = "stop"
-    soon(lambda: end(one))
+    once_told(slot, lambda: end(one))
 
     with lending.unbroken():
         assert one.wait(5)
@@ -143,7 +153,7 @@ def test_who_cleans_up_can_wait_although_it_was_asked_to_end(slot: Slot) -> None
 def test_as_completed_tells_its_ids_once_and_again_only_when_half_are_done(slot: Slot) -> None:
     futures = [future(str(n)) for n in range(8)]
     line = iter(futures)
-    soon(lambda: end(next(line)))
+    once_told(slot, lambda: end(next(line)))
     for seen, _ in enumerate(concurrent.futures.as_completed(futures), start=1):
         if seen < len(futures):
             soon(lambda: end(next(line)))
