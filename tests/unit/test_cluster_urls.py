@@ -6,6 +6,7 @@ import pytest
 
 from qworker.broker.calls import Call, command
 from qworker.broker.cluster import Cluster, key_of, slot_of, survey
+from qworker.broker.clustered import ClusterConnections
 from qworker.broker.connection import check_url
 from qworker.broker.scripts import load
 from qworker.errors import ConfigError
@@ -86,3 +87,17 @@ def test_when_nobody_answers_all_reasons_are_told() -> None:
 def test_what_is_no_such_url_is_refused_with_one_that_is(url: str) -> None:
     with pytest.raises(ConfigError, match=r"expected redis\+cluster://user:password@host:6379,"):
         check_url(url)
+
+
+def test_the_server_of_a_key_stays_known_when_the_map_is_forgotten() -> None:
+    """Or what was seen of it before a call failed would be lost with the call."""
+    cluster = Cluster(check_url("redis+cluster://a:1"))
+    connections = ClusterConnections(cluster, lambda _: pytest.fail("nobody is asked"))
+    assert connections.server_of("foo") is None
+
+    cluster.read("redis://a:1/0", SLOTS)
+    assert connections.server_of("foo") == "redis://10.0.0.2:7002/0"
+    connections.forget()
+
+    assert connections.server_of("foo") == "redis://10.0.0.2:7002/0"
+    assert connections.server_of("bar") is None

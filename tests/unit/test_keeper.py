@@ -47,6 +47,44 @@ def test_the_lease_moves_only_when_every_queue_has_answered() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("apart", [True, False], ids=["two servers", "one server"])
+def test_what_one_server_of_a_cluster_answers_says_nothing_of_another(apart: bool) -> None:
+    """Else nobody would tell the one that was away, and the tasks of living workers would be rescued there."""
+
+    async def scenario() -> None:
+        async with roles(queues=("one", "two"), process=8) as w:
+            if apart:
+                w.state.server_of = {"one": "a", "two": "b"}.get
+            w.accept(task("a"), claim="c1", queue="one")
+            w.accept(task("b"), claim="c2", queue="two")
+            long_ago = asyncio.get_running_loop().time() - w.state.lease.lease_s
+            w.state.witness("one").asked(long_ago)  # and was not answered
+
+            await w.keeper.renew()
+            await w.keeper.renew()
+
+            told = [(call["queue"], call["stalled"]) for call in w.broker.calls["renew"]]
+            assert told == [("one", True), ("two", not apart), ("one", False), ("two", False)]
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_not_known_yet_is_followed_by_nobody() -> None:
+    """What is heard of it must not be taken for another's, whose queue was not known either."""
+
+    async def scenario() -> None:
+        async with roles(queues=("one",), process=8) as w:
+            w.state.server_of = lambda _: None
+            w.accept(task("a"), claim="c1", queue="one")
+
+            await w.keeper.renew()
+
+            assert w.state.witnesses == {}
+            assert w.state.witness("one").is_newcomer(asyncio.get_running_loop().time())
+
+    asyncio.run(scenario())
+
+
 def test_a_lost_claim_is_let_go_before_its_tasks_are_killed() -> None:
     """What the pool tells while it kills them is another worker's affair: nothing of it is settled."""
 

@@ -112,8 +112,8 @@ class AsyncBroker(Verbs):
 
         return adapted.maker(url, name=name, timeout_s=attempt_s(self.timeout_s))()
 
-    def server_of(self, queue: str) -> str:
-        """Name the server that has a queue, as far as is known; it is always the same one if there is no cluster."""
+    def server_of(self, queue: str) -> str | None:
+        """Name the server that has a queue; None: not known yet. It is always the same one if there is no cluster."""
         return self._own.server_of(self.keyspace.queue(queue).prefix)
 
     async def perform(self, asked: Call[T] | Flow[T]) -> T:

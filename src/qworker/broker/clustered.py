@@ -46,13 +46,13 @@ class ClusterConnections(Connections):
             found = self._servers[url] = Connections(lambda: self._connection_to(url))
         return found
 
-    def server_of(self, key: str) -> str:
-        """The server that has the slot of a key, or had it when that was last known; empty: nobody was asked yet."""
+    def server_of(self, key: str) -> str | None:
+        """The server that has the slot of a key, or had it when that was last known; None: nobody was asked yet."""
         slot = slot_of(key)
         url = self._cluster.has(slot)
         if url:
             self._known[slot] = url
-        return self._known.get(slot, "")
+        return self._known.get(slot)
 
     def forget(self) -> None:
         """A call failed: the cluster may not be as it was."""

@@ -83,7 +83,7 @@ class Connections:
         """The connections to the server that a call is for."""
         return self
 
-    def server_of(self, key: str) -> str:  # noqa: ARG002 - as above
+    def server_of(self, key: str) -> str | None:  # noqa: ARG002 - as above
         """Name the server that has a key: there is one."""
         return ""
 

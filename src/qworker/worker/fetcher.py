@@ -228,7 +228,7 @@ class Fetcher:
             finally:
                 self.idle.set()
                 self._standing.answered(offered)
-            state.hear(queue, sent, window.now_ms, told=stalled)
+            state.hear(witness, queue, sent, window.now_ms, told=stalled)
             self._on_call(True, "")
             if window.claim != claim and any(window.claim == stood.claim for stood in standing):
                 self.handed(window)

@@ -101,7 +101,7 @@ class Keeper:
             witness.unanswered()
             self._on_call(False, str(error))
             return False
-        state.hear(queue, sent, renewal.now_ms, told=stalled)
+        state.hear(witness, queue, sent, renewal.now_ms, told=stalled)
         self._on_call(True, "")
         state.see_epoch(queue, renewal.epoch)
         for held, _ in marks:

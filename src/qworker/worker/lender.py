@@ -263,7 +263,7 @@ class Lender:
                 witness.unanswered()
                 self._on_call(False, str(error))
                 return
-            state.hear(queue, sent, window.now_ms, told=stalled)
+            state.hear(witness, queue, sent, window.now_ms, told=stalled)
             self._on_call(True, "")
 
     # ── no place left ────────────────────────────────────────────────────────────────────────────────────────────

@@ -50,7 +50,7 @@ class State:
     names: frozenset[str]
     emit: log.Emit
     lease: Lease
-    server_of: Callable[[str], str] = lambda _: ""  # which server has a queue; only a cluster has several
+    server_of: Callable[[str], str | None] = lambda _: ""  # which server has a queue; None: not known yet
     witnesses: dict[str, Witness] = field(default_factory=dict)  # by server
     ledger: Ledger = field(default_factory=Ledger)
     notes: Notes = field(default_factory=Notes)
@@ -81,14 +81,16 @@ class State:
     def witness(self, queue: str) -> Witness:
         """Return what was seen of the server that has a queue."""
         server = self.server_of(queue)
+        if server is None:
+            return Witness(self.lease.lease_s)
         found = self.witnesses.get(server)
         if found is None:
             found = self.witnesses[server] = Witness(self.lease.lease_s)
         return found
 
-    def hear(self, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
+    def hear(self, witness: Witness, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
         """Take note of a reply to a claim or a renewal, and of the server's time in it. `told`: as for a Witness."""
-        step_s = self.witness(queue).answered(queue, sent, time.monotonic(), server_ms, told=told)
+        step_s = witness.answered(queue, sent, time.monotonic(), server_ms, told=told)
         if step_s:
             self.emit(
                 "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
