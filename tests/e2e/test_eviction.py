@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +40,7 @@ def crowd_out(server: Server, policy: str, *, until: Callable[[redis.Redis], Any
 
 
 def test_tasks_that_are_evicted_are_told_as_lost_and_the_worker_goes_on(
-    server: Server, start: Callable[..., Worker], tmp_path: Path
+    server: Server, start: Callable[..., Worker]
 ) -> None:
     worker = start("-c", "2", "--allow-eviction", server_url=server.url)
     with App(server.url) as app:

@@ -17,7 +17,7 @@ from qworker.worker import drain as drain_module
 from qworker.worker.drain import GRACE_CAP_S, Drain
 from qworker.worker.signals import Signals
 from qworker.worker.state import Phase
-from support.roles import World, roles, task, turn, window
+from support.roles import Call, World, roles, task, turn, window
 
 
 class Draining:
@@ -289,17 +289,23 @@ def test_a_worker_drains_from_wherever_it_is(phase) -> None:
     asyncio.run(scenario())
 
 
+async def begin_during_a_claim(d: Draining) -> tuple[Call, asyncio.Task[None]]:
+    """Begin to drain while a claim is under way, and return when that is what the drain waits for."""
+    d.w.run(d.w.fetcher.run())
+    call = await d.w.broker.called("claim")
+    ended = d.begin()
+    await d.said("worker.draining")
+    await turn()
+    return call, ended
+
+
 def test_what_fills_a_claim_that_was_being_left_when_the_drain_began_goes_back_before_it_ends() -> None:
     """Found by the simulation: the window came when nobody was there to give it back, and the worker ended in error."""
 
     async def scenario() -> None:
         async with draining() as d:
             left, withdrawn = d.w.broker.later("claim"), d.w.broker.later("claim")
-            d.w.run(d.w.fetcher.run())
-            call = await d.w.broker.called("claim")
-            ended = d.begin()
-            await d.said("worker.draining")
-            await turn()  # it waits for that claim
+            call, ended = await begin_during_a_claim(d)
 
             left.set_result(window(call["claim"]))
             again = await d.w.broker.called("claim", 2)
@@ -323,10 +329,7 @@ def test_a_withdrawal_without_an_answer_is_given_up_and_what_comes_later_is_left
     async def scenario() -> None:
         async with draining() as d:
             left, withdrawn = d.w.broker.later("claim"), d.w.broker.later("claim")
-            d.w.run(d.w.fetcher.run())
-            call = await d.w.broker.called("claim")
-            ended = d.begin()
-            await d.said("worker.draining")
+            call, ended = await begin_during_a_claim(d)
             left.set_result(window(call["claim"]))
             await d.w.broker.called("claim", 2)
 
