@@ -18,6 +18,7 @@ from qworker.broker.durable import Durable
 from qworker.model import Line
 from support.brokers import item
 from support.daemon import Worker
+from support.power import VolatileDisk
 from support.proxy import Proxy
 from support.replicas import Node, start_primary, start_replica
 from support.rights import NAMESPACE, PAGE, grant, rules, url_of
@@ -26,6 +27,11 @@ from support.waiting import wait_until
 
 ECHO = "support.apps.basic.echo"
 pytestmark = pytest.mark.valkey
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> VolatileDisk:
+    return VolatileDisk(tmp_path / "disk")
 
 
 @pytest.fixture
@@ -60,23 +66,72 @@ def submitted(url: str) -> int:
         return broker.stats("default").counters.get("submitted", 0)
 
 
-def test_what_was_submitted_durably_is_there_after_a_kill_at_once(synced: Server, start: Callable[..., Worker]) -> None:
-    with App(synced.url) as app:
+@pytest.mark.parametrize("policy", ["everysec", "always"])
+def test_what_was_submitted_durably_is_there_after_a_power_cut_at_once(
+    disk: VolatileDisk, new_server: Callable[..., Server], start: Callable[..., Worker], policy: str
+) -> None:
+    server = new_server("valkey", "--appendfsync", policy, env=disk.environ)
+    with App(server.url) as app:
         echo = app.named(ECHO).options(durable=True)
         one = echo.submit("one")
-        synced.kill()
-        synced.start()
+        disk.cut(server)
+        server.start()
         many = echo.submit_many([echo.call(n) for n in range(600)])
-        synced.kill()
-        synced.start()
+        disk.cut(server)
+        server.start()
         awaited = asyncio.run(echo.asubmit("awaited"))
-        synced.kill()
-        synced.start()
-        assert submitted(synced.url) == 602
-        start("-c", "2", server_url=synced.url)
+        disk.cut(server)
+        server.start()
+        assert submitted(server.url) == 602
+        start("-c", "2", server_url=server.url)
 
         assert (one.result(timeout=20), awaited.result(timeout=20)) == ("one", "awaited")
         assert [future.result(timeout=20) for future in many] == [*range(600)]
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("cut", [True, False], ids=["power cut", "kill -9 during a sync"])
+def test_what_was_submitted_plainly_may_be_lost(
+    disk: VolatileDisk, new_server: Callable[..., Server], kind: str, cut: bool
+) -> None:
+    server = new_server(kind, "--appendfsync", "everysec", env=disk.environ)
+    with App(server.url) as app, Broker(server.url) as broker:
+        disk.hold()
+        app.submit(ECHO, "the sync that this begins does not end")
+        wait_until(lambda: broker.client.info()["aof_pending_bio_fsync"], description="the sync")
+        app.submit(ECHO, "a server writes nothing while it syncs, for two seconds at most")
+        disk.cut(server) if cut else server.kill()
+        disk.release()
+        server.start()
+    assert submitted(server.url) == (0 if cut else 1)
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_a_server_that_syncs_each_write_loses_nothing_of_plain_submits_by_a_power_cut(
+    disk: VolatileDisk, new_server: Callable[..., Server], kind: str
+) -> None:
+    server = new_server(kind, "--appendfsync", "always", env=disk.environ)
+    with App(server.url) as app:
+        echo = app.named(ECHO)
+        for n in range(20):
+            echo.submit(n)
+        disk.cut(server)
+        server.start()
+        assert submitted(server.url) == 20
+
+
+def test_a_disk_that_stands_still_is_said_and_what_was_said_to_be_kept_is(
+    disk: VolatileDisk, new_server: Callable[..., Server]
+) -> None:
+    server = new_server("valkey", "--appendfsync", "everysec", env=disk.environ)
+    with App(server.url, durable=True) as app:
+        app.submit(ECHO, "kept")
+    disk.hold()
+    with App(server.url, durable=True, connect_timeout=0.3) as app, pytest.raises(NotReplicated, match="on its disk"):
+        app.submit(ECHO, "not known to be kept")
+    disk.cut(server)
+    server.start()
+    assert submitted(server.url) == 1
 
 
 def test_what_is_not_on_disk_in_time_is_said_and_runs_all_the_same(
@@ -192,21 +247,39 @@ def test_what_another_server_does_not_know_is_submitted_to_it_again(synced: Serv
         assert broker.peek("default", ["a"])[0].alive
 
 
-@pytest.mark.parametrize("without", ["", "+role", "+wait", "+waitaof"])
-def test_a_user_needs_three_rights_more_for_it(pair: Callable[..., Any], without: str) -> None:
+@pytest.mark.parametrize("without", ["", "+role", "+wait", "+waitaof", "+info"])
+def test_a_user_needs_four_rights_more_for_it(pair: Callable[..., Any], without: str) -> None:
     primary, _ = pair("valkey")
-    also = {"+role", "+wait", "+waitaof"} - {without}
-    assert all(f"{word}" in PAGE.read_text() for word in ("+role", "+wait", "+waitaof"))
-    grant(primary.server, "producer", *rules()["producer"], *also)
+    words = {"+role", "+wait", "+waitaof", "+info"}
+    assert all(word in PAGE.read_text() for word in words)
+    grant(primary.server, "producer", *rules()["producer"], *(words - {without}))
     with primary.client() as client:
-        client.config_set("appendfsync", "always")
+        client.config_set("appendfsync", "everysec")
 
-    with App(url_of(primary.server, "producer"), namespace=NAMESPACE, durable=True, connect_timeout=1) as app:
+    with App(url_of(primary.server, "producer"), namespace=NAMESPACE, durable=True) as app:
         if without:
-            with pytest.raises((BrokerError, NotReplicated), match=without.replace("+", "'?")):
+            with pytest.raises((BrokerError, NotReplicated), match=without.replace("+", "'?") + "'"):
                 app.submit(ECHO, 1)
         else:
             app.submit(ECHO, 1)
+
+
+@pytest.mark.parametrize("more", [(), ("+config|get",)], ids=["not told", "told"])
+def test_who_is_told_that_each_write_is_synced_need_not_watch_the_disk(
+    new_server: Callable[..., Server], more: tuple[str, ...]
+) -> None:
+    server = new_server("valkey", "--appendfsync", "always")
+    grant(server, "producer", *rules()["producer"], "+role", "+wait", "+waitaof", "+info", *more)
+
+    with App(url_of(server, "producer"), namespace=NAMESPACE, durable=True) as app:
+        began = time.monotonic()
+        app.submit(ECHO, 1)
+        took_s = time.monotonic() - began
+
+    with Broker(server.url) as broker:
+        asked = broker.client.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"]
+    assert (asked == 0) is bool(more)
+    assert more or took_s > 1
 
 
 def test_durable_is_true_or_false() -> None:
