@@ -6,36 +6,51 @@
     new_server                    makes servers that belong to this test: kill, freeze and reconfigure these
     key_audit                     ask for it, and the test fails when it leaves keys that live for ever
 
-Async tests need no plugin: they call `asyncio.run` on a coroutine. A missing server binary skips the test at home and
-fails it where CI=true.
+Async tests need no plugin: they call `asyncio.run` on a coroutine. What is missing, as a server's binary, skips the
+test at home and fails it where CI=true, unless support/skips.py names it.
+
+What hypothesis draws is new in each run, in CI as at home. A failure says how to have it again (`@reproduce_failure`),
+and is tried first the next time in the same directory.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import engine
 
+from support import skips
 from support.servers import Kind, Server, ServerMissing, any_kind, find_server, missing, start_server
 
+# Not hypothesis' own profile for CI, which it loads there by itself: that draws the same inputs in each run of the same
+# code. How slow something is says nothing on a busy machine; the number of examples bounds it, and pytest's timeout.
+settings.register_profile(
+    "qworker",
+    settings.get_profile("default"),
+    derandomize=False, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("qworker")
+engine.MAX_SHRINKING_SECONDS = 20  # of 300: before pytest's timeout, which would hide what was found
+
 SERVER_FIXTURES = ("redis_server", "valkey_server", "server", "one_server")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skips.hold_to(report)
+    return report
 
 
 def need(kind: Kind) -> None:
     """Skip the test, or fail it in CI, when there is no server of that kind."""
     if find_server(kind) is None:
-        _skip(missing(kind))
-
-
-def _skip(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason} (CI=true: nothing is skipped)")
-    pytest.skip(reason)
+        pytest.skip(missing(kind))
 
 
 class _Session:
@@ -89,7 +104,7 @@ def _any_kind() -> Kind:
     try:
         return any_kind()
     except ServerMissing as error:
-        _skip(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -104,14 +119,17 @@ def url(one_server: Server) -> str:
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """`new_server(kind=None, *args, durable=True, config=None)`: a server of this test's own, stopped at its end."""
+    """`new_server(kind=None, *args, durable=True, config=None, env=None)`: this test's own, stopped at its end."""
     started: list[Server] = []
 
-    def make(kind: Kind | None = None, *args: str, durable: bool = True, config: Path | None = None) -> Server:
+    def make(
+        kind: Kind | None = None, *args: str, durable: bool = True, config: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Server:  # fmt: skip
         kind = kind or _any_kind()
         need(kind)
         directory = tmp_path / f"server-{len(started)}"
-        started.append(start_server(kind, directory, *args, durable=durable, config=config))
+        started.append(start_server(kind, directory, *args, durable=durable, config=config, env=env))
         return started[-1]
 
     yield make

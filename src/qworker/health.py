@@ -2,9 +2,8 @@
 
     worker ── Aside ── Beacon.turned(), .succeeded() ──► <runtime dir>/qworker/health-<pid>.json ──► read() ── check
 
-The file is rewritten at most once a second, by renaming, so a reader never sees half of one. Its times are of
-CLOCK_BOOTTIME, which all processes of a host share, which counts a suspended host's sleep, and which no clock step
-moves.
+The file is rewritten at most once a second, by renaming, so a reader never sees half of one. Its times are those of
+`clock`, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from . import clock
 
 __all__ = ["LIVE_WITHIN_S", "READY_WITHIN_S", "Aside", "Beacon", "Health", "path", "read", "read_all"]
 
@@ -91,7 +92,7 @@ class Beacon:
 
     def turned(self) -> None:
         """Say that the loop turned."""
-        now = _now()
+        now = clock.now()
         if now - self._written >= _EVERY_S:
             self._written = now
             self._write(now)
@@ -99,7 +100,7 @@ class Beacon:
     def succeeded(self) -> None:
         """Say that a claim, a renewal or a settle succeeded."""
         first = self._succeeded is None
-        self._succeeded = _now()
+        self._succeeded = clock.now()
         if first:
             self._written = -_EVERY_S  # whoever waits for a worker to be ready need not wait for the next second
         self.turned()
@@ -188,7 +189,7 @@ def read(file: Path) -> Health | None:
     try:
         state = json.loads(file.read_text())
         pid, turned, succeeded = state["pid"], state["turned"], state["succeeded"]
-        now = _now()
+        now = clock.now()
         return Health(
             worker=str(state["worker"]),
             pid=int(pid),
@@ -242,7 +243,3 @@ def _start_time(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _now() -> float:
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -146,6 +146,13 @@ class Claimed(NamedTuple):
     cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
 
 
+class Rescued(NamedTuple):
+    """What was put back of claims whose worker is gone: how many tasks, and claim and local id of the first 20."""
+
+    tasks: int
+    names: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """What one claim brought. `tasks` may hold some that must be buried unrun: the worker's blame decides."""
@@ -161,6 +168,7 @@ class Window:
     tasks: tuple[Claimed, ...]
     alone: bool = False  # one suspect, to be run with nothing else in the worker
     elsewhere: int = 0  # of a claim by id that brought nothing: how many of the ids are not queued
+    rescued_names: tuple[tuple[str, str], ...] = ()  # as of Rescued
 
 
 class End(NamedTuple):
@@ -299,7 +307,7 @@ class Order(NamedTuple):
     blob: bytes
     cursor: bytes | None = None  # where an earlier attempt's `current.iterate` had come to
     deadline_s: float | None = None  # what remained when it was claimed, counted from `handed`
-    handed: float = 0.0  # worker's monotonic clock at the claim
+    handed: float = 0.0  # `clock` at the claim
     run: int = 1
     attempt: int = 1
     fence: int = 0

@@ -43,7 +43,7 @@ def suffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., cha
 
     def suffer(kind: str, break_it: Break, *, server: Server | None = None, **more: Any) -> chaos.Done:
         def scene(plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) -> list[Fault]:
-            producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks))
+            producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks), fleet.log)
             producer.go_on_to(plan.tasks)
             producer.start()
             assert client.wait(lambda: client.done >= plan.tasks // 4, 30), "a quarter of the tasks have to end first"
@@ -60,7 +60,10 @@ def suffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., cha
         if done.violations:
             save(done.history, tmp_path / "history.jsonl")
         assert not done.violations, report(done.violations)
-        assert len({line.id for line in done.history.lines}) > 0.8 * TASKS
+        # A full server refuses tasks for as long as it is full: of the others, what was accepted is nearly all.
+        accepted = {submit.id for submit in done.history.submitted if submit.answer == "accepted"}
+        asked = len(accepted) if kind == "full server" else TASKS
+        assert len({line.id for line in done.history.lines}) > 0.8 * asked >= 0.2 * TASKS
         assert not [event for event in done.history.events if event.name in ("claim.lost", "tasks.rescued")]
         return done
 
@@ -137,8 +140,10 @@ def test_a_server_that_takes_its_time_to_load_its_data_is_waited_for(suffer, tmp
 # It does not answer
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("all_commands", [True, False], ids=["all commands", "writes"])
+@pytest.mark.parametrize(
+    "all_commands",
+    [pytest.param(True, id="all commands"), pytest.param(False, id="writes", marks=pytest.mark.slow)],
+)
 def test_a_server_paused_for_longer_than_the_lease_makes_nothing_start_twice(suffer, all_commands) -> None:
     def pause(fleet: chaos.Fleet, client: Recorder) -> None:
         with admin_of(fleet.server) as admin:
@@ -177,7 +182,6 @@ def test_connections_killed_and_scripts_forgotten_again_and_again_cost_nothing(s
 # It refuses
 
 
-@pytest.mark.slow
 def test_a_full_server_refuses_submits_and_what_it_has_drains(suffer, tmp_path) -> None:
     refused: list[str] = []
 

@@ -166,3 +166,12 @@ def test_scripts_that_the_server_forgot_are_sent_again(broker: TwiceBroker) -> N
     broker.client.script_flush()
 
     assert broker.settle(QUEUE, [end("a", "c1", text=VALUE)]).codes == ("ok",)
+
+
+def test_a_large_task_whose_body_is_gone_is_not_handed_out(broker: TwiceBroker) -> None:
+    """Its record says that the body lies there, so only its length is asked for."""
+    seed(broker, "a", "b", given=False, size=SIZE)
+    broker.client.hdel("qw:{t.q}:bodies", "a")
+
+    assert ids(take(broker, "c1")) == ["b"]
+    assert broker.stats(QUEUE).counters["claimed"] == 1

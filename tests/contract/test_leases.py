@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from qworker.broker import StartedTask
 from qworker.lifecycle import State
-from qworker.model import Line, StopOrder
+from qworker.model import Header, Line, StopOrder
+from qworker.worker.blame import MAX_DELIVERIES, on_claim
 from support.brokers import (
     LEASE_MS,
     QUEUE,
@@ -54,7 +55,7 @@ def test_a_claim_that_was_never_renewed_counts_as_not_delivered(broker: TwiceBro
 
     window = take(broker, "c2", worker=OTHER)
 
-    assert window.rescued == 2
+    assert (window.rescued, window.rescued_names) == (2, ((name("c1"), "a"), (name("c1"), "b")))
     assert ids(window) == ["a", "b", "c"]
     first = window.tasks[0].record
     assert (first.attempt, first.losses, first.deliveries) == (1, 0, 2)
@@ -277,26 +278,26 @@ def test_what_a_dead_worker_held_is_put_back_at_once(broker: TwiceBroker) -> Non
     take(broker, "c3", 1)
     renew(broker, "c1", "c3")
 
-    assert broker.rescue_worker(QUEUE, WORKER) == 2
+    assert broker.rescue_worker(QUEUE, WORKER) == (2, ((name("c1"), "a"), (name("c3"), "c")))
 
     window = take(broker, "c4", worker=OTHER)
     assert ids(window) == ["a", "c", "d"]
     assert [task.record.losses for task in window.tasks] == [1, 1, 0]
     assert state(broker, "b") is State.CLAIMED
-    assert broker.rescue_worker(QUEUE, WORKER) == 0
+    assert broker.rescue_worker(QUEUE, WORKER) == (0, ())
 
 
 def test_rescue_is_bounded_per_call_and_goes_on_in_the_next(broker: TwiceBroker) -> None:
     broker.twice = False
     names = [f"t{n:04}" for n in range(2_400)]
-    for start in range(0, len(names), 600):
-        seed(broker, *names[start : start + 600])
-        take(broker, f"c{start}", 600)
+    for start in range(0, len(names), 300):
+        seed(broker, *names[start : start + 300])
+        take(broker, f"c{start}", 300)
     broker.at(LEASE_MS)
 
-    rescued = [take(broker, f"d{n}", 1, needs=("async",)).rescued for n in range(3)]
+    rescued = [take(broker, f"d{n}", 1, needs=("async",)).rescued for n in range(5)]
 
-    assert rescued == [1_200, 1_200, 0]
+    assert rescued == [600, 600, 600, 600, 0]
     assert sorted(ids(take(broker, "e", 3_000))) == names
 
 
@@ -307,7 +308,9 @@ def test_many_claims_of_a_dead_worker_are_put_back_in_one_verb(broker: TwiceBrok
         seed(broker, *names[start : start + 600])
         take(broker, f"c{start}", 600)
 
-    assert broker.rescue_worker(QUEUE, WORKER) == 2_400
+    rescued = broker.rescue_worker(QUEUE, WORKER)
+    assert rescued.tasks == 2_400
+    assert rescued.names == tuple((name("c0"), f"t{n:04}") for n in range(20)), "the first 20 of the first call"
 
 
 def test_a_rescue_rings_for_the_pools_that_get_work(broker: TwiceBroker) -> None:
@@ -368,3 +371,19 @@ def test_a_shorter_lease_of_one_worker_does_not_pull_in_the_longer_one_of_anothe
     renew(broker, "c2", lease_ms=1_000)
 
     assert broker.client.zscore("qw:{t.q}:leases", name("c1")) == START_MS + 60_000
+
+
+def test_what_kills_its_workers_before_it_starts_is_undeliverable_in_the_end(broker: TwiceBroker) -> None:
+    """No claim of it is ever renewed, so no death is charged to it: its deliveries are what tells."""
+    seed(broker, "poison")
+
+    for delivery in range(1, MAX_DELIVERIES + 2):
+        broker.at(delivery * LEASE_MS)
+        task = only(take(broker, f"c{delivery}"))
+        verdict = on_claim(task.record, Header("t"), remaining_ms=None)
+        assert (task.record.deliveries, task.record.losses, task.record.attempt) == (delivery, 0, 1)
+        assert (verdict is None) == (delivery <= MAX_DELIVERIES)
+
+    assert verdict is not None
+    assert verdict.outcome is State.CRASHED
+    assert "undeliverable" in verdict.reason

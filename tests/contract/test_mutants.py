@@ -135,7 +135,7 @@ def test_one_call_puts_back_a_bounded_part_of_what_a_dead_worker_held(broker: Tw
 
     parts = [broker.run(rescue_some(broker.owner, QUEUE, WORKER)) for _ in range(3)]
 
-    assert [(count, bool(more)) for count, more in parts] == [(1_200, True), (600, False), (0, False)]
+    assert [(some.tasks, bool(more)) for some, more in parts] == [(1_200, True), (600, False), (0, False)]
 
 
 def test_a_task_of_one_millisecond_is_scheduled_and_rung_for_like_any_other(broker: TwiceBroker) -> None:

@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import redis
 
 from qworker.broker import group_calls
 from qworker.broker.group_calls import KEPT_MS
-from qworker.model import Again, Line, Lose, Window
+from qworker.model import Again, Line, Window
 from qworker.views import WorkerRecord
 from support.blobs import make_blob, make_value
-from support.brokers import LEASE_MS, QUEUE, START_MS, WORKER, TwiceBroker, ids, item, name, seed, take
+from support.brokers import (
+    LEASE_MS,
+    QUEUE,
+    START_MS,
+    WORKER,
+    TwiceBroker,
+    full,
+    ids,
+    item,
+    lose_twice,
+    name,
+    seed,
+    take,
+)  # fmt: skip
 
 PREFIX = "qw:{t.q}:"
-
-
-@contextmanager
-def full(broker: TwiceBroker) -> Iterator[None]:
-    """The server is at its memory limit: it refuses what may make it grow."""
-    if broker.url == "redis://fake":
-        pytest.skip("fakeredis has no limit")
-    broker.client.config_set("maxmemory", "1")
-    try:
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
-            broker.client.set("more", "x")
-        yield
-    finally:
-        broker.client.config_set("maxmemory", "0")
 
 
 def by_id(broker: TwiceBroker, claim: str, *wanted: str, **options: Any) -> Window:
     options.setdefault("lease_ms", LEASE_MS)
     return broker.claim_ids(QUEUE, wanted, claim=name(claim), worker=WORKER, **options)
-
-
-def lose_twice(broker: TwiceBroker, local: str) -> None:
-    for claim in ("l1", "l2"):
-        by_id(broker, claim, local)
-        broker.settle(QUEUE, [Lose(local, name(claim), False)])
 
 
 def worker() -> WorkerRecord:

@@ -100,6 +100,19 @@ def test_a_lone_task_fills_the_claim_as_if_that_had_taken_it(broker: TwiceBroker
     assert broker.client.exists("qw:{t.q}:bell:default") == 0, "nobody else is to look"
 
 
+def test_what_fills_a_claim_has_a_larger_fence_than_all_before(broker: TwiceBroker, ear: Ear) -> None:
+    """Also in one and the same millisecond, and behind claims that were not filled."""
+    for claim in ("s1", "s2"):
+        leave(broker, claim)
+        seed(broker, claim)
+    first, second = ear.window(), ear.window()
+    seed(broker, "a")
+
+    assert first is not None
+    assert second is not None
+    assert first.fence < second.fence < take(broker, "c1").fence
+
+
 def test_what_filled_a_claim_is_settled_renewed_and_rescued_like_any_other(broker: TwiceBroker, ear: Ear) -> None:
     for claim, local in (("s1", "a"), ("s2", "b"), ("s3", "c")):
         leave(broker, claim)
@@ -107,7 +120,7 @@ def test_what_filled_a_claim_is_settled_renewed_and_rescued_like_any_other(broke
 
     assert broker.renew(QUEUE, claims=[name("s1"), name("s2")], lease_ms=LEASE_MS).lost == ()
     assert broker.settle(QUEUE, [end("a", "s1")]).codes == ("ok",)
-    assert broker.rescue_worker(QUEUE, WORKER) == 2
+    assert broker.rescue_worker(QUEUE, WORKER).tasks == 2
     assert state(broker, "b") is state(broker, "c") is State.QUEUED
     found = record(broker, "c")
     assert found is not None
@@ -326,6 +339,20 @@ def test_a_claim_that_names_a_settled_one_is_a_claim_like_any_other(broker: Twic
     window = take(broker, "c1", standing=[left])
 
     assert (window.claim, ids(window)) == (name("c1"), ["b"])
+
+
+def test_a_lone_task_whose_worker_may_not_be_told_of_it_is_queued(broker: TwiceBroker, ear: Ear) -> None:
+    if isinstance(broker.client, fakeredis.FakeRedis):
+        pytest.skip("fakeredis has no users")
+    leave(broker, "s1")
+    broker.client.acl_setuser("default", enabled=True, commands=["-publish"])
+    try:
+        seed(broker, "a")
+    finally:
+        broker.client.acl_setuser("default", enabled=True, commands=["+publish"])
+
+    assert ear.window() is None
+    assert ids(take(broker, "c1")) == ["a"]
 
 
 def test_a_full_server_takes_no_task_and_leaves_what_stands(broker: TwiceBroker, ear: Ear) -> None:

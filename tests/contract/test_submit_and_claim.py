@@ -8,7 +8,7 @@ import pytest
 from qworker.broker import SubmitItem
 from qworker.errors import Conflict
 from qworker.lifecycle import State
-from qworker.model import Line, Record, Release
+from qworker.model import Line, PoolNeed, Priority, Record, Release
 from support.blobs import make_blob
 from support.brokers import (
     LEASE_MS,
@@ -290,6 +290,18 @@ def test_a_push_rings_once_and_a_claim_that_leaves_work_rings_again(broker: Twic
 
     take(broker, "c2", 2)
     assert broker.client.lrange(bell, 0, -1) == []
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+@pytest.mark.parametrize("need", ["default", "process", "thread", "async"])
+def test_a_claim_rings_for_what_it_leaves_in_any_line(broker: TwiceBroker, need: PoolNeed, priority: Priority) -> None:
+    bell = f"qw:{{t.q}}:bell:{need}"
+    seed(broker, "a", "b", line=Line(need, priority))
+    broker.client.delete(bell)
+
+    take(broker, "c1", 1, needs=(need,))
+
+    assert broker.client.lrange(bell, 0, -1) == [b"1"]
 
 
 def test_claim_by_id_takes_exactly_the_queued_ones(broker: TwiceBroker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from types import ModuleType
 import pytest
 
 from qworker import TaskCrashed, call
+from qworker.worker.blame import MAX_DELIVERIES
 from support.daemon import Worker
+from support.fake_worker import FakeWorker
 from support.promised import PROMISES, Run, bound, runs, starts
 from support.servers import Server
 from support.waiting import wait_until
@@ -161,3 +164,19 @@ def test_the_second_suspect_of_a_busy_worker_waits_no_longer_than_the_first(serv
 
     assert not all(future.done() for future in others), "it was busy all the time"
     assert waited[1] < 10, waited
+
+
+def test_what_kills_its_workers_before_it_starts_is_buried_by_the_next_one(
+    serve, tasks, execution_log, one_server
+) -> None:
+    """As if twenty workers had died of taking it: none of them renews its claim, and each claim lapses at once."""
+    poison = tasks.nap.submit(0.0)
+    with contextlib.closing(FakeWorker(one_server.url)) as doomed:
+        for delivery in range(1, MAX_DELIVERIES + 1):
+            assert doomed.claim_one(lease_ms=1).record.deliveries == delivery
+
+    serve("-c", "1")
+
+    with pytest.raises(TaskCrashed, match="undeliverable: handed out 21 times, never started"):
+        poison.result(timeout=20)
+    assert runs(execution_log) == []

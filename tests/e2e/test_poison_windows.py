@@ -21,6 +21,7 @@ APP = "support.apps.poisons"
 INNOCENTS = 50
 MEMORY = 400 << 20
 KINDS = ("process", "thread", "async")
+ONE_IS_QUICK = [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
 
 
 @pytest.fixture
@@ -125,8 +126,7 @@ def test_what_kills_its_worker_ends_as_crashed_after_exactly_its_starts(serve, t
     assert check(tasks, futures, execution_log, most=3) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_IS_QUICK)
 def test_what_kills_its_worker_at_once_may_start_once_more(serve, tasks, execution_log, kind) -> None:
     """Where nothing of its window was recorded before, nobody can tell its first start from one that never came."""
     futures = submit(tasks, kind, "worker", after_s=0.0)

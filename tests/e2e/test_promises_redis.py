@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -87,6 +88,9 @@ def test_a_full_server_refuses_submits_whole_and_what_it_has_renews_retries_stop
         assert {run.attempt for run in runs(execution_log) if run.id not in (retried.id, lost.id)} == {1}
         assert not worker.events("claim.lost")
         assert not worker.events("lease.uncertain")
+
+        later_worker = start("-c", "1", target=PROMISES, server_url=own.url)
+        assert later_worker.wait_event("redis.full")["limit"] == 1
 
         client.config_set("maxmemory", 0)
         assert tasks.echo.submit("room again").result(timeout=10) == "room again"
@@ -186,6 +190,33 @@ def test_a_server_that_comes_back_empty_is_told_lost_tasks_are_told_and_serving_
         assert tasks.nap.submit(0.0, "after").result(timeout=10) == "after", "its one slot is free again"
         assert ended.result() == "kept by its producer"
         assert queued.id not in starts(execution_log)
+
+
+def test_what_ends_while_its_server_comes_back_empty_has_no_outcome_there_and_its_worker_says_so(
+    start, new_server, execution_log, tmp_path
+) -> None:
+    own = new_server(durable=False)
+    gate = tmp_path / "gate"
+    with bound(own.url) as tasks, redis.Redis.from_url(own.url) as client:
+        worker = start("-c", "1", target=PROMISES, server_url=own.url, env=LEASE)
+        future = tasks.until_let_go.submit(str(gate))
+        (run,) = wait_until(lambda: runs(execution_log), description="its start")
+
+        own.kill()
+        Path(f"{gate}-{run.pid}").touch()
+        wait_until(lambda: runs(execution_log)[0].end, description="its end")
+        own.start()
+
+        worker.wait_event("outcome.refused", task=future.id)
+        worker.wait_event("redis.state_lost", queue="default")
+        with pytest.raises(ResultExpired, match="the server lost its data"):
+            future.result(timeout=10)
+        assert tasks.echo.submit("after").result(timeout=10) == "after"
+        phantoms = [key for key in client.scan_iter("*:result:*") if future.id.partition(":")[2].encode() in key]
+        assert phantoms == []
+        assert client.hget("qw:{default.default}:stats", "succeeded") == b"1", "only what came after"
+        assert starts(execution_log) == {future.id: 1}
+        assert not worker.events("task.ended", task=future.id)
 
 
 # A connection that breaks in the middle of a command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from qworker import TaskExpired, call
+from qworker import TaskExpired, call, cli
 from support.daemon import TESTS, Worker, alive, descendants
 from support.promised import PROMISES, bound, runs, starts
 from support.servers import Server
@@ -41,6 +42,40 @@ def serve(start: Start, own: Server) -> Start:
 
 def gone(pids: list[int]) -> bool:
     return not any(alive(pid) for pid in pids)
+
+
+# Who it is
+
+
+def test_two_workers_of_one_name_are_two_to_the_server_to_each_other_and_to_who_looks(
+    serve, tasks, own, execution_log, capsys
+) -> None:
+    twins = [serve("-c", "1", "--name", "twin", env=LEASE) for _ in range(2)]
+    ids = [twin.wait_event("worker.started")["worker"] for twin in twins]
+    assert [f"twin:{twin.pid}" for twin in twins] == [id_.rpartition(":")[0] for id_ in ids]
+
+    def shown() -> list[str]:
+        assert cli.run(("status", "--json", "--url", own.url)) == 0
+        return sorted(worker["id"] for worker in json.loads(capsys.readouterr().out)["workers"])
+
+    wait_until(lambda: shown() == sorted(ids), description="a line for each in `qworker status`")
+    futures = tasks.nap.submit_many([call(0.02, n) for n in range(100)])
+    assert [future.result(timeout=20) for future in futures] == list(range(100))
+    assert starts(execution_log) == {future.id: 1 for future in futures}
+
+    # One dies: what it ran is the other's at once, which keeps what it ran itself.
+    both = tasks.polite.submit_many([call(60.0)] * 2)
+    first, second = wait_until(lambda: found if len(found := runs(execution_log)[100:]) == 2 else [],
+                               description="each to run one")  # fmt: skip
+    wait_until(lambda: all(future.status().state == "running" for future in both), description="both to be recorded")
+    dying, other = twins if first.pid in twins[0].processes() else twins[::-1]
+    assert second.pid in other.processes(), "none of them runs both"
+    dying.kill()
+    other.wait_event("worker.died", worker=ids[twins.index(dying)], rescued=1)
+    assert tasks.app.future(second.id).stop(wait=5).how == "noticed"
+    again = wait_until(lambda: runs(execution_log)[102:], description="the dead one's task to run again")
+    assert [(run.id, run.pid) for run in again] == [(first.id, second.pid)]
+    assert not other.events("claim.lost")
 
 
 # The drain

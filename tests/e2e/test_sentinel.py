@@ -17,6 +17,7 @@ from support.history.client import Recorder
 from support.history.executions import now
 from support.history.judge import report
 from support.history.records import Fault
+from support.promised import PROMISES, bound, starts
 from support.replicas import Node, wait_replicated
 from support.sentinels import Watched
 from support.servers import Kind
@@ -102,7 +103,7 @@ def test_a_history_through_a_failover_is_clean(
     monkeypatch.setattr(workload, "SHARES", calm)
 
     def scene(plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) -> list[Fault]:
-        producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks))
+        producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks), fleet.log)
         producer.go_on_to(plan.tasks)
         producer.start()
         assert client.wait(lambda: client.done >= plan.tasks // 4, 30), "a quarter of the tasks have to end first"
@@ -132,26 +133,35 @@ def fall_behind(watched: Watched) -> Node:
 
 
 @pytest.mark.valkey
-def test_what_a_replica_had_not_heard_is_lost_with_the_primary_and_that_is_said(
-    watch: Callable[..., Watched], start: Callable[..., Worker]
+def test_what_a_replica_had_not_heard_is_lost_with_the_primary_and_that_is_said_and_what_it_had_goes_on_in_its_worker(
+    watch: Callable[..., Watched], start: Callable[..., Worker], execution_log: Path
 ) -> None:
     watched = watch("valkey")
-    with App(watched.url, connect_timeout=20) as app:
-        echo = app.named(ECHO)
-        kept = echo.submit("kept")
+    worker = start("-c", "3", target=PROMISES, server_url=watched.url)
+    with bound(watched.url) as tasks:
+        known = tasks.polite.submit(60)
+        later = tasks.nap.options(delay=3600).submit(0.0, "kept")
+        wait_until(lambda: known.id in starts(execution_log), description="the one that the replica hears of to run")
         replica = fall_behind(watched)
-        lost = echo.submit("lost")
-        ended = echo.options(id="again").submit("again")
+        lost_later = tasks.nap.options(delay=3600).submit(0.0, "lost")
+        lost = tasks.polite.submit(60)
+        ended = tasks.nap.options(id="again").submit(0.0, "again")
+        assert ended.result(timeout=20) == "again"
+        wait_until(lambda: lost.id in starts(execution_log), description="the other one to run")
         watched.primary.server.kill()
         replica.server.thaw()
         watched.wait_failover()
-        start("-c", "1", server_url=watched.url)
 
-        assert kept.result(timeout=20) == "kept"
-        for future in (lost, ended):
+        worker.wait_event("claim.lost", first=lost.id, timeout=20)
+        for future in (lost, lost_later):
             with pytest.raises(ResultExpired, match=r"knows nothing of it any more: .* or the server lost"):
                 future.result(timeout=20)
-        assert echo.options(id="again").submit("again").result(timeout=20) == "again"
+        assert tasks.nap.options(id="again").submit(0.0, "again").result(timeout=20) == "again"
+        assert later.status().state == "scheduled"
+        # The same process ran it before, through and after the failover, and still hears what it is told.
+        assert known.stop(wait=10).how == "noticed"
+    assert starts(execution_log) == {known.id: 1, lost.id: 1, ended.id: 2}
+    assert not worker.events("claim.lost", first=known.id)
 
 
 @pytest.mark.valkey

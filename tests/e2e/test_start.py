@@ -18,7 +18,7 @@ from support.daemon import TESTS
 def run(*args: str, url: str | None = None, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QWORKER_")} | env
-    environment["PYTHONPATH"] = str(TESTS)
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
     if url:
         environment["QWORKER_URL"] = url
     return subprocess.run(
@@ -83,6 +83,7 @@ def test_a_server_that_evicts_queued_tasks(new_server, tmp_path) -> None:
 
     refused(done, 1, "allkeys-lru", "noeviction", "--allow-eviction")
     assert allowed.returncode == 0
+    assert "queued tasks may go" in allowed.stderr
 
 
 def test_embedded_forbidden_and_no_url(tmp_path) -> None:

@@ -22,7 +22,8 @@ from support.proxy import Proxy
 from support.servers import Server
 from support.waiting import wait_until
 
-LEASE = {"QWORKER_LEASE": "2"}
+LEASE_S = 2.0
+LEASE = {"QWORKER_LEASE": str(LEASE_S)}
 
 
 @pytest.fixture
@@ -97,6 +98,62 @@ def test_bells_that_ring_for_a_worker_whose_host_is_gone_hold_up_no_task_for_lon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("delay_s", "lease_s"),
+    [(0.1, 2.7), pytest.param(1.0, 20.0, marks=pytest.mark.slow)],
+)
+def test_a_server_that_is_slow_for_three_leases_costs_no_claim_and_no_second_start(
+    start, proxy, url, execution_log, delay_s, lease_s
+) -> None:
+    """Each way takes that long, and a lease is ten answers long: an attempt may take a ninth of it."""
+    lease = {"QWORKER_LEASE": str(lease_s)}
+    with bound(url) as tasks:
+        slow = start("-c", "2", target=PROMISES, server_url=proxy.url, env=lease)
+        proxy.delay(delay_s)
+        long = tasks.nap.submit(3 * lease_s, "long")
+        wait_until(lambda: runs(execution_log), description="the long one to run")
+        # One that is near the server would put back what lapsed.
+        near = start("-c", "1", target=PROMISES, env=lease)
+        short = tasks.nap.submit_many([call(0.1, n) for n in range(30)])
+
+        assert [future.result(timeout=30) for future in short] == list(range(30))
+        assert long.result(timeout=4 * lease_s) == "long"
+
+        assert starts(execution_log) == {future.id: 1 for future in (long, *short)}
+        (child,) = (run.pid for run in runs(execution_log) if run.id == long.id)
+        assert child in slow.processes()
+        assert not slow.events("claim.lost")
+        assert not slow.events("lease.uncertain")
+        assert not near.events("tasks.rescued")
+
+
+@pytest.mark.parametrize("need", ["process", "thread"])
+def test_what_runs_in_a_worker_that_is_cut_off_goes_on_and_is_told_that_its_lease_is_in_doubt(
+    serve, proxy, url, execution_log, need
+) -> None:
+    with bound(url) as tasks:
+        worker = serve("-c", "1", "--pool", need, server_url=proxy.url)
+        future = tasks.tells_doubt.submit()
+        wait_until(lambda: runs(execution_log), description="its start")
+        proxy.hold()
+        cut = time.monotonic()
+        (run,) = wait_until(
+            lambda: [run for run in runs(execution_log) if run.doubt], description="the task to be told of it"
+        )
+        # At nine tenths of the lease, which was renewed when it was cut off, or a beat or two of 0.4 s before.
+        assert run.doubt - cut > LEASE_S * 0.9 - 1.2
+        assert run.doubt - cut < LEASE_S + 1.2
+        worker.wait_event("lease.uncertain")
+        assert runs(execution_log) == [run], "it goes on, and is asked nothing"
+        proxy.release()
+
+        assert future.result(timeout=10) == "went on"
+        assert starts(execution_log) == {future.id: 1}
+        worker.wait_event("lease.certain")
+        assert not worker.events("claim.lost")
+
+
 def test_a_server_that_reads_nothing_is_given_up_in_time_and_gets_it_whole_later(proxy: Proxy) -> None:
     """Megabytes wait for a server that takes none of them: a connection that is given up lets go of them."""
     items = [item(f"t{n}", size=900_000) for n in range(8)]

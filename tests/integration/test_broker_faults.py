@@ -170,6 +170,7 @@ def test_a_full_server_refuses_submits_whole_and_drains(new_server: MakeServer, 
         with pytest.raises(ServerFull, match="refused the call whole"):
             seed(broker, "x", given=False, size=5_000)
 
+        assert (broker.memory().is_full, broker.memory().limit) == (True, 1 << 20)
         assert [found.alive for found in broker.peek(QUEUE, ["x", "y"])] == [False, False]
         assert broker.renew(QUEUE, claims=[name("c1")], lease_ms=15_000).lost == ()
         assert stop(broker, "t0", "t10")[0].code == "requested"
@@ -179,7 +180,7 @@ def test_a_full_server_refuses_submits_whole_and_drains(new_server: MakeServer, 
         assert broker.outcomes(QUEUE, ["t0"]) == (large.value,)
         assert len(window.tasks) == 6
         assert ids(take(broker, "c2", 3)) == ["t2", "t6", "t7"]
-        assert broker.rescue_worker(QUEUE, "host:1:aaaa") == 6
+        assert broker.rescue_worker(QUEUE, "host:1:aaaa").tasks == 6
         broker.beat(worker_record())
         assert [found.id for found in broker.workers()] == ["w1"]
         assert (broker.stats(QUEUE).ready, broker.inspect(QUEUE, "t9").state) == (17, "queued")
@@ -198,6 +199,7 @@ def test_a_server_that_may_evict_tasks_is_refused(new_server: MakeServer) -> Non
             broker.check_fit()
 
         assert broker.check_fit(allow_eviction=True).eviction_policy == "allkeys-lru"
+        assert (broker.memory().deletes_tasks, broker.memory().is_full) == (True, False)
 
 
 def test_a_server_that_forbids_questions_is_taken_as_it_is(new_server: MakeServer) -> None:

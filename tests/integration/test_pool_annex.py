@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 
 import pytest
 
+from qworker import clock
 from qworker.model import PoolKind
 from qworker.pool import nursery
 from support.pools import PoolUnderTest, a_pool, make_order, value_of
@@ -71,7 +71,7 @@ def test_an_order_behind_a_busy_slot_is_taken_out_and_run() -> None:
 def test_what_was_lent_and_has_not_started_is_recalled() -> None:
     async def run() -> None:
         async with a_pool("process", 1) as pool:
-            pool.pool.allow_until(time.monotonic_ns())
+            pool.pool.allow_until(clock.now_ns())
             number = lend(pool, "echo", 7)
 
             assert pool.pool.recall() == [number]

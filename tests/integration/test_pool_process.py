@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from qworker import Progress, codec
+from qworker import Progress, clock, codec
 from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
+from support.suspend import suspend
 from support.waiting import await_until
 
 
@@ -243,6 +244,8 @@ def test_a_child_that_writes_nonsense_to_its_stream_is_ended_as_crashed():
         ("die", int(signal.SIGKILL), "signal 9"),
         ("die", int(signal.SIGSEGV), "signal 11"),
         ("exit_now", 7, "exit status 7"),
+        ("exit_now", 0, "exit status 0"),
+        ("hang_up", 0.1, "exit status 1"),
     ],
 )
 def test_a_child_that_dies_blames_its_task_and_nobody_behind_it(name, argument, detail):
@@ -358,9 +361,28 @@ def test_a_value_that_arrives_after_the_ask_is_still_the_tasks_value():
 def test_a_deadline_asks_what_runs_whatever_its_timeout_is():
     async def check():
         async with a_pool("process", 1) as pool:
-            ending = await pool.run("polite", 30, timeout_s=60, deadline_s=0.2, handed=time.monotonic())
+            ending = await pool.run("polite", 30, timeout_s=60, deadline_s=0.2, handed=clock.now())
 
             assert (ending.kind, ending.asked) == ("interrupted", "deadline")
+
+    asyncio.run(check())
+
+
+def test_a_deadline_comes_while_the_host_sleeps_too_and_a_timeout_does_not(monkeypatch):
+    async def check():
+        async with a_pool("process", 2) as pool:
+            limited = pool.put("polite", 30, deadline_s=600.0, handed=clock.now())
+            other = pool.put("polite", 1, timeout_s=600)
+            await pool.running(limited)
+            await pool.running(other)
+            waits = pool.put("nap", 0, deadline_s=600.0, handed=clock.now())
+
+            suspend(monkeypatch)
+            pool.pool.look_again()
+
+            assert (await pool.ending(limited)).asked == "deadline"
+            assert (await pool.ending(waits)).detail == "its deadline passed in line"
+            assert value_of(await pool.ending(other)) == "done"
 
     asyncio.run(check())
 
@@ -369,7 +391,7 @@ def test_a_deadline_asks_what_runs_whatever_its_timeout_is():
 def test_an_order_whose_deadline_passed_on_its_way_to_the_child_does_not_start(kind, tmp_path):
     async def check():
         async with a_pool(kind, 1) as pool:
-            number = pool.put("nap", 0, str(tmp_path / "started"), deadline_s=1.0, handed=time.monotonic() - 1.0)
+            number = pool.put("nap", 0, str(tmp_path / "started"), deadline_s=1.0, handed=clock.now() - 1.0)
 
             ending = await pool.ending(number)
 
@@ -385,7 +407,7 @@ def test_an_order_whose_deadline_passes_in_line_comes_back_at_once():
         async with a_pool("process", 1) as pool:
             ahead = pool.put("nap", 0.4)
             await pool.running(ahead)
-            late = pool.put("nap", 0, deadline_s=0.1, handed=time.monotonic())
+            late = pool.put("nap", 0, deadline_s=0.1, handed=clock.now())
             behind = pool.put("nap", 0)
 
             ending = await pool.ending(late)
@@ -400,14 +422,28 @@ def test_an_order_whose_deadline_passes_in_line_comes_back_at_once():
 def test_nothing_starts_after_the_instant_that_the_page_holds():
     async def check():
         async with a_pool("process", 1, prompt=True) as pool:
-            pool.pool.allow_until(time.monotonic_ns() - 1)
+            pool.pool.allow_until(clock.now_ns() - 1)
             number = pool.put("noop")
 
             ending = await pool.ending(number)
 
             assert (ending.kind, ending.detail) == ("unstarted", "stalled")
-            pool.pool.allow_until(time.monotonic_ns() + 60 * 10**9)
+            pool.pool.allow_until(clock.now_ns() + 60 * 10**9)
             assert (await pool.run("noop")).kind == "returned"
+
+    asyncio.run(check())
+
+
+def test_after_a_suspend_of_the_host_nothing_goes_to_a_child_before_the_lease_is_known_to_hold(monkeypatch):
+    async def check():
+        async with a_pool("process", 1, prompt=True) as pool:
+            pool.pool.allow_until(clock.now_ns() + 60 * 10**9)
+            suspend(monkeypatch)  # this process alone sees it: the child would start what it was given
+            number = pool.put("noop")
+
+            ending = await pool.ending(number)
+
+            assert (ending.kind, ending.detail) == ("unstarted", "stalled")
 
     asyncio.run(check())
 

@@ -235,6 +235,7 @@ def test_a_suspect_that_is_asked_before_it_starts_leaves_no_child_behind():
 
             pool.pool.ask(number, "stop")
 
+            await await_until(lambda: number in pool.heard.ended, description="its end to be told")
             assert pool.heard.ended[number].kind == "unstarted"
             await await_until(lambda: len(pool.pool.nursery.kids) == 1, description="only the thread child is left")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from typing import Any
 
 import pytest
 
+from qworker import clock
 from qworker.pool import patrol
 from support.pools import PoolUnderTest, a_pool, make_order, value_of
 
@@ -22,7 +22,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def ended(pool: PoolUnderTest, name: str, *args: Any) -> Any:
     order = make_order(f"vandals.{name}", *args, timeout_s=5.0, grace_s=0.1)
-    pool.pool.allow_until(time.monotonic_ns() + 60 * 10**9)  # as renewals do, whatever stands there now
+    pool.pool.allow_until(clock.now_ns() + 60 * 10**9)  # as renewals do, whatever stands there now
     pool.pool.put([order])
     return await pool.ending(order.number)
 

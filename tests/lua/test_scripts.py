@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from typing import Any
 
 import pytest
+import redis
 
 from qworker.broker import keys, scripts
 from qworker.broker.keys import Keyspace
 from qworker.lifecycle import ARROWS, CODES, KEPT_FOR_RETRY, OUTCOMES, TRANSITIONS
 from qworker.model import POOL_NEEDS, Line
+from support.servers import Server
 
 FOLDER = resources.files("qworker.broker").joinpath("lua")
 NAMES = scripts.names()
@@ -165,3 +168,22 @@ def test_names_of_keys_and_arguments_are_places_in_the_text_that_is_sent(name: s
     text = re.sub(r"--.*", "", scripts.load(name).text.decode())
 
     assert not re.search(r"\b([KA]\.\w+|LINES|BELLS|RESULTS|REST)\b", text)
+
+
+@pytest.mark.valkey
+def test_no_script_uses_a_command_that_redis_6_2_lacks(valkey_server: Server) -> None:
+    """As the server itself tells since when it has them."""
+    text = "".join([LIBRARY, GROUP_LIBRARY, *map(source, NAMES)])
+    used = set(re.findall(r"(?:call|many)\('([A-Z]+)'", text))
+    assert {"ZPOPMIN", "PUBSUB"} <= used
+    with redis.Redis.from_url(valkey_server.url, protocol=2, decode_responses=True) as client:
+        docs = client.execute_command("COMMAND DOCS", *sorted(used))
+
+    since = {name: _pairs(about)["since"] for name, about in _pairs(docs).items()}
+
+    assert len(since) == len(used)
+    assert {name: at for name, at in since.items() if tuple(map(int, at.split("."))) >= (6, 3)} == {}
+
+
+def _pairs(reply: Any) -> dict[str, Any]:
+    return reply if isinstance(reply, dict) else dict(zip(reply[0::2], reply[1::2], strict=True))

@@ -202,6 +202,22 @@ def test_a_trickle_brings_everything_in_pieces(proxy: Proxy, connect: Callable[[
     assert ask(link) == PONG
 
 
+def test_what_a_trickle_has_begun_goes_at_once_when_it_is_over(
+    proxy: Proxy, connect: Callable[[], socket.socket]
+) -> None:
+    proxy.trickle(1, "answers", every_s=0.05)
+    link = connect()
+    link.sendall(b"ECHO " + b"x" * 10_000 + b"\r\n")  # by crumbs it takes eight minutes
+    assert link.recv(1) == b"$"
+
+    proxy.smooth()
+
+    got = b""
+    while not got.endswith(b"x\r\n"):
+        got += link.recv(1 << 16)
+    assert len(got) > 10_000
+
+
 def test_links_are_reset_and_refused_and_taken_again(proxy: Proxy, connect: Callable[[], socket.socket]) -> None:
     link = connect()
     assert ask(link) == PONG

@@ -59,7 +59,6 @@ def run_machine(machine: type[RuleBasedStateMachine], runs: int) -> None:
             phases=[phase for phase in settings().phases if phase is not Phase.explain],  # that takes minutes
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
-            database=None,
         ),
     )
 

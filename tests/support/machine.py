@@ -1,7 +1,8 @@
 """What some faults need of this machine: root, a tmpfs, a compiler; a test that cannot have it is skipped and says why.
 
 with tmpfs(path, "8m"): …                a small disk, to be filled
-clock = WrongClock(path)         processes with clock.environ have a clock that clock.set(3600) steps
+clock = WrongClock(path)         processes with clock.environ have a clock that clock.set(3600) steps; and for them
+                                 clock.suspend(3600) is what an hour of their host's sleep is
 """
 
 from __future__ import annotations
@@ -55,6 +56,17 @@ def fill(directory: Path) -> Path:
     return ballast
 
 
+def compiled(directory: Path, name: str, source: str) -> Path:
+    """Make a library of this C source, to be put before a program's own with LD_PRELOAD."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip(f"no C compiler, which {name}.so is made with (the system package gcc)")
+    file, library = directory / f"{name}.c", directory / f"{name}.so"
+    file.write_text(source)
+    run(compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(file))
+    return library
+
+
 # libfaketime is not for this: it makes Python's sleeps fail, and a server with jemalloc hang at its start.
 _SHIM = r"""
 #define _GNU_SOURCE
@@ -67,12 +79,12 @@ _SHIM = r"""
 #include <time.h>
 #include <unistd.h>
 
-static const volatile long long none, *offset_s = &none;
+static const volatile long long none[2], *offset_s = none; // of the wall clock, of the boot clock
 
 __attribute__((constructor)) static void find(void) {
   const char *path = getenv("WRONG_CLOCK");
   int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-  void *found = fd < 0 ? MAP_FAILED : mmap(0, sizeof *offset_s, PROT_READ, MAP_SHARED, fd, 0);
+  void *found = fd < 0 ? MAP_FAILED : mmap(0, sizeof none, PROT_READ, MAP_SHARED, fd, 0);
   if (found != MAP_FAILED) offset_s = found;
   if (fd >= 0) close(fd);
 }
@@ -80,6 +92,7 @@ __attribute__((constructor)) static void find(void) {
 int clock_gettime(clockid_t clock, struct timespec *at) {
   int failed = syscall(SYS_clock_gettime, clock, at);
   if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec += *offset_s;
+  if (!failed && clock == CLOCK_BOOTTIME) at->tv_sec += offset_s[1];
   return failed;
 }
 
@@ -99,23 +112,25 @@ time_t time(time_t *at) {
 
 
 class WrongClock:
-    """A wall clock that is wrong by so many seconds, for all processes that are started with `environ`."""
+    """Clocks that are wrong by so many seconds, for all processes that are started with `environ`."""
 
     def __init__(self, directory: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            pytest.skip("no C compiler, which a wrong clock is made with (the system package gcc)")
-        source, library, file = directory / "clock.c", directory / "clock.so", directory / "clock.offset"
-        source.write_text(_SHIM)
-        run(compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source))
-        file.write_bytes(bytes(8))
+        library, file = compiled(directory, "clock", _SHIM), directory / "clock.offset"
+        file.write_bytes(bytes(16))
         with file.open("r+b") as open_file:
-            self._offset = mmap.mmap(open_file.fileno(), 8)
+            self._offsets = mmap.mmap(open_file.fileno(), 16)
         self.environ = {"LD_PRELOAD": str(library), "WRONG_CLOCK": str(file)}
 
     def set(self, seconds: int) -> None:
-        """Step to so much beside the true time, at once."""
-        self._offset[:] = seconds.to_bytes(8, sys.byteorder, signed=True)
+        """Step the wall clock to so much beside the true time, at once."""
+        self._offsets[:8] = seconds.to_bytes(8, sys.byteorder, signed=True)
+
+    def suspend(self, seconds: int) -> None:
+        """Have the host slept for so long, with its wall clock set right since; freeze the processes meanwhile.
+
+        Monotonic clocks stand still in a sleep, and go on here: keep it short.
+        """
+        self._offsets[:] = 2 * seconds.to_bytes(8, sys.byteorder, signed=True)
 
 
 class Namespace:

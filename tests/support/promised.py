@@ -47,6 +47,8 @@ class Run:
     start: float
     end: float | None = None
     asked: float | None = None
+    doubt: float | None = None
+    certain: float | None = None
 
 
 def runs(log: Path) -> list[Run]:

@@ -323,12 +323,16 @@ class Proxy:
         return True
 
     async def _send(self, way: Way, data: bytes, sink: socket.socket) -> None:
-        before_s, size, after_s = self._slow.get(way, (0.0, len(data), 0.0))
+        smooth = (0.0, len(data), 0.0)
+        before_s, *_ = self._slow.get(way, smooth)
         if before_s:
             await asyncio.sleep(before_s)
-        for at in range(0, len(data), size):
+        at = 0
+        while at < len(data):
+            _, size, after_s = self._slow.get(way, smooth)  # anew: when that is over, the rest goes at once
             await self._loop.sock_sendall(sink, data[at : at + size])
             self.bytes[way] += len(data[at : at + size])
+            at += size
             if after_s:
                 await asyncio.sleep(after_s)
 

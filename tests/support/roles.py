@@ -16,10 +16,23 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any
 
-from qworker import codec
-from qworker.broker.values import SettleReply
+from qworker import clock, codec
+from qworker.broker.values import ServerMemory, SettleReply
 from qworker.config import Settings
-from qworker.model import Claimed, Ending, Header, Line, Order, PoolNeed, Progress, Record, Renewal, Settle, Window
+from qworker.model import (
+    Claimed,
+    Ending,
+    Header,
+    Line,
+    Order,
+    PoolNeed,
+    Progress,
+    Record,
+    Renewal,
+    Rescued,
+    Settle,
+    Window,
+)
 from qworker.pool.facts import RunningTask
 from qworker.worker.collect import Collector
 from qworker.worker.dispatch import Dispatcher
@@ -128,7 +141,10 @@ class FakeBroker:
         return tuple(record for record in await self._answer("workers", (), but=but) if record.id not in but)
 
     async def rescue_worker(self, queue: str, worker: str) -> Any:
-        return await self._answer("rescue_worker", 0, queue=queue, worker=worker)
+        return await self._answer("rescue_worker", Rescued(0), queue=queue, worker=worker)
+
+    async def memory(self) -> Any:
+        return await self._answer("memory", ServerMemory(1, 0, "noeviction"))
 
     async def retire(self, worker: str) -> None:
         await self._answer("retire", None, worker=worker)
@@ -160,6 +176,7 @@ class FakePool:
         self.asked: list[tuple[int, str, float | None]] = []
         self.forgotten: list[int] = []
         self.allowed_ns = 0
+        self.looked_again = 0
         self.closed_with: float | None = None
         self.left: list[Any] = []
         self.pages_read = 0
@@ -216,8 +233,11 @@ class FakePool:
                 kind = "killed" if number in self.started else "unstarted"
                 self.end(number, kind, asked="fenced")
 
-    def allow_until(self, monotonic_ns: int) -> None:
-        self.allowed_ns = monotonic_ns
+    def allow_until(self, start_until_ns: int) -> None:
+        self.allowed_ns = start_until_ns
+
+    def look_again(self) -> None:
+        self.looked_again += 1
 
     def running(self) -> list[RunningTask]:
         self.pages_read += 1
@@ -301,8 +321,7 @@ class World:
     def accept(self, *tasks: Claimed, claim: str = "c1", **fields: Any) -> None:
         """Take a window in, as if its claim had been answered now."""
         brought = window(claim, *tasks, **fields)
-        sent = asyncio.get_running_loop().time()
-        self.dispatcher.accept(brought, sent, alone=brought.alone)
+        self.dispatcher.accept(brought, clock.now(), alone=brought.alone)
 
     def held(self, local: str, queue: str = "default") -> Any:
         return self.state.ledger.by_id[f"{queue}:{local}"]

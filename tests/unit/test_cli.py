@@ -13,7 +13,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from qworker import cli, health
+from qworker import cli, clock, health
 from qworker.broker import embedded
 from qworker.cli import VERBS, Verb
 from qworker.cli.client import _receipt_text, _refuse_late
@@ -357,8 +357,8 @@ def test_check_tells_live_from_ready(place, capsys):
 
 def test_check_says_how_long_a_worker_has_been_silent(place, capsys, monkeypatch):
     health.Beacon("box:1:ab").succeeded()
-    now = health._now()
-    monkeypatch.setattr(health, "_now", lambda: now + 100)
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 100)
 
     assert cli.run(["check", "--live"]) == 3
     assert capsys.readouterr().out == "box:1:ab  not live: its loop last turned 1 min 40 s ago (10 s allowed)\n"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qworker import codec
+from qworker import clock, codec
 from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import How, State
 from qworker.model import End, Outcome, Park, Record, Release, StopOrder
@@ -258,6 +258,22 @@ def test_a_window_that_arrives_after_the_drain_began_goes_back_unrun_in_its_orde
     asyncio.run(scenario())
 
 
+def test_what_may_start_once_and_did_is_buried_by_a_drain_too() -> None:
+    """Given back it would be without its mark, and start a second time."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.run(w.settler.run())
+            w.state.phase = Phase.DRAINING
+
+            w.accept(task("a", delivery="at_most_once", record=Record(once=True, attempt=2, losses=1, deliveries=1)))
+
+            (end,) = await w.settles(1)
+            assert (outcome_of(end).state, outcome_of(end).how) == (State.CRASHED, How.HOST_DIED)
+
+    asyncio.run(scenario())
+
+
 def test_a_task_that_comes_back_under_a_new_claim_is_killed_under_the_old_one_first() -> None:
     """The worker's own claim put back what its lapsed lease held: the same id would run twice here."""
 
@@ -283,7 +299,7 @@ def test_a_task_that_comes_back_under_a_new_claim_is_killed_under_the_old_one_fi
 def test_with_older_claims_past_their_lease_a_new_window_waits_for_a_renewal() -> None:
     async def scenario() -> None:
         async with roles() as w:
-            now = asyncio.get_running_loop().time()
+            now = clock.now()
             w.accept(task("a"), claim="old")
             w.state.lease.until = now - 1  # an outage, while a claim was under way
 

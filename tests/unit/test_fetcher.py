@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -114,6 +115,18 @@ def test_an_idle_worker_claims_again_when_the_bell_rings() -> None:
             await w.broker.called("claim", 2)
             await turn()
             assert len(w.broker.calls["claim"]) == 2, "one ring, one claim"
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_worker_of_a_short_lease_asks_often_enough_to_notice_an_outage() -> None:
+    async def scenario() -> None:
+        async with roles(settings={"lease_s": 1.0}) as w:
+            w.run(w.fetcher.run())
+            await w.broker.called("claim")
+            began = time.monotonic()
+            await w.broker.called("claim", 3)
+            assert time.monotonic() - began < 0.9, "two looks, each after a fifth of the lease; a second each otherwise"
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from qworker import clock as boot
 from qworker import health
 from qworker.health import Aside, Beacon
 from support.waiting import wait_until
@@ -20,7 +21,7 @@ from support.waiting import wait_until
 def clock(monkeypatch):
     """The boot clock, set by the test."""
     now = [1000.0]
-    monkeypatch.setattr(health, "_now", lambda: now[0])
+    monkeypatch.setattr(boot, "now", lambda: now[0])
     return now
 
 

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from qworker import codec
+from qworker import clock, codec
 from qworker.broker.values import Note
 from qworker.errors import BrokerUnavailable, ServerFull
 from qworker.model import Progress, Release, StopOrder, Told
 from qworker.worker.notes import WATCHED_S
-from support.roles import renewal, roles, task
+from support.roles import renewal, roles, task, window
 
 
 def test_all_claims_of_a_queue_are_renewed_in_one_call() -> None:
@@ -57,7 +57,7 @@ def test_what_one_server_of_a_cluster_answers_says_nothing_of_another(apart: boo
                 w.state.server_of = {"one": "a", "two": "b"}.get
             w.accept(task("a"), claim="c1", queue="one")
             w.accept(task("b"), claim="c2", queue="two")
-            long_ago = asyncio.get_running_loop().time() - w.state.lease.lease_s
+            long_ago = clock.now() - w.state.lease.lease_s
             w.state.witness("one").asked(long_ago)  # and was not answered
 
             await w.keeper.renew()
@@ -80,7 +80,7 @@ def test_a_server_that_is_not_known_yet_is_followed_by_nobody() -> None:
             await w.keeper.renew()
 
             assert w.state.witnesses == {}
-            assert w.state.witness("one").is_newcomer(asyncio.get_running_loop().time())
+            assert w.state.witness("one").is_newcomer(clock.now())
 
     asyncio.run(scenario())
 
@@ -142,6 +142,27 @@ def test_a_claim_that_was_settled_while_its_renewal_was_under_way_is_not_lost() 
     asyncio.run(scenario())
 
 
+def test_a_window_that_comes_late_while_others_are_renewed_starts_nothing() -> None:
+    """It was left standing, filled and taken away again while this worker heard nothing."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(task("a"))
+            answer = w.broker.later("renew")
+            renewing = asyncio.ensure_future(w.keeper.renew())
+            await w.broker.called("renew")
+            w.dispatcher.accept(window("c2", task("b")), clock.now() - 3600, alone=False)
+
+            answer.set_result(renewal())
+            await renewing
+            assert w.state.lease.uncertain(clock.now())
+
+            await w.keeper.renew()
+            assert not w.state.lease.uncertain(clock.now())
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("error", [BrokerUnavailable("gone"), ServerFull("full")])
 def test_an_unanswered_renewal_is_said_once_when_the_lease_becomes_uncertain(error) -> None:
     async def scenario() -> None:
@@ -158,6 +179,23 @@ def test_an_unanswered_renewal_is_said_once_when_the_lease_becomes_uncertain(err
 
             await w.keeper.renew()
             assert len(w.told("lease.certain")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_after_an_unanswered_renewal_the_next_one_follows_at_once() -> None:
+    """It took long to be given up, and a worker that is answered before this one may rescue."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.keeper._every_s = 3600.0
+            w.accept(task("a"))
+            w.broker.script("renew", BrokerUnavailable("gone"))
+            w.state.mark_soon.set()
+            w.run(w.keeper.run())
+
+            await w.broker.called("renew", 2)
+            assert w.answers[0] is False
 
     asyncio.run(scenario())
 

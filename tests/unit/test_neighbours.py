@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qworker.errors import BrokerUnavailable
+from qworker.model import Rescued
 from qworker.views import WorkerRecord
 from qworker.worker import neighbours as neighbours_module
 from qworker.worker.neighbours import Neighbours, boot_id, pid_ns, start_time
@@ -55,14 +56,18 @@ def test_a_neighbour_that_dies_is_rescued_at_once_in_all_its_queues(neighbour) -
         async with roles() as w:
             found = await look(w, record(neighbour.pid))
             assert not w.broker.calls["rescue_worker"]
-            w.broker.script("rescue_worker", 3, 2)
+            first = Rescued(3, (("c1", "a"), ("c1", "b"), ("c2", "c")))
+            w.broker.script("rescue_worker", first, Rescued(2, (("c3", "a"),)))
 
             neighbour.kill()
 
             await w.broker.called("retire")
             assert [call["queue"] for call in w.broker.calls["rescue_worker"]] == ["default", "slow"]
             await asyncio.sleep(0)
-            assert w.told("worker.died")[0]["rescued"] == 5
+            told = w.told("worker.died")[0]
+            assert told["rescued"] == 5
+            assert told["claims"] == "c1,c2,c3"
+            assert told["tasks"] == "default:a,default:b,default:c,slow:a and 1 more"
             found.close()
 
     asyncio.run(scenario())

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from qworker import clock
 from qworker.pool.page import FOREVER, Page, SlotCells
 
 
@@ -123,7 +124,7 @@ def test_the_lease_is_uncertain_once_the_instant_to_start_has_passed(page):
     cells = SlotCells(page, 0, 7, bytes)
     assert not cells.lease_uncertain()
 
-    page.start_until_ns = time.monotonic_ns() - 1
+    page.start_until_ns = clock.now_ns() - 1
 
     assert cells.lease_uncertain()
 

@@ -77,6 +77,22 @@ def test_who_stood_still_itself_knows_as_little_as_who_has_just_come() -> None:
     assert not witness.is_newcomer(106.7)
 
 
+@pytest.mark.parametrize("lease_s", [1.0, 2.0, 12.0])
+def test_who_heard_nothing_for_half_a_lease_knows_nothing_of_an_outage_in_it(lease_s: float) -> None:
+    """A second and a half, whatever the lease, would be longer than the shortest one."""
+    witness = Witness(lease_s)
+    for at in (100.0, 100.0 + 0.4 * lease_s, 100.0 + 0.8 * lease_s, 102.0 + 0.8 * lease_s):
+        witness.answered("q", sent=at, now=at, server_ms=int(at * 1000), told=False)
+    assert witness.is_newcomer(at) == (lease_s < 4), "two seconds of silence"
+
+    witness = Witness(lease_s)
+    for n in range(10):
+        at = 100.0 + 0.2 * lease_s * n  # as often as an idle worker of such a lease asks, at least
+        witness.answered("q", sent=at, now=at, server_ms=int(at * 1000), told=False)
+    assert not witness.is_newcomer(at + 0.49 * lease_s)
+    assert witness.is_newcomer(at + 0.51 * lease_s)
+
+
 def test_a_late_reply_lets_the_next_call_carry_the_witness_once() -> None:
     witness = Witness(10)
     witness.asked(100.0)
@@ -87,6 +103,20 @@ def test_a_late_reply_lets_the_next_call_carry_the_witness_once() -> None:
     witness.asked(106.1)
     witness.answered("q", sent=106.1, now=106.2, server_ms=102, told=True)
     assert not witness.stalled("q", 106.3)
+
+
+def test_an_outage_that_ends_while_a_call_tries_again_is_told_by_the_next_one() -> None:
+    """Neither the call that was given up nor the one that was answered was under way for half a lease."""
+    witness = Witness(10)
+    witness.answered("q", sent=90.0, now=90.0, server_ms=90_000, told=False)
+    witness.asked(91.0)
+    witness.unanswered()
+    assert not witness.stalled("q", 94.5)
+
+    witness.asked(94.5)
+    witness.answered("q", sent=94.5, now=95.5, server_ms=95_500, told=False)
+
+    assert witness.stalled("q", 95.6)
 
 
 def test_silence_alone_is_no_witness() -> None:

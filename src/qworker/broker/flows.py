@@ -17,14 +17,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..errors import BrokerError, ServerFull, ServerUnfit
 from ..ids import check_queue
 from ..lifecycle import State
-from ..model import Line, Record, Window
+from ..model import Line, Record, Rescued, Window
 from ..views import Inspection, QueueStats, WorkerRecord
 from . import producer_calls, worker_calls
 from .calls import Call, Owner, command
 from .keys import LINE_CODES, SCHEMA
 from .records import read_record
 from .scripts import load
-from .values import ServerFacts
+from .values import ServerFacts, ServerMemory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +32,7 @@ Flow = Generator[Call[Any], Any, T]
 
 _COUNTED = 1_000  # how far into a line the position of a task is looked for
 _FORGET_MS = 600_000  # a worker that was silent for so long is dropped from the list
+_TOLD = tuple(entry.name for entry in dataclasses.fields(WorkerRecord))
 
 
 def ensure_open(owner: Owner, queue: str, *, full_ok: bool = False) -> Flow[None]:
@@ -117,14 +118,14 @@ def _is_queue(name: bytes) -> bool:
     return True
 
 
-def rescue_worker(owner: Owner, queue: str, worker: str) -> Flow[int]:
-    """Put back at once what the claims of a worker hold that is known to be dead. Returns how many tasks."""
-    total = 0
-    more = True
+def rescue_worker(owner: Owner, queue: str, worker: str) -> Flow[Rescued]:
+    """Put back at once what the claims of a worker hold that is known to be dead. Returns what that is."""
+    total, more = 0, True
+    names: tuple[tuple[str, str], ...] = ()
     while more:
-        count, more = yield worker_calls.rescue_some(owner, queue, worker)
-        total += count
-    return total
+        some, more = yield worker_calls.rescue_some(owner, queue, worker)
+        total, names = total + some.tasks, names or some.names
+    return Rescued(total, names)
 
 
 def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
@@ -201,7 +202,7 @@ def beat(owner: Owner, record: WorkerRecord, *, ttl_ms: int = 30_000, listed: bo
         args = enlist.arguments(now_ms=owner.now_ms, member=record.id, forget_ms=_FORGET_MS)
         now_ms = yield Call(verb, enlist, (owner.keyspace.workers,), args, int)
         record = dataclasses.replace(record, beat_ms=now_ms)
-    text = json.dumps(dataclasses.asdict(record), default=str)
+    text = json.dumps({name: getattr(record, name) for name in _TOLD}, default=str)
     told = script.arguments(record=text, ttl_ms=ttl_ms, hello=owner.keyspace.hello)
     first = yield Call(verb, script, (owner.keyspace.worker(record.id),), told, int)
     if first and listed:
@@ -237,9 +238,8 @@ def _read_worker(text: bytes | None) -> WorkerRecord | None:
     """Read a worker's record; None when there is none, or a newer worker writes what we cannot read."""
     if text is None:
         return None
-    known = {entry.name for entry in dataclasses.fields(WorkerRecord)}
     try:
-        values = {name: value for name, value in json.loads(text).items() if name in known}
+        values = {name: value for name, value in json.loads(text).items() if name in _TOLD}
         for name in ("queues", "running", "survivors"):
             values[name] = tuple(values.get(name, ()))
         record = WorkerRecord(**values)
@@ -276,10 +276,10 @@ def server_facts(_: Owner) -> Flow[ServerFacts]:
             withheld.append(" ".join(parts[:2]))
             return {}
 
-    info = yield from ask("its facts", "INFO", parse=_read_info)
+    info = yield from ask("its facts", "INFO", parse=read_info)
     config: dict[str, str] = {}
     for setting in ("maxmemory-policy", "appendonly", "save"):
-        config |= yield from ask(setting, "CONFIG", "GET", setting, parse=_read_pairs)
+        config |= yield from ask(setting, "CONFIG", "GET", setting, parse=read_pairs)
     is_valkey = "valkey_version" in info
     return ServerFacts(
         software="valkey" if is_valkey else "redis",
@@ -297,6 +297,14 @@ def server_facts(_: Owner) -> Flow[ServerFacts]:
     )
 
 
+def memory(_: Owner) -> Flow[ServerMemory]:
+    """How full the server is: of a cluster, one of them."""
+    info = yield command("ask for its memory", "INFO", "memory", parse=read_info)
+    # What it holds back for replicas and its file does not count against the limit.
+    used = (_int(info.get("used_memory")) or 0) - (_int(info.get("mem_not_counted_for_evict")) or 0)
+    return ServerMemory(used, _int(info.get("maxmemory")) or 0, info.get("maxmemory_policy", ""))
+
+
 def _int(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
@@ -305,12 +313,12 @@ def _flag(text: str | None) -> bool | None:
     return None if text is None else text == "1"
 
 
-def _read_info(reply: Any) -> dict[str, str]:
+def read_info(reply: Any) -> dict[str, str]:
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
-def _read_pairs(reply: Any) -> dict[str, str]:
+def read_pairs(reply: Any) -> dict[str, str]:
     if isinstance(reply, dict):  # a client on RESP3
         reply = [part for pair in reply.items() for part in pair]
     parts = [part.decode("utf-8", "replace") for part in reply]

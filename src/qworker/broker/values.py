@@ -137,3 +137,21 @@ class ServerFacts:
     cluster: bool | None = None
     role: str | None = None  # master or replica
     withheld: tuple[str, ...] = ()  # the commands that the server refused to answer
+
+
+class ServerMemory(NamedTuple):
+    """How full a server is, in bytes as it counts them; and what it does then."""
+
+    used: int
+    limit: int  # 0: none
+    policy: str
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it refuses what needs memory."""
+        return 0 < self.limit < self.used
+
+    @property
+    def deletes_tasks(self) -> bool:
+        """Whether it may delete queued tasks when it is full."""
+        return self.policy.startswith("allkeys-")

@@ -65,6 +65,7 @@ class Verbs:
     beat = _verb(flows.beat)
     retire = _verb(flows.retire)
     check_fit = _verb(flows.check_fit)
+    memory = _verb(flows.memory)
     # What both do with task groups.
     open_group = _verb(group_calls.open_group)
     join_group = _verb(group_calls.join_group)

@@ -20,6 +20,7 @@ from ..model import (
     Record,
     Release,
     Renewal,
+    Rescued,
     Settle,
     Settled,
     Window,
@@ -163,13 +164,14 @@ def claim_ids(
 
 
 def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
-    now_ms, epoch, due_ms, suspects, rescued, fence, alone, left, *rest = reply
+    now_ms, epoch, due_ms, suspects, back, fence, alone, left, *rest = reply
     owner.saw(queue, epoch.decode())
     cursors: dict[bytes, bytes] = {}
     if left:
         tail = len(rest) - 2 * left
         cursors = dict(zip(rest[tail::2], rest[tail + 1 :: 2], strict=True))
         del rest[tail:]
+    rescued = read_rescued(back)
     records: dict[bytes, Record] = {}  # most tasks of a window have the very same record
     tasks: list[Claimed] = []
     for local, blob, text in zip(rest[0::3], rest[1::3], rest[2::3], strict=True):
@@ -185,10 +187,19 @@ def _window(owner: Owner, queue: str, claim: str, reply: Any) -> Window:
         epoch=epoch.decode(),
         next_due_ms=int(due_ms) or None,
         suspects=int(suspects),
-        rescued=int(rescued),
+        rescued=rescued.tasks,
+        rescued_names=rescued.names,
         tasks=tuple(tasks),
         alone=bool(int(alone)),
     )
+
+
+def read_rescued(reply: Any) -> Rescued:
+    """Read what a script says of what it has put back."""
+    if isinstance(reply, int):
+        return Rescued(reply)
+    count, *names = reply.decode().split()
+    return Rescued(int(count), tuple(zip(names[0::2], names[1::2], strict=True)))
 
 
 def _record(text: bytes, claim: str) -> Record:
@@ -352,13 +363,13 @@ def ring(owner: Owner, queue: str, pool: PoolNeed) -> Call[None]:
     return command(f"ring for queue {queue!r}", "LPUSH", bell, "1", parse=lambda _: None)
 
 
-def rescue_some(owner: Owner, queue: str, worker: str) -> Call[tuple[int, bool]]:
-    """Put back what a dead worker's claims hold, a bounded part of it. Returns how many tasks, and if there is more."""
+def rescue_some(owner: Owner, queue: str, worker: str) -> Call[tuple[Rescued, bool]]:
+    """Put back what a dead worker's claims hold, a bounded part of it. Returns what that is, and if there is more."""
     script, keys, args = script_call(owner, queue, "rescue", worker=worker)
     return Call(
         f"rescue what worker {worker} held of queue {queue!r}",
         script,
         keys,
         args,
-        lambda reply: (int(reply[0]), bool(reply[1])),
+        lambda reply: (read_rescued(reply[0]), bool(reply[1])),
     )

@@ -67,6 +67,7 @@ _GROUP: Final = re.compile(r"g-[A-Za-z0-9_.=@+-]{1,62}")
 # A body and a value may have 1 MiB each; names, ids and error texts come on top.
 _LARGEST: Final = 4 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
+_BUFFER: Final = 64 * 1024  # to begin with; a MiB each, if it is not said, makes holes as children come and go
 PIPE: Final = 64 * 1024  # what a pipe holds
 ENLARGED: Final = 256 * 1024  # and that of a child that says more at once
 
@@ -115,8 +116,9 @@ class Frames:
     def __init__(self) -> None:
         # Twice the largest, because the buffer may hold one whole frame and the beginning of the next.
         self._unpacker = msgpack.Unpacker(
-            max_buffer_size=2 * _LARGEST + _CHUNK, max_bin_len=_LARGEST, max_str_len=_LARGEST, strict_map_key=False
-        )
+            max_buffer_size=2 * _LARGEST + _CHUNK, max_bin_len=_LARGEST, max_str_len=_LARGEST, strict_map_key=False,
+            read_size=_BUFFER,
+        )  # fmt: skip
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
         """Yield the frames that `data` completes.

@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import select
 import socket
-import time
 from collections import deque
 from typing import Any
 
+from .. import clock
 from . import frames, tokens
 from .outbox import Outbox
 from .page import START_UNTIL, Page
@@ -37,7 +37,7 @@ class Inbox:
 
     def take(self) -> list[Any] | None:
         """Take the next order, if there is one and this child may start it."""
-        cells, clock_ns = self._page.cells, time.monotonic_ns
+        cells, clock_ns = self._page.cells, clock.now_ns
         if clock_ns() >= cells[START_UNTIL]:
             return None
         number = tokens.take(self.token_fd)
@@ -54,7 +54,7 @@ class Inbox:
 
     def may_start(self) -> bool:
         """Has the instant after which nothing may start not come yet?"""
-        return time.monotonic_ns() < self._page.start_until_ns
+        return clock.now_ns() < self._page.start_until_ns
 
     def read(self, *, wait: bool = True) -> None:
         """Read what the stream has; ends this process when the worker has closed it. `wait`: until it has something."""

@@ -13,12 +13,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Any, Final
 
+from .. import clock
 from ..model import Order, Reason
 from . import frames, tokens
 from .dumps import Dump
@@ -65,9 +67,11 @@ class Entry:
 
     @property
     def deadline(self) -> float:
-        """The instant after which nothing starts it; NEVER: there is none."""
+        """The instant (monotonic) after which nothing starts it, if its host stays awake; NEVER: there is none."""
         order = self.order
-        return NEVER if order.deadline_s is None else order.handed + order.deadline_s
+        if order.deadline_s is None:
+            return NEVER
+        return time.monotonic() + (order.handed + order.deadline_s - clock.now())
 
     def overdue(self, now: float) -> bool:
         """Has its deadline passed?"""

@@ -57,6 +57,10 @@ class Line:
         self.give_back([entry for entry in entries if not entry.overdue(now)])
         return [entry for entry in entries if entry.overdue(now)]
 
+    def look_again(self) -> None:
+        """The host may have slept, and deadlines be nearer than they were."""
+        self._next_deadline = 0.0
+
     def remove(self, entry: Entry) -> None:
         """It waits no longer."""
         self._queue_of(entry).remove(entry)

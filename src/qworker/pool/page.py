@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from threading import local
 from typing import Final
 
+from .. import clock
 from ..model import Reason
 from . import frames
 
@@ -66,7 +67,7 @@ class Page:
 
     @property
     def start_until_ns(self) -> int:
-        """The instant (monotonic) from which on no slot may start anything."""
+        """The instant (`clock`) from which on no slot may start anything."""
         return self.cells[START_UNTIL]
 
     @start_until_ns.setter
@@ -234,7 +235,7 @@ class SlotCells:
 
     def lease_uncertain(self) -> bool:
         """Has this worker been unable to renew for so long that it would start nothing new?"""
-        return time.monotonic_ns() >= self._cells[START_UNTIL]
+        return clock.now_ns() >= self._cells[START_UNTIL]
 
     def run_here(self) -> None:
         """Tell which thread runs the attempt: this one."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+from .. import clock
 from ..config import children_for
 from ..errors import ConfigError
 from ..log import Block
@@ -162,9 +163,16 @@ class Pool:
             self.ask(number, "fenced", 0.0)
         self._patrol.scan()
 
-    def allow_until(self, monotonic_ns: int) -> None:
-        """Set the instant (time.monotonic_ns) after which no slot starts anything. Unlimited until first called."""
-        self.nursery.allow_until(monotonic_ns)
+    def allow_until(self, start_until_ns: int) -> None:
+        """Set the instant (clock.now_ns) after which no slot starts anything. Unlimited until first called."""
+        self.nursery.allow_until(start_until_ns)
+
+    def look_again(self) -> None:
+        """This process stood still, or its host slept: look again, for deadlines may be nearer than they were."""
+        self.line.look_again()
+        for entry in self.entries.values():
+            entry.quiet_until = 0.0
+        self._patrol.scan()
 
     def running(self) -> list[RunningTask]:
         """What runs now, read from the shared pages."""
@@ -233,7 +241,7 @@ class Pool:
         """Give to the children what they have room for."""
         now = self._clock()
         # A child would not start them: they wait here, where they can be given back.
-        if self.line and time.monotonic_ns() < self.nursery.start_until_ns:
+        if self.line and clock.now_ns() < self.nursery.start_until_ns:
             kids = self.nursery.kids
             active = sum(len(kid.entries) for kid in kids if kid.role is not Role.DRAINING and not kid.lent)
             self.line.feed(active, now)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from .. import codec, context, faultpoints
+from .. import clock, codec, context, faultpoints
 from ..allowed import Allowed, NotRunnable
 from ..errors import DecodeError, NotEncodable, Retry, TaskInterrupt, TaskTooLarge
 from ..model import Header, PoolNeed
@@ -102,9 +102,12 @@ class Runner:
     def open(self, order: list[Any], cells: SlotCells) -> Opened | Told:
         """Make an order ready and start its clock; a tuple of another kind is what became of it instead."""
         _, _, id_, blob, cursor, deadline_s, handed, run, attempt, fence, retries, timeout_s = order
-        deadline = None if deadline_s is None else handed + deadline_s
-        if deadline is not None and time.monotonic() >= deadline:
-            return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker
+        deadline = None
+        if deadline_s is not None:
+            left_s = handed + deadline_s - clock.now()
+            if left_s <= 0:
+                return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker, or slept
+            deadline = time.monotonic() + left_s
         try:
             header = codec.read_header(blob)
             args, kwargs = codec.unpack_body(codec.body_of(blob))

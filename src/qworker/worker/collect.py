@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import faultpoints
+from .. import clock, faultpoints
 from ..lifecycle import State as TaskState
 from ..log import Emit
 from ..model import Ending, PoolKind
@@ -108,7 +108,7 @@ class Collector:
                     state.killed += 1
             if kind == "unstarted" and ending.detail == "stalled" and not held.lent:
                 stalled.add(held.kind)
-            verdict = SUCCESS if kind == "returned" else self._judge(held, ending, now)
+            verdict = SUCCESS if kind == "returned" else self._judge(held, ending)
             end(held)
             claim = held.claim
             if ending.ran_s:
@@ -181,9 +181,9 @@ class Collector:
         if name.startswith(("survivor.", "child.")):
             self.changed()
 
-    @faultpoints.before("stop.end", when=lambda _self, _held, ending, _now: ending.asked == "stop")
-    def _judge(self, held: Held, ending: Ending, now: float) -> Verdict:
-        remaining_ms = None if held.deadline is None else int((held.deadline - now) * 1000)
+    @faultpoints.before("stop.end", when=lambda _self, _held, ending: ending.asked == "stop")
+    def _judge(self, held: Held, ending: Ending) -> Verdict:
+        remaining_ms = None if held.deadline is None else int((held.deadline - clock.now()) * 1000)
         verdict = on_ending(ending, held.task.record, held.header, remaining_ms=remaining_ms, jitter=random.random)
         if verdict.back is not None and (group := self.stopped_group_of(held)):
             return Verdict(TaskState.CANCELLED, how_of(ending), f"group {group} was stopped")

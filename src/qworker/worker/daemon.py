@@ -34,6 +34,7 @@ from ..pool.pool import Pool
 from ..pool.spawn import Spawned
 from .crew import Crew
 from .lease import Lease
+from .memory import watch as watch_memory
 from .neighbours import Neighbours
 from .outage import Outage
 from .state import UNANSWERED, State
@@ -197,12 +198,14 @@ class _Daemon:
                 callbacks = work.create_task(_first_failure(asyncio.get_running_loop()), name="callbacks")
                 await crew.start()
                 self._hello(state)
+                memory = work.create_task(watch_memory(broker, self._emit), name="memory")
                 # What was imported and built stays: collections look at the rest, and less often than once in a hundred
                 # tasks, for a task leaves no cycles behind.
                 gc.freeze()
                 gc.set_threshold(*GC_THRESHOLD)
                 await crew.run()
                 callbacks.cancel()
+                memory.cancel()
         except BaseExceptionGroup as group:
             raise self._cause(group) from None
         finally:
@@ -287,6 +290,11 @@ def _warnings(facts: ServerFacts) -> Iterator[str]:
     if facts.eviction_policy is None:
         yield "the server does not tell its eviction policy: make sure that it is noeviction"
     elif facts.eviction_policy != "noeviction":
-        yield f"the server's eviction policy is {facts.eviction_policy}: results may go before their time"
+        goes = (
+            "queued tasks may go"
+            if facts.eviction_policy.startswith("allkeys-")
+            else "results may go before their time"
+        )
+        yield f"the server's eviction policy is {facts.eviction_policy}: {goes}"
     if facts.append_only is False and not facts.snapshots:
         yield "the server writes nothing to disk: when it restarts, queued tasks are gone (appendonly yes keeps them)"

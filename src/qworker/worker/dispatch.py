@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .. import codec, faultpoints
+from .. import clock, codec, faultpoints
 from ..broker.aio import AsyncBroker
 from ..errors import DecodeError
 from ..lifecycle import How
@@ -47,16 +47,16 @@ class Dispatcher:
         self._kinds: dict[bytes, PoolKind] = {}  # by the letter of the line
 
     def accept(self, window: Window, sent: float, *, alone: bool, lent: bool = False) -> dict[PoolKind, int]:
-        """Take in a window whose claim was sent at `sent` (monotonic); return how many tasks went to each pool.
+        """Take in a window whose claim was sent at `sent` (`clock`); return how many tasks went to each pool.
 
         `lent`: its tasks run in the places of those that wait for them.
         """
         state = self._state
-        now = time.monotonic()
+        now = clock.now()
         state.lease.opened(sent, alone=not state.ledger.claims)
         if state.lease.uncertain(now):
             state.mark_soon.set()  # older claims must be renewed before anything may start
-        claim = OpenClaim(window.claim, window.queue, window.fence, now, alone)
+        claim = OpenClaim(window.claim, window.queue, window.fence, time.monotonic(), alone)
         state.ledger.open(claim)
         state.counters["claimed"] += len(window.tasks)
         orders: dict[PoolKind, list[Order]] = {}
@@ -72,8 +72,9 @@ class Dispatcher:
             if terms is None:
                 if task.record.deadline_ms:
                     held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
-                if state.phase is Phase.DRAINING:
-                    # Its claim was under way when the drain began: it goes back as what was recalled did.
+                if state.phase is Phase.DRAINING and not task.record.once:
+                    # Its claim was under way when the drain began: it goes back as what was recalled did. But what may
+                    # start once, and did elsewhere, is buried below: a release takes its mark.
                     self._bury(held, RELEASE)
                     continue
                 if not self._may_run(held, unreadable, now):
@@ -216,7 +217,7 @@ class Dispatcher:
             if held.number in carefully
         ]
         while True:
-            sent = time.monotonic()
+            sent = clock.now()
             witness = state.witness(claim.queue)
             try:
                 renewal = await self._broker.renew(

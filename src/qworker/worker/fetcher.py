@@ -16,12 +16,14 @@ import random
 import time
 from collections.abc import Callable
 
+from .. import clock
 from ..broker.aio import AsyncBroker
 from ..errors import ServerUnfit
 from ..ids import new_token
 from ..model import PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
 from .doorbell import Doorbell
+from .rescued import named
 from .standing import Standing
 from .state import UNANSWERED, Phase, State
 
@@ -49,6 +51,8 @@ class Fetcher:
     ) -> None:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._standing = standing
+        # An idle worker, too, has to notice that the server was away for half a lease: or it rescues what others hold.
+        self._poll_s = min(POLL_S, state.lease.lease_s / 5)
         self._left: dict[PoolKind, bool] = dict.fromkeys(state.rooms, True)  # the queues may hold more for this pool
         self._next_due_s: float | None = None
         self._suspects_since: dict[str, float] = {}  # queue -> since when suspects wait there that may be for us
@@ -142,10 +146,9 @@ class Fetcher:
             return False
         if not ledger.claims:
             return True
-        now = time.monotonic()
-        if state.lease.uncertain(now):
+        if state.lease.uncertain(clock.now()):
             return False  # it cannot renew what it holds: it takes nothing on top
-        return now >= self._no_claims_until or not ledger.tasks
+        return time.monotonic() >= self._no_claims_until or not ledger.tasks
 
     def _has_room(self, need: PoolNeed) -> bool:
         state = self._state
@@ -196,7 +199,7 @@ class Fetcher:
         stand = offered = self._standing.offer(queue) if alone else None
         wanted: list[tuple[tuple[PoolNeed, ...], int]] = [(state.needs(kind), room) for kind, room in rooms.items()]
         while state.phase is Phase.RUNNING:
-            sent = time.monotonic()
+            sent = clock.now()
             stalled = witness.stalled(queue, sent)
             witness.asked(sent)
             self.idle.clear()
@@ -262,7 +265,9 @@ class Fetcher:
             self._next_due_s = due if self._next_due_s is None else min(due, self._next_due_s)
         if window.rescued:
             state.counters["rescued"] += window.rescued
+            names = [(claim, f"{window.queue}:{local}") for claim, local in window.rescued_names]
             state.emit("tasks.rescued", level="warning", queue=window.queue, count=window.rescued,
+                       **named(names, window.rescued),
                        note="their worker's lease lapsed; they run again")  # fmt: skip
         state.see_epoch(window.queue, window.epoch)
         if alone and not window.alone:
@@ -282,7 +287,7 @@ class Fetcher:
     async def _wait_bell(self, rooms: dict[PoolKind, int]) -> None:
         """Wait for the bell, for room that opens in a pool whose lines may hold more, or for the next due task."""
         state = self._state
-        ends = time.monotonic() + POLL_S
+        ends = time.monotonic() + self._poll_s * random.uniform(0.9, 1.1)  # workers that began together drift apart
         if self._next_due_s is not None:
             # What it put aside itself is left to a worker that knows it, and is as punctual.
             parked = self._next_due_s <= state.parked_until + AFTER_YOU_S

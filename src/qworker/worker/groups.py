@@ -12,10 +12,10 @@ are meant: their headers do.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .. import clock
 from ..broker.aio import AsyncBroker
 from ..model import StopOrder
 from .ledger import Held
@@ -34,7 +34,7 @@ class _Known:
 
     state: str
     grace_ms: int | None
-    at: float  # monotonic: when that was read
+    at: float  # `clock`: when that was read
 
 
 class Groups:
@@ -67,7 +67,7 @@ class Groups:
         wanted = {group: None for held in tasks if held.header.extra for group in held.header.groups}
         if not wanted:
             return []
-        fresh = time.monotonic() - FRESH_S
+        fresh = clock.now() - FRESH_S
         return [group for group in wanted if not self._is_fresh(group, fresh)]
 
     async def read_before_start(self, groups: list[str]) -> None:
@@ -126,7 +126,7 @@ class Groups:
             await self._broker.beat_groups(part)
         await self._read(sorted(joined))
         # Pushes for groups that are not here (yet) are kept for a moment: a claim's reply may be on its way.
-        old = time.monotonic() - 2 * FRESH_S
+        old = clock.now() - 2 * FRESH_S
         self._known = {group: known for group, known in self._known.items() if group in joined or known.at >= old}
 
     async def _read(self, groups: list[str]) -> None:
@@ -139,7 +139,7 @@ class Groups:
         known = self._known.get(group)
         if known is not None and known.state in ENDED and state not in ENDED:
             return  # the push overtook the answer to a question from before the stop
-        self._known[group] = _Known(state, grace_ms, time.monotonic())
+        self._known[group] = _Known(state, grace_ms, clock.now())
         if state in ENDED and (known is None or known.state not in ENDED or known.grace_ms != grace_ms):
             self._stop(group, grace_ms)
 

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from .. import clock
 from ..broker.aio import AsyncBroker
 from ..model import StopOrder
 from .dispatch import Dispatcher
@@ -21,6 +22,7 @@ from .notes import Written
 from .state import UNANSWERED, State
 
 RENEW_S = 1.0
+AGAIN_S = 0.1  # after one without an answer: that took a third of a lease, and another worker may rescue soon
 NOTES_PER_CALL = 512  # keeps one script within some milliseconds
 RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
 
@@ -37,32 +39,43 @@ class Keeper:
 
     async def run(self) -> None:
         """Renew until cancelled."""
-        state = self._state
+        state, wait_s = self._state, self._every_s
         while True:
-            slept = time.monotonic()
+            slept = clock.now()
             try:
-                async with asyncio.timeout(self._every_s):
+                async with asyncio.timeout(wait_s):
                     await state.mark_soon.wait()
             except TimeoutError:
                 pass  # the ordinary beat
             state.mark_soon.clear()
-            stood_s = time.monotonic() - slept - self._every_s
-            if stood_s > state.lease.lease_s / 2:
-                # Said first, because the calls that were under way will now blame the server.
-                state.emit(
-                    "worker.stood_still", level="warning", stood_s=round(stood_s, 1),
-                    note="this process was stopped or got no processor time; its leases may have lapsed",
-                )  # fmt: skip
-            await self.renew()
+            # Said first, because the calls that were under way will now blame the server.
+            self._note_stop(clock.now() - slept - wait_s)
+            sent = clock.now()
+            wait_s = self._every_s if await self.renew() else min(self._every_s, AGAIN_S)
+            # Or it was this call that was under way: that gives up after a third of a lease.
+            self._note_stop(clock.now() - sent - state.lease.lease_s / 3)
 
-    async def renew(self) -> None:
-        """Renew every open claim once."""
+    def _note_stop(self, stood_s: float) -> None:
+        """Something took so much longer than it may: for half a lease and more, that was this process or its host."""
+        state = self._state
+        if stood_s <= state.lease.lease_s / 2:
+            return
+        state.emit(
+            "worker.stood_still", level="warning", stood_s=round(stood_s, 1),
+            note="this process or its host was stopped, or got no processor time; its leases may have lapsed",
+        )  # fmt: skip
+        for pool in state.pools.values():
+            pool.look_again()
+
+    async def renew(self) -> bool:
+        """Renew every open claim once, and say whether all were answered."""
         state = self._state
         by_queue, notes = state.ledger.claims_by_queue(), state.notes.gather(state.pools)
         if not by_queue:
             self._say_uncertain(False)
-            return
-        sent = time.monotonic()
+            return True
+        sent = clock.now()
+        state.lease.renewing()
         marks = self._to_mark()
         answers = await asyncio.gather(
             *(
@@ -70,10 +83,12 @@ class Keeper:
                 for queue, claims in by_queue.items()
             )
         )
-        if all(answers):
+        answered = all(answers)
+        if answered:
             state.lease.renewed(sent)
             state.allow()
-        self._say_uncertain(state.lease.uncertain(time.monotonic()))
+        self._say_uncertain(state.lease.uncertain(clock.now()))
+        return answered
 
     async def _renew_queue(
         self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written], sent: float

@@ -30,7 +30,7 @@ class OpenClaim:
 class Held:
     """One claimed task. What is the same for all at first is the class's: of most it never changes."""
 
-    deadline: float | None = None  # monotonic
+    deadline: float | None = None  # `clock`: an instant of the server's, that comes while the host sleeps, too
     start_recorded = False
     stop: StopOrder | None = None
     lent = False  # it runs in the place of a task that waits, and so takes no room of its pool

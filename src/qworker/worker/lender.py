@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from .. import clock
 from ..broker.aio import AsyncBroker
 from ..config import most_lent
 from ..errors import ServerUnfit
@@ -143,7 +144,7 @@ class Lender:
 
     def _may_claim(self) -> bool:
         state = self._state
-        return state.phase is Phase.RUNNING and not state.lease.uncertain(time.monotonic())
+        return state.phase is Phase.RUNNING and not state.lease.uncertain(clock.now())
 
     def _room(self, kind: PoolKind) -> tuple[int, bool]:
         """Return how many tasks a pool may be given now for those who wait, and whether they are lent a place.
@@ -221,7 +222,7 @@ class Lender:
         state, lease = self._state, self._state.lease
         claim, pause = new_token(), _CLAIMS_PAUSE_S[0]
         while state.phase is Phase.RUNNING:
-            sent = time.monotonic()
+            sent = clock.now()
             self.idle.clear()
             try:
                 window = await self._broker.claim_ids(
@@ -250,7 +251,7 @@ class Lender:
         for queue in {queue for queue, _ in self._wanted(self._waits.blocked())}:
             if not self._may_claim() or now - self._seen_to.get(queue, 0.0) < SEE_TO_S:
                 continue
-            self._seen_to[queue] = sent = time.monotonic()
+            self._seen_to[queue], sent = time.monotonic(), clock.now()
             witness = state.witness(queue)
             stalled = witness.stalled(queue, sent)
             witness.asked(sent)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..broker.aio import AsyncBroker
 from ..views import WorkerRecord
+from .rescued import named
 from .state import UNANSWERED, State
 
 
@@ -76,12 +77,12 @@ MOST_ELSEWHERE = 10_000  # workers come and go for months
 class Neighbours:
     """Watches the other workers of this host. Owned by the event loop."""
 
-    def __init__(self, state: State, broker: AsyncBroker) -> None:
+    def __init__(self, state: State, broker: AsyncBroker, me: Identity | None = None) -> None:
         self._state, self._broker = state, broker
         self._watched: dict[str, int] = {}  # worker id -> pidfd
         self._elsewhere: set[str] = set()  # workers that are not of this host
         self._rescues: set[asyncio.Task[None]] = set()
-        self.me = identity()
+        self.me = me or identity()
 
     async def look(self) -> None:
         """Find workers of this host that are new or have died."""
@@ -160,14 +161,16 @@ class Neighbours:
     async def _rescue(self, record: WorkerRecord) -> None:
         """Put back what a dead worker held. Several neighbours may try: the first finds it, the others find nothing."""
         try:
-            count = 0
+            count, names = 0, []
             for queue in record.queues:
-                count += await self._broker.rescue_worker(queue, record.id)
+                found = await self._broker.rescue_worker(queue, record.id)
+                count += found.tasks
+                names += [(claim, f"{queue}:{local}") for claim, local in found.names]
             await self._broker.retire(record.id)
         except UNANSWERED:
             return  # its record stays, so the next look finds it again; at the latest its lease lapses
         if count:
-            self._state.emit("worker.died", level="warning", worker=record.id, rescued=count,
+            self._state.emit("worker.died", level="warning", worker=record.id, rescued=count, **named(names, count),
                              note="a worker of this host is gone; its tasks run again")  # fmt: skip
             self._state.counters["rescued"] += count
             self._state.wake.set()

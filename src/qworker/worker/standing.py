@@ -9,8 +9,7 @@ claim, once a second at least, names what was left before it, and what was fille
 
 from __future__ import annotations
 
-import time
-
+from .. import clock
 from ..broker.values import Stand
 from ..ids import new_token
 from .state import Phase, State
@@ -24,7 +23,7 @@ class Standing:
     def __init__(self, state: State) -> None:
         self._state = state
         self._needs = tuple(sorted({need for kind in state.slots for need in state.needs(kind)}))
-        self._sent: dict[str, float] = {}  # those that may have been filled, and when they were sent (monotonic)
+        self._sent: dict[str, float] = {}  # those that may have been filled, and when they were sent (`clock`)
         self._left: list[Stand] = []  # those that the next claim has to name
         self._under_way: Stand | None = None  # until its call is answered, no other one is left
 
@@ -42,7 +41,7 @@ class Standing:
         stand = Stand(new_token(), state.id, self._needs, int(state.lease.lease_s * 1000))
         self._under_way = stand
         self._left.append(stand)
-        self._sent[stand.claim] = time.monotonic()
+        self._sent[stand.claim] = clock.now()
         if len(self._sent) > _MOST:
             del self._sent[next(iter(self._sent))]
         return stand

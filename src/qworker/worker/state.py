@@ -14,7 +14,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
-from .. import faultpoints, log
+from .. import clock, faultpoints, log
 from ..config import Settings
 from ..errors import BrokerError, ServerFull
 from ..model import Order, PoolKind, PoolNeed, Reason
@@ -90,11 +90,11 @@ class State:
 
     def hear(self, witness: Witness, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
         """Take note of a reply to a claim or a renewal, and of the server's time in it. `told`: as for a Witness."""
-        step_s = witness.answered(queue, sent, time.monotonic(), server_ms, told=told)
+        step_s = witness.answered(queue, sent, clock.now(), server_ms, told=told)
         if step_s:
             self.emit(
                 "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
-                note="the server's clock stepped, or this host was suspended; delays and results follow that clock",
+                note="the server's clock stepped, or this host's stood still; delays and results follow that clock",
             )  # fmt: skip
 
     def see_epoch(self, queue: str, epoch: str) -> None:
@@ -118,7 +118,7 @@ class State:
     def server_ms(self) -> int:
         """Return the server's time as far as its replies tell; for display, never for a decision of Redis."""
         latest = max(self.witnesses.values(), key=attrgetter("seen_at"), default=None)
-        expected = None if latest is None else latest.expected_ms(time.monotonic())
+        expected = None if latest is None else latest.expected_ms(clock.now())
         return expected if expected is not None else int(time.time() * 1000)
 
     @faultpoints.before("dispatch")

@@ -1,10 +1,10 @@
 """What a worker has seen of a server: its clock, and whether it was away. Pure, fed with replies.
 
-No two hosts' clocks are compared. The server's time is followed through its replies and this process's monotonic
-clock; a reply that disagrees by more than half a lease means that the server's clock stepped, or that the server (or
-this worker) stood still. Either way expiry proves nothing for a while, and the next call says so: that is the witness
-that an amnesty needs. An amnesty is one of a queue, so each queue is told, whichever of them it was seen on; and what
-one server of a cluster answers says nothing of the others.
+No two hosts' clocks are compared. The server's time is followed through its replies and this host's `clock`, which
+goes on while the host is suspended, as the server does; a reply that disagrees by more than half a lease means that the
+server's clock stepped, or that the server (or this worker) stood still. Either way expiry proves nothing for a while,
+and the next call says so: that is the witness that an amnesty needs. An amnesty is one of a queue, so each queue is
+told, whichever of them it was seen on; and what one server of a cluster answers says nothing of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NEW_S = 1.5  # longer than any worker that lives takes to renew (or half a lease
 
 
 class Witness:
-    """Follows one server, for the queues that it has. All times are monotonic seconds."""
+    """Follows one server, for the queues that it has. All times are seconds of `clock`."""
 
     def __init__(self, lease_s: float) -> None:
         self._half_s = lease_s / 2
@@ -72,10 +72,11 @@ class Witness:
             step_ms = max(0.0, server_ms - most) + min(0.0, server_ms - least)
         if abs(step_ms) <= self._half_s * 1000:
             step_ms = 0.0
-        if now - sent > self._half_s:
-            self._back_at = now  # this call was on its way through all of it, and could not say so
-        elif step_ms or (self._asked_at is not None and sent - self._asked_at > self._half_s):
+        asked_at = sent if self._asked_at is None else self._asked_at
+        if now - sent <= self._half_s and (step_ms or sent - asked_at > self._half_s):
             self._back_at = sent
+        elif now - asked_at > self._half_s:
+            self._back_at = now  # this call was on its way through the last of it, and could not say so
         if told:
             self._told[queue] = sent
         missed = self._missed(now)
@@ -86,5 +87,8 @@ class Witness:
         return step_ms / 1000
 
     def _missed(self, now: float) -> bool:
-        """Say whether the last reply is older than it ever gets while this worker runs and the server is there."""
-        return now - self.seen_at > max(NEW_S, self._half_s)
+        """Say whether the last reply is older than it ever gets while this worker runs and the server is there.
+
+        An idle worker asks once a second, and no less often than each fifth of a lease.
+        """
+        return now - self.seen_at > self._half_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,8 +36,6 @@ def user(project: Path, runtime: Path) -> Iterator[Callable[..., User]]:
     try:
         embedded.find_binary()
     except ConfigError as error:
-        if os.environ.get("CI") == "true":
-            raise
         pytest.skip(str(error))
     users: list[User] = []
     roots: set[Path] = set()

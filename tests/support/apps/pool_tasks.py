@@ -162,6 +162,13 @@ def exit_now(status: int) -> None:
 
 
 @app.task
+def hang_up(seconds: float) -> None:
+    """Closes whatever connects its process to others, and runs on for a while."""
+    os.closerange(3, 4096)
+    time.sleep(seconds)
+
+
+@app.task
 def fork_and_return() -> int:
     """The copy returns into qworker's loop; only the original may tell an outcome."""
     pid = os.fork()

@@ -102,6 +102,31 @@ def waits_for(path: str) -> str:
     return "found"
 
 
+@app.task(timeout=None, retries=1, backoff=0, jitter=False)
+def until_let_go(gate: str, fail_first: bool = False) -> list[int]:
+    """Runs until there is a file for its process beside `gate`; returns which attempt that was, under which fence."""
+    note("start")
+    if fail_first and current.attempt == 1:
+        raise RuntimeError("the first attempt fails")
+    while not Path(f"{gate}-{os.getpid()}").exists():
+        time.sleep(0.01)
+    note("end")
+    return [current.attempt, current.fence]
+
+
+@app.task
+def tells_doubt() -> str:
+    """Goes on until its lease was in doubt and is certain again, and notes both; ends early only if it is asked to."""
+    note("start")
+    for doubt, event in ((True, "doubt"), (False, "certain")):
+        while current.lease_uncertain != doubt:
+            current.check()
+            time.sleep(0.005)
+        note(event)
+    note("end")
+    return "went on"
+
+
 @app.task(timeout=None)
 def deaf_with_grandchild(pid_file: str, tame: str) -> str:
     """Ignores TERM, and has a grandchild in a session of its own that does, too."""

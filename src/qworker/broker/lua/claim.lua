@@ -13,12 +13,12 @@
 -- KEYS: bodies, tasks, later, leases, held, standing, stops, suspects, cursors, meta, stats, lines, bells
 -- ARGV: now_ms, claim, worker, lease_ms, alone, max_bytes, expected_ms, stalled, epoch, stand, standing,
 --   rooms...
--- reply: now_ms, epoch, next_due_ms or 0, suspects, rescued, fence or 0, alone, how many cursors, then id, blob, record
+-- reply: now_ms, epoch, next_due_ms or 0, suspects, 0 or what was rescued ('count claim id …'), fence or 0, alone, how many cursors, then id, blob, record
 --   of each task, then id, cursor of each that has one; a large blob is empty here, and is to be fetched
 -- refuses: none
--- cost: O(tasks handed out + tasks put back + entries passed over, at most 1,000 each)
+-- cost: O(tasks handed out + tasks put back and tasks due, at most 500 each + entries passed over, at most 1,000)
 
-local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 1000, 1000, 1000, 128, 32
+local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 500, 500, 1000, 128, 32
 
 local now = clock()
 local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)

@@ -188,9 +188,10 @@ local function drop_claim(claim)
 end
 
 -- Put back what these claims hold. A claim that its worker never renewed nor settled was not delivered: nobody is
--- charged. A stop that waits stays on its task, and the next claim's worker buries it. Returns how many tasks.
+-- charged. A stop that waits stays on its task, and the next claim's worker buries it. Returns how many tasks, and claim
+-- and id of the first 20, as one text: 'count claim id claim id …'.
 local function rescue(claims)
-  local returns, count = new_returns(), 0
+  local returns, count, named = new_returns(), 0, {}
   for i = 1, #claims do
     local claim = claims[i]
     local about = call('HMGET', K.held, claim, claim .. '+')
@@ -208,6 +209,7 @@ local function rescue(claims)
         r.claim = NO_CLAIM -- so that a late settle of this claim is refused, not taken for a repetition
         give_back(returns, ids[j], r)
         count = count + 1
+        if count <= 20 then named[count] = claim .. ' ' .. ids[j] end
       end
     end
     drop_claim(claim)
@@ -216,7 +218,7 @@ local function rescue(claims)
     write_returns(returns)
     call('HINCRBY', K.stats, 'rescued', count)
   end
-  return count
+  return count .. ' ' .. table.concat(named, ' ')
 end
 
 -- Leave a claim of an idle worker standing, if nothing is queued: a submit may fill it. It lapses unless it is renewed.

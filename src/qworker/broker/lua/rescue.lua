@@ -3,7 +3,7 @@
 -- transition: rescue
 -- KEYS: tasks, leases, held, standing, stops, suspects, stats, lines, bells
 -- ARGV: now_ms, worker
--- reply: how many tasks, whether there may be more (1 or 0)
+-- reply: how many tasks and which ('count claim id …'), whether there may be more (1 or 0)
 -- refuses: none
 -- cost: O(open claims + tasks put back, at most about 1,000)
 
