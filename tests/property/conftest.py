@@ -4,16 +4,19 @@ valkey-server, and a node of a cluster.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import fakeredis
 import pytest
 
 from support.backends import Backend, only_declared_keys, take_all_slots
-from support.brokers import TwiceBroker
+from support.brokers import FAKES, TwiceBroker
 from support.replicas import free_port
 from support.servers import Server, find_server, missing, start_server
 from support.sim.client import ModelBroker
+
+pytest.register_assert_rewrite("support.broker_model")  # what it compares is to be shown when it differs
 
 
 @pytest.fixture(scope="session")
@@ -32,25 +35,15 @@ def cluster_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         server.stop()
 
 
-def _on(url: str) -> TwiceBroker:
-    broker = TwiceBroker(url, "t")
-    broker.client.flushall()
-    return broker
-
-
-@pytest.fixture(params=["model", "fakeredis", "redis", "cluster", pytest.param("valkey", marks=pytest.mark.valkey)])
+@pytest.fixture(params=["model", *FAKES, "redis", "cluster", pytest.param("valkey", marks=pytest.mark.valkey)])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """A back end of model tests, one after the other."""
+    """A back end of model tests, one after the other. What is made is one broker, emptied each time."""
     kind = request.param
     if kind == "model":
-        yield Backend(kind, ModelBroker)
-        return
-    if kind == "fakeredis":
-        yield Backend(kind, lambda: TwiceBroker("redis://fake", "t", client=fakeredis.FakeRedis(version=(7,))))
-        return
-    server: Server = request.getfixturevalue(f"{kind}_server")
-    if kind == "cluster":
-        with only_declared_keys():
-            yield Backend(kind, lambda: _on(server.url))
+        broker: TwiceBroker = ModelBroker()
+    elif kind in FAKES:
+        broker = TwiceBroker("redis://fake", "t", client=fakeredis.FakeRedis(version=FAKES[kind]))
     else:
-        yield Backend(kind, lambda: _on(server.url))
+        broker = TwiceBroker(request.getfixturevalue(f"{kind}_server").url, "t")
+    with broker, only_declared_keys() if kind == "cluster" else contextlib.nullcontext():
+        yield Backend(kind, broker.reset)

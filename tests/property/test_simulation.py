@@ -13,22 +13,28 @@ from collections.abc import Iterator
 import pytest
 
 from support.history.judge import report
-from support.sim.__main__ import replay
+from support.sim.batches import replay
 from support.sim.flaws import FLAWS, flaw
 from support.sim.plans import draw
 from support.sim.world import Verdict, collect, simulate
 
 FRESH = int(os.environ.get("QWORKER_SIM_SEED") or int.from_bytes(os.urandom(4)) % 10**9)
-PARTS, EACH = 4, 75
+LARGE, SMALL = [60] * 4, [150] * 2  # histories of each part
 MOST = 150
 # Seed -> what it found, when histories were drawn as they are now. A change of how they are drawn, or of the worker,
 # makes other histories of them; what they stood for is kept among the flaws, too.
+# The seeds of small histories are their own.
 ONCE_BAD: dict[int, str] = {
     84: "a worker that has just come rescued what it took for lapsed when the server's clock had stepped",
     381: "the same",
     827937059: "a claim of an idle worker that a late call left standing again, while it was held, was filled twice",
     453680859: "who had just come met a step of the server's clock, told nobody, and rescued a moment later",
+    375642078: "windows that came late, behind a renewal of others, were started when that was answered",
     737891024: "a claim that was being left when a drain began was filled: the worker ended in error",
+}
+ONCE_BAD_SMALL: dict[int, str] = {
+    378252094: "an outage of a little more than half a lease ended while an idle worker's claim tried again: it did "
+    "not notice, and rescued what a living worker's next renewal came too late for",
 }
 
 
@@ -41,23 +47,31 @@ def _collected() -> Iterator[None]:
     gc.enable()
 
 
-def _judged(seed: int) -> Verdict:
-    verdict = simulate(draw(seed))
-    assert not verdict.violations, f"seed {seed}: {report(verdict.violations)}\nagain: {replay(seed)}"
+def _judged(seed: int, *, small: bool = False) -> Verdict:
+    verdict = simulate(draw(seed, small=small))
+    assert not verdict.violations, f"seed {seed}: {report(verdict.violations)}\nagain: {replay(seed, small=small)}"
     return verdict
 
 
 @pytest.mark.timeout(300)  # a few seconds, on a machine that is not crowded
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", range(len(LARGE)))
 def test_histories_from_a_fresh_seed_are_as_promised(part: int) -> None:
-    first = FRESH + part * EACH
-    for seed in range(first, first + EACH):
+    first = FRESH + sum(LARGE[:part])
+    for seed in range(first, first + LARGE[part]):
         _judged(seed)
 
 
-@pytest.mark.parametrize("seed", ONCE_BAD, ids=str)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(len(SMALL)))
+def test_small_ones_are_as_promised(part: int) -> None:
+    first = FRESH + sum(SMALL[:part])
+    for seed in range(first, first + SMALL[part]):
+        _judged(seed, small=True)
+
+
+@pytest.mark.parametrize("seed", [*ONCE_BAD, *ONCE_BAD_SMALL], ids=str)
 def test_what_was_bad_once_is_as_promised(seed: int) -> None:
-    _judged(seed)
+    _judged(seed, small=seed in ONCE_BAD_SMALL)
 
 
 @pytest.mark.parametrize("name", FLAWS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, cast
 
 import hiredis
@@ -31,34 +30,70 @@ class ModelClient:
     def script_flush(self) -> Any:
         return self.execute_command("SCRIPT", "FLUSH")
 
+    def config_set(self, name: str, value: int) -> None:
+        assert (name, value) in (("maxmemory", 0), ("maxmemory", 1)), "either there is room, or there is none"
+        self.store.full = bool(value)
+
     def delete(self, *keys: bytes) -> Any:
         return self.execute_command("DEL", *keys)
 
     def pttl(self, key: bytes) -> Any:
         return self.execute_command("PTTL", key)
 
-    def scan_iter(self, **_: Any) -> Iterator[bytes]:
+    def everything(self) -> dict[bytes, Any]:
+        """Every key with its value."""
         self.store.expire()
-        return iter(list(self.store.data))
+        return {key: _shown(value) for key, value in self.store.data.items()}
 
-    def type(self, key: bytes) -> bytes:
-        return {bytes: b"string", dict: b"hash", list: b"list"}[type(self.store.data[key])]
+    def zrange(self, key: bytes, first: int, last: int, *, withscores: bool) -> Any:
+        assert (first, last, withscores) == (0, -1, True)
+        return _shown(self.store.data.get(key, {})) or []
 
-    def get(self, key: bytes) -> Any:
-        return self.execute_command("GET", key)
+    def flushall(self) -> None:
+        self.store.reset()
 
-    def hgetall(self, key: bytes) -> Any:
-        found = self.store.data[key]
-        # Sets and sorted sets are hashes in the model; these show by their values.
-        if any(isinstance(value, float) for value in found.values()):
-            return sorted(found.items(), key=lambda pair: (pair[1], pair[0]))
-        return set(found) if None in found.values() else dict(found)
-
-    def lrange(self, key: bytes, first: int, last: int) -> Any:
-        return self.execute_command("LRANGE", key, first, last)
+    def pubsub(self, **_: Any) -> ModelEar:
+        return ModelEar(self.store)
 
     def close(self) -> None:
         pass
+
+
+def _shown(value: Any) -> Any:
+    """A value as redis-py shows it. Sets and sorted sets are hashes in the model; these show by their values."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, bytes) else list(value)
+    if any(isinstance(each, float) for each in value.values()):
+        return sorted(value.items(), key=lambda pair: (pair[1], pair[0]))
+    return set(value) if None in value.values() else dict(value)
+
+
+class ModelEar:
+    """A subscription on a store: the one that there is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._channels: set[bytes] = set()
+        self._messages: deque[list[bytes]] = deque()
+
+    def subscribe(self, channel: str) -> None:
+        self._channels.add(channel.encode())
+        self._store.listening = lambda asked: int(asked in self._channels)
+        self._store.published = self._publish
+
+    def _publish(self, channel: bytes, message: bytes) -> int:
+        if channel in self._channels:
+            self._messages.append([b"message", channel, message])
+        return int(channel in self._channels)
+
+    def ping(self) -> None:
+        self._messages.append([b"pong", b""])
+
+    def parse_response(self, **_: Any) -> list[bytes] | None:
+        return self._messages.popleft() if self._messages else None
+
+    def close(self) -> None:
+        self._channels.clear()
 
 
 class _Link:
@@ -68,17 +103,38 @@ class _Link:
         self._store = store
         self._reader = hiredis.Reader()
         self._replies: deque[Any] = deque()
+        self._queued: list[Any] | None = None  # the commands since MULTI
+        self._aborted = False  # one of them was refused
 
     def open(self) -> None:
         pass
 
-    def send(self, packed: bytes) -> None:
-        self._reader.feed(packed)
+    def send(self, *packed: bytes) -> None:
+        for part in packed:
+            self._reader.feed(part)
         while (parts := self._reader.gets()) is not False:
-            try:
-                self._replies.append(self._store.command(*parts))
-            except Error as error:
-                self._replies.append(hiredis.ReplyError(str(error)))
+            self._replies.append(self._answer(parts))
+
+    def _answer(self, parts: list[Any]) -> Any:
+        if parts[0] == b"MULTI":
+            self._queued, self._aborted = [], False
+            return b"OK"
+        if self._queued is not None and parts[0] == b"EXEC":
+            queued, self._queued = self._queued, None
+            if self._aborted:
+                return hiredis.ReplyError("EXECABORT Transaction discarded because of previous errors.")
+            return [self._answer(each) for each in queued]
+        try:
+            if self._queued is not None:
+                self._store.check(parts[0])
+                self._queued.append(parts)
+                return b"QUEUED"
+            if parts[0] == b"EVAL":
+                parts = [b"EVALSHA", self._store.command(b"SCRIPT", b"LOAD", parts[1]), *parts[2:]]
+            return self._store.command(*parts)
+        except Error as error:
+            self._aborted = True
+            return hiredis.ReplyError(str(error))
 
     def reply(self) -> Any:
         reply = self._replies.popleft()

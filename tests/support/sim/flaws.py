@@ -14,7 +14,7 @@ from unittest import mock
 
 from qworker.broker import scripts
 from qworker.pool.page import FOREVER
-from qworker.worker import blame, collect, dispatch, keeper, lease, settler, witness
+from qworker.worker import blame, collect, dispatch, fetcher, keeper, lease, settler, witness
 
 from .network import Weather
 from .plans import Blow, Job, Plan, draw
@@ -71,6 +71,15 @@ async def _settle_once(self: Any, queue: str, items: Any) -> Any:
         return settler.SettleReply(tuple("ok" for _ in items), ())
 
 
+_make_fetcher = fetcher.Fetcher.__init__
+
+
+def _seldom(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Look once a second, however short the lease is."""
+    _make_fetcher(self, *args, **kwargs)
+    self._poll_s = fetcher.POLL_S
+
+
 class Flaw(NamedTuple):
     """A known-bad change, and where it shows: from which seed on, or in which plans that have all that it needs."""
 
@@ -101,6 +110,8 @@ _LONG = _scene([Job("t0", 0.1, 20.0)], [(0.5, "freeze worker", 6.0)])
 _BEHIND = _scene([Job(f"t{n}", 0.1, 1.6) for n in range(7)], [(0.2, "freeze worker", 7.0)], workers=3)
 # The server is away for longer than a lease, and who holds nothing stands still itself meanwhile.
 _AWAY = _scene([Job("t0", 0.1, 20.0)], [(0.6, "freeze worker", 2.6), (0.75, "restart server", 2.4)])
+# A lease as short as an idle worker waits, were it not for that lease, and an outage that it sleeps through.
+_SHORT = _scene([Job("t0", 0.1, 20.0)], [(0.8, "restart server", 0.8)], lease_s=1.0)
 _STEP = _scene([Job("t0", 0.1, 20.0)], [(0.8, "clock step", 5.0)])
 
 FLAWS: dict[str, Flaw] = {
@@ -135,6 +146,14 @@ FLAWS: dict[str, Flaw] = {
     "what ended is not told": Flaw(0, _method(collect.Collector, "settled", lambda *_: None)),
     "a clock that is not followed": Flaw(0, _method(witness.Witness, "expected_ms", lambda *_: None), _STEP),
     "who stood still itself rescues": Flaw(0, _method(witness.Witness, "_missed", lambda *_: False), _AWAY),
+    "an idle worker that looks too seldom": Flaw(
+        0,
+        _both(
+            _method(fetcher.Fetcher, "__init__", _seldom),
+            _method(witness.Witness, "_missed", lambda self, now: now - self.seen_at > witness.NEW_S),
+        ),
+        _SHORT,
+    ),
     "a stall that nobody saw": Flaw(
         0,
         _both(

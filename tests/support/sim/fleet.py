@@ -26,7 +26,7 @@ from qworker.worker.crew import Crew
 from qworker.worker.lease import Lease
 from qworker.worker.neighbours import Identity, Neighbours
 from qworker.worker.state import State as WorkerState
-from support.history.records import Event, Stopped, Submitted
+from support.history.records import TOLD, Event, Stopped, Submitted
 
 from .network import Server, Wire
 from .plans import Job
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from .world import World
 
 QUEUE = "default"
-TOLD = ("worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "outcome.refused", "claim.lost")
 AGAIN_S = 0.3
 DRAIN_S = 1.0
 TTL_MS = 3_600_000
@@ -67,9 +66,8 @@ class _Neighbours(Neighbours):
     """Watches the simulated workers of its host: their ends come by the world, not by a pidfd."""
 
     def __init__(self, state: WorkerState, broker: AsyncBroker, worker: Worker) -> None:
-        super().__init__(state, broker)
+        super().__init__(state, broker, Identity(worker.host, worker.pid, worker.host, "1", worker.pid))
         self._worker = worker
-        self.me = Identity(worker.host, worker.pid, worker.host, "1", worker.pid)
 
     def _watch(self, record: WorkerRecord) -> bool:
         other = self._worker.world.by_pid.get(record.pid)
@@ -198,6 +196,7 @@ class Producer:
         self.world, self.jobs = world, jobs
         self.node = Node(world.universe, f"p{number}")
         self.under_way: dict[str, tuple[Job, float]] = {}
+        self.stopping: dict[str, tuple[Job, float]] = {}
         self.broker: SimBroker
         self.task = self.node.enter(lambda: self.node.start(self._main(), self._over))
 
@@ -207,6 +206,9 @@ class Producer:
         for job, asked in self.under_way.values():
             self._note(job, asked, "unknown")
         self.under_way.clear()
+        for job, asked in self.stopping.values():
+            self._note_stop(job, asked, "unknown")
+        self.stopping.clear()
 
     @property
     def done(self) -> bool:
@@ -255,6 +257,7 @@ class Producer:
     async def _stop(self, job: Job) -> None:
         while True:
             asked = self.world.universe.now
+            self.stopping[job.local] = job, asked
             try:
                 (answer,) = await self.broker.stop(
                     QUEUE,
@@ -264,18 +267,24 @@ class Producer:
                     ttl_ms=TTL_MS,
                 )
             except BrokerError:
+                self._note_stop(job, asked, "unknown")
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self.world.stopped.append(
-                Stopped(f"{QUEUE}:{job.local}", job.verb, asked, self.world.universe.now, answer.code)  # type: ignore[arg-type]
-            )
+            self._note_stop(job, asked, answer.code)
+            del self.stopping[job.local]
             return
+
+    def _note_stop(self, job: Job, asked: float, answer: str) -> None:
+        self.world.stopped.append(
+            Stopped(f"{QUEUE}:{job.local}", job.verb, asked, self.world.universe.now, answer)  # type: ignore[arg-type]
+        )
 
     def _note(self, job: Job, asked: float, answer: Any) -> None:
         self.world.submitted.append(
             Submitted(
                 f"{QUEUE}:{job.local}", asked, self.world.universe.now, answer, retries=job.retries,
                 timeout_s=job.timeout_s, pool=job.pool, kind=job.kind,
+                deadline_s=job.deadline_s or None, max_crashes=1 if job.once else 3,
             )
         )  # fmt: skip
 

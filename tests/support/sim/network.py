@@ -115,6 +115,8 @@ class Server:
     def _do(self, wire: Wire | None, parts: tuple[Any, ...]) -> Any:
         name = parts[0]
         if name == b"BLPOP":
+            if self.store.refuses:
+                return hiredis.ReplyError(self.store.refuses)
             return self._block(wire, parts) if wire is not None else _LATER
         if name == b"SUBSCRIBE":
             assert wire is not None

@@ -1,13 +1,14 @@
 """What a history is made of, drawn from its seed before anything happens: the fleet, the tasks, and the faults.
 
-draw(seed) ─► Plan        the same seed, the same plan; whatever else is random is drawn by the universe
+draw(seed) ─► Plan                the same seed, the same plan; whatever else is random is drawn by the universe
+draw(seed, small=True) ─► Plan    one of few tasks and little time: three are made in the time of one
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .network import Weather
@@ -28,6 +29,11 @@ FAULTS: Mapping[str, int] = {  # how often each is drawn
     "quiet worker": 1,
     "kill producer": 1,
 }
+
+# Drawn apart, so that the histories without them stay those that they were.
+SELDOM = ("full server", "refusing server", "suspend worker")
+
+ENDLESS_S = 30.0  # a task of that length is there to be stopped
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Plan:
     weather: Weather
     jobs: tuple[Job, ...] = ()
     blows: tuple[Blow, ...] = field(default=())
+    small: bool = False
 
     def lines(self) -> list[str]:
         """It as people read it."""
@@ -102,9 +109,17 @@ class Plan:
         return told + [f"fault {n}: {blow}" for n, blow in enumerate(self.blows)]
 
 
-def draw(seed: int) -> Plan:
+def draw(seed: int, *, small: bool = False) -> Plan:
     """Draw a plan."""
-    dice = random.Random(seed * 7919 + 17)
+    plan = _small(random.Random(seed * 7919 + 17), seed) if small else _large(random.Random(seed * 7919 + 17), seed)
+    dice = random.Random(seed * 7919 + 18)
+    if dice.random() >= 0.15:
+        return plan
+    more = replace(_blow(dice, max(job.at for job in plan.jobs), plan.lease_s), kind=dice.choice(SELDOM))
+    return replace(plan, blows=tuple(sorted([*plan.blows, more], key=lambda blow: blow.at)))
+
+
+def _large(dice: random.Random, seed: int) -> Plan:
     lease_s = dice.choice((1.5, 2.0, 3.0))
     slots = dice.choice(({"process": 1}, {"process": 2}, {"process": 2}, {"thread": 3}, {"process": 1, "thread": 2}))
     span_s = dice.choice((0.1, 0.3, 1.0, 4.0))  # at once, or little by little
@@ -117,6 +132,21 @@ def draw(seed: int) -> Plan:
         seed, lease_s, dice.choice((1, 2, 2, 2, 3)), dice.choice((1, 9)), slots,
         dice.choice(("auto", "auto", "1", "4")),
         dice.choice((1, 1, 2)), _weather(dice), jobs, tuple(sorted(blows, key=lambda blow: blow.at)),
+    )  # fmt: skip
+
+
+def _small(dice: random.Random, seed: int) -> Plan:
+    """Few tasks, few faults, short leases: some flaws show in these sooner than in large ones, others later."""
+    lease_s = dice.choice((1.0, 1.5, 1.5, 6.0))
+    slots = dice.choice(({"process": 1}, {"process": 2}, {"thread": 2}))
+    span_s = dice.choice((0.1, 0.3, 1.0))
+    jobs = [_job(dice, n, span_s, ["default"], lease_s) for n in range(dice.choice((1, 1, 2, 2, 3, 4)))]
+    jobs = [job if job.lasts_s >= ENDLESS_S else replace(job, lasts_s=min(job.lasts_s, 2.5 * lease_s)) for job in jobs]
+    blows = [_blow(dice, span_s, lease_s) for _ in range(dice.choice((1, 1, 1, 2)))]
+    return Plan(
+        seed, lease_s, dice.choice((1, 2, 2)), dice.choice((1, 9)), slots, dice.choice(("auto", "auto", "1", "4")),
+        1, replace(_weather(dice), slow_s=0.1 * lease_s), tuple(jobs), tuple(sorted(blows, key=lambda blow: blow.at)),
+        small=True,
     )  # fmt: skip
 
 
@@ -149,7 +179,7 @@ def _job(dice: random.Random, n: int, span_s: float, pools: list[str], lease_s: 
             options |= {"once": True}
         case "stop":
             verb = dice.choice(("stop", "stop", "cancel"))
-            lasts_s = dice.choice((options["lasts_s"], 30.0)) if verb == "stop" else options["lasts_s"]
+            lasts_s = dice.choice((options["lasts_s"], ENDLESS_S)) if verb == "stop" else options["lasts_s"]
             options |= {"verb": verb, "after_s": dice.choice((0.0, 0.01, dice.uniform(0, 3))), "lasts_s": lasts_s}
     return Job(f"t{n}", dice.uniform(0, span_s), **options)
 

@@ -109,8 +109,11 @@ class SimPool:
         for number in numbers:
             self.ask(number, "fenced", 0.0)
 
-    def allow_until(self, monotonic_ns: int) -> None:
-        self.start_until = monotonic_ns / 1e9
+    def look_again(self) -> None:
+        self._scan()
+
+    def allow_until(self, start_until_ns: int) -> None:
+        self.start_until = start_until_ns / 1e9
         for child in self.children:
             child.take()
         self._feed()

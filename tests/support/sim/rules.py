@@ -9,6 +9,7 @@ heeded   a stop that was answered `requested` ends its task
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
@@ -76,5 +77,5 @@ def late(history: History, starts: Sequence[tuple[str, int, float]]) -> Iterator
 
 def _over(history: History, since: float, ended: float) -> float:
     """When the last fault that may have held something up was over: `since`, if there was none."""
-    untils = [fault.until for fault in history.faults if fault.at <= ended and fault.kind != "sent twice"]
+    untils = [fault.until for fault in history.faults if fault.at <= ended and fault.until < math.inf]
     return max([since, *untils])

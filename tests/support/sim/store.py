@@ -26,7 +26,7 @@ class Error(Exception):
 _PRELUDE = """
 local listy, plain, fail = ...
 local error_reply = function(text) return { err = text } end
-redis = {
+local server = {
   call = function(command, ...)
     local f = listy[command]
     if f then return { f(...) } end
@@ -40,13 +40,13 @@ redis = {
   end,
   error_reply = error_reply,
 }
-redis.pcall = function(...)
-  local found = { pcall(redis.call, ...) }
+server.pcall = function(...)
+  local found = { pcall(server.call, ...) }
   if found[1] then return found[2] end
   return { err = tostring(found[2]) }
 end
 return function(chunk, keys, args)
-  KEYS, ARGV = keys, args
+  redis, KEYS, ARGV = server, keys, args
   local reply = chunk()
   if type(reply) ~= 'table' then return false, reply end
   if reply.err then return nil, reply.err end
@@ -83,20 +83,29 @@ class Store:
         self.outcome: Callable[[bytes, bytes], object] = lambda *_: None  # a string was set
         self.data: dict[bytes, Any] = {}
         self.loaded: set[bytes] = set()
+        self.full = False  # above its limit of memory
+        self.refuses = ""  # what it answers instead of writing anything
         self._expires: dict[bytes, int] = {}
         self._commands: dict[bytes, Callable[..., Any]] = {
             name[4:].upper().encode(): getattr(self, name) for name in dir(self) if name.startswith("_do_")
         }
         self._lua = lupa.lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
-        listy = self._lua.table()
-        plain = self._lua.table()
-        for name, call in self._commands.items():
-            (listy if name in _LISTS else plain)[name] = self._from_lua(call, name)
-        self._run = self._lua.execute(_PRELUDE, listy, plain)
+        self._run = self._runner(lambda _, call: call)
+        self._run_unwilling = self._runner(self._unless_unwilling)
+        self._wrote = False  # the script that runs
         self._chunks: dict[bytes, Any] = {}
+        self._shas: dict[bytes, bytes] = {}
+
+    def _runner(self, seen_as: Callable[[bytes, Callable[..., Any]], Callable[..., Any]]) -> Any:
+        """What runs a script with the commands as they are seen."""
+        listy, plain = self._lua.table(), self._lua.table()
+        for name, call in self._commands.items():
+            (listy if name in _LISTS else plain)[name] = self._from_lua(seen_as(name, call), name)
+        return self._lua.execute(_PRELUDE, listy, plain)
 
     def reset(self) -> None:
         """Everything is gone, as if it had never been."""
+        self.full, self.refuses = False, ""
         self.data.clear()
         self._expires.clear()
         self.loaded.clear()
@@ -115,10 +124,35 @@ class Store:
             return self._evalsha(parts)
         if name == b"SCRIPT":
             return self._script(parts)
+        if self.full or self.refuses:
+            self.check(name)
         reply = self._commands[name](*parts[1:])
         if isinstance(reply, tuple):
             return [None if part is False else part for part in reply]
         return None if reply is False else reply
+
+    def check(self, name: bytes) -> None:
+        """Refuse a command that a server in this state does not do.
+
+        A full one does what makes something smaller, and in a script whatever follows that (`scriptVerifyOOM` in Redis'
+        script.c).
+        """
+        if self.refuses and name in _GROWS | _WRITES:
+            raise Error(self.refuses)
+        if self.full and name in _GROWS:
+            raise Error("OOM command not allowed when used memory > 'maxmemory'.")
+
+    def _unless_unwilling(self, name: bytes, call: Callable[..., Any]) -> Callable[..., Any]:
+        if name not in _GROWS | _WRITES:
+            return call
+
+        def checked(*args: Any) -> Any:
+            if not self._wrote:
+                self.check(name)
+            self._wrote = True
+            return call(*args)
+
+        return checked
 
     def expire(self) -> None:
         """Let go of what has had its time."""
@@ -131,8 +165,9 @@ class Store:
         if parts[1] == b"FLUSH":
             self.loaded.clear()
             return b"OK"
-        sha = hashlib.sha1(parts[2], usedforsecurity=False).hexdigest().encode()
-        if sha not in self._chunks:
+        sha = self._shas.get(parts[2])  # all scripts are loaded for each history anew
+        if sha is None:
+            sha = self._shas[parts[2]] = hashlib.sha1(parts[2], usedforsecurity=False).hexdigest().encode()
             self._chunks[sha] = self._lua.compile(parts[2])
         self.loaded.add(sha)
         return sha
@@ -143,7 +178,8 @@ class Store:
             raise Error("NOSCRIPT No matching script. Please use EVAL.")
         last = 3 + int(parts[2])
         table = self._lua.table_from
-        kind, *reply = self._run(self._chunks[sha], table(parts[3:last]), table(parts[last:]))
+        run, self._wrote = self._run_unwilling if self.full or self.refuses else self._run, False
+        kind, *reply = run(self._chunks[sha], table(parts[3:last]), table(parts[last:]))
         if kind is None:
             raise Error(reply[0].decode())
         reply = [_from_script(part) for part in reply]
@@ -453,6 +489,12 @@ _LISTS = frozenset(
         b"PUBSUB",
     )
 )
+# What a full server refuses, and what else writes: COMMAND INFO of Redis 7.0.
+_GROWS = frozenset((b"SET", b"HSET", b"HSETNX", b"HINCRBY", b"SADD", b"LPUSH", b"RPUSH", b"ZADD"))
+_WRITES = frozenset((
+    b"DEL", b"RENAME", b"PEXPIRE", b"HDEL", b"LPOP", b"RPOP", b"LREM", b"LTRIM", b"ZREM", b"ZPOPMIN",
+    b"ZREMRANGEBYSCORE", b"BLPOP",
+))  # fmt: skip
 # To these scripts also give numbers.
 _NUMBERS = frozenset((
     b"HSET", b"HINCRBY", b"PEXPIRE", b"GETRANGE", b"SET", b"LPUSH", b"RPUSH", b"LRANGE", b"LREM", b"LTRIM", b"LPOP",

@@ -3,8 +3,9 @@
     universe.at(when, call, …) ─► heap ─► run(): the earliest event, and the clock jumps to it
     Node(universe, "w1")       ─► an asyncio loop of its own, as a process has: it can be frozen, thawed, and killed
 
-`with universe:` makes `time.monotonic`, `time.time`, `os.urandom` and the `random` module those of the universe, so
-that the product's own code runs in it as it stands. One universe at a time; nothing in it waits for anything real.
+`with universe:` makes `time.monotonic`, `time.time`, `qworker.clock`, `os.urandom` and the `random` module those of
+the universe, so that the product's own code runs in it as it stands. One universe at a time; nothing in it waits for
+anything real.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
+
+from qworker import clock
 
 START_S = 1_000.0  # monotonic
 WALL_S = 1_700_000_000.0  # what the time of day is then
@@ -51,22 +54,26 @@ class Universe:
         self._real: tuple[Any, ...] = ()
 
     def __enter__(self) -> Universe:
-        self._real = (time.monotonic, time.monotonic_ns, time.time, os.urandom, random.getstate())
-        time.monotonic = lambda: self.now
-        time.monotonic_ns = lambda: int(self.now * 1e9)
+        self._real = (
+            time.monotonic, time.monotonic_ns, time.time, clock.now, clock.now_ns, os.urandom, random.getstate()
+        )  # fmt: skip
+        time.monotonic = clock.now = lambda: self.now
+        time.monotonic_ns = clock.now_ns = lambda: int(self.now * 1e9)
         time.time = lambda: WALL_S + self.now
         os.urandom = self.draw.randbytes
         random.seed(self.draw.random())
         return self
 
     def __exit__(self, *_: object) -> None:
-        time.monotonic, time.monotonic_ns, time.time, os.urandom, state = self._real
+        time.monotonic, time.monotonic_ns, time.time, clock.now, clock.now_ns, os.urandom, state = self._real
         random.setstate(state)
 
     def at(self, when: float, call: Callable[..., object], *args: Any) -> Event:
         """Have something happen at an instant, or now, if that has passed."""
-        event = Event(max(when, self.now), call, args)
-        heapq.heappush(self._heap, (event.at, next(self._order), event))
+        if when < self.now:
+            when = self.now
+        event = Event(when, call, args)
+        heapq.heappush(self._heap, (when, next(self._order), event))
         return event
 
     def after(self, delay_s: float, call: Callable[..., object], *args: Any) -> Event:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qworker import codec
@@ -29,11 +29,12 @@ from .store import Store
 from .times import START_S, Universe
 
 RESTART_S = 0.3  # until a worker that is gone has a successor
+DISK_FULL = "MISCONF Redis is configured to save RDB snapshots, but it is currently unable to persist to disk."
 SETTLED_S = 30.0  # how long after the last fault everything must have ended, beside what the tasks themselves take
 PREFIX = b"qw:{default.default}:"
 RESULT = PREFIX + b"result:"
 PERMANENT = frozenset(name.encode() for name in keys.PERMANENT if "*" not in name)
-WORKING = (b"bodies", b"tasks", b"suspects", b"later", b"leases", b"held", b"stops", b"cursors", b"progress")
+BODIES, TASKS = PREFIX + b"bodies", PREFIX + b"tasks"  # as long as there are any, something is not done
 OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
 
 TOGETHER = 20  # histories that are collected together, where the caller has turned the collector off
@@ -129,6 +130,9 @@ class World:
         self.producers = [Producer(self, n, list(plan.jobs[n :: plan.producers])) for n in range(plan.producers)]
         if plan.weather.twice:
             self.faults.append(Fault("sent twice", START_S, float("inf")))
+        if plan.weather.cut_before or plan.weather.cut_after or plan.weather.slow:  # a late answer is asked for again
+            self.faults.append(Fault("cut", START_S, float("inf")))
+        self._not_before = START_S + max((blow.at for blow in plan.blows), default=0.0)  # it is not over before
         for blow in plan.blows:
             universe.at(START_S + blow.at, self._strike, blow)
 
@@ -185,6 +189,13 @@ class World:
             case "freeze worker" if worker is not None and not worker.node.frozen:
                 worker.node.freeze()
                 self._fault(blow, worker=name, over=worker.node.thaw)
+            case "suspend worker" if worker is not None and not worker.node.frozen:
+                # Its host sleeps: the processes of it, and no clock.
+                worker.node.freeze()
+                self._fault(replace(blow, kind="freeze worker"), worker=name, over=worker.node.thaw)
+                for each in [c for pool in worker.pools for c in pool.children if not (c.dead or c.frozen)]:
+                    each.frozen = True
+                    self._fault(replace(blow, kind="freeze child"), pid=each.pid, worker=name, over=each.thaw)
             case "cut off worker" if worker is not None and name not in server.cut_off:
                 server.cut_off[name] = ("both", "there", "back")[int(draw * 1000) % 3]
                 self._fault(blow, worker=name, over=lambda: server.heal(name))
@@ -212,6 +223,12 @@ class World:
             case "restart server" if not (server.frozen or server.down):
                 server.restart(blow.lasts_s)
                 self._fault(blow)
+            case "full server" if not server.store.full:
+                server.store.full = True
+                self._fault(blow, over=lambda: setattr(server.store, "full", False))
+            case "refusing server" if not server.store.refuses:
+                server.store.refuses = DISK_FULL
+                self._fault(blow, over=lambda: setattr(server.store, "refuses", ""))
             case "kill clients":
                 server.cut(lambda wire: draw < 0.5 or wire.node.name == name)
                 self._fault(blow, until=now)
@@ -225,6 +242,8 @@ class World:
                 some = [producer for producer in self.producers if not producer.done]
                 if some:
                     some[int(draw * len(some))].kill()
+                    # What it had sent arrives all the same.
+                    self._not_before = max(self._not_before, now + 2 * self.plan.weather.slow_s)
                     self._fault(blow, until=now)
 
     def _fault(
@@ -285,11 +304,10 @@ class World:
             producer.node.kill()
 
     def _is_quiet(self) -> bool:
-        if self._open or self.universe.now < START_S + max((blow.at for blow in self.plan.blows), default=0.0):
+        data = self.server.store.data
+        if self._open or self.universe.now < self._not_before or BODIES in data or TASKS in data:
             return False
-        if not all(producer.done for producer in self.producers):
-            return False
-        return not any(PREFIX + key in self.server.store.data for key in WORKING[:2])
+        return all(producer.done for producer in self.producers)
 
     def _history(self) -> History:
         data = self.server.store.data
