@@ -11,7 +11,9 @@ import pytest
 from support.history import proof
 
 ROOT = Path(__file__).resolve().parents[2]
-TORTURED = proof.read(ROOT / proof.KEPT / "torture.json")
+SHOWN = proof.read(ROOT / proof.KEPT / "torture.json")
+TORTURED = copy.deepcopy(SHOWN)  # and nothing of it late
+TORTURED["faults"]["late"] = []
 LEVEL = {"first": 20.0, "last": 20.5, "most": 21.0, "per_10_minutes": 0.2}
 SOAKED = {
     "command": "make soak ARGS='--minutes 30'",
@@ -31,7 +33,8 @@ SOAKED = {
 
 def test_the_committed_page_is_what_the_committed_runs_make():
     assert TORTURED is not None
-    assert (ROOT / proof.PAGE).read_text() == proof.page(TORTURED, proof.read(ROOT / proof.KEPT / "soak.json"))
+    soaked = proof.read(ROOT / proof.KEPT / "soak.json")
+    assert (ROOT / proof.PAGE).read_text() == proof.page(SHOWN, soaked, shortfalls=True)
 
 
 def test_a_run_of_less_than_a_million_tasks_says_so():
@@ -51,6 +54,7 @@ DOCTORED = {
     "a loss while calm": lambda run: run["calm"].update(lost=1),
     "a broken rule": lambda run: run["faults"]["violations"].update(C7=1),
     "an accepted task that is nowhere": lambda run: run["faults"]["outcomes"].update(succeeded=1),
+    "a time beyond its bound": lambda run: run["faults"].update(late=["recovery q:a: 9.00 s, and 4.00 s is allowed"]),
     "tasks that were never sent": lambda run: run["faults"].update(tasks=run["faults"]["tasks"] + 1),
     "no faults at all": lambda run: run["faults"].update(tasks=0, submits={}, outcomes={}),
 }
@@ -69,6 +73,38 @@ def test_a_doctored_run_is_refused_and_nothing_is_changed(name, tmp_path):
 
     assert not kept.exists()
     assert not shown.exists()
+
+
+def test_lateness_and_growth_are_shown_when_that_is_asked_for_and_at_the_top_of_the_page():
+    run, soaked = copy.deepcopy(TORTURED), copy.deepcopy(SOAKED)
+    run["faults"]["late"] = late = [
+        "recovery q:a: 9.00 s, and 4.00 s is allowed",
+        "stop q:b: 2 s, and 1.50 s is allowed",
+    ]
+    soaked["trends"]["worker MiB"].update(first=20.0, last=23.0, per_10_minutes=1.5)
+
+    head, *_ = proof.page(run, soaked, shortfalls=True).split("| Tasks |")
+
+    assert f"**Not as it should be: 2 times were beyond their bounds (faults): {'; '.join(late)}.**" in head
+    assert "**Not as it should be: worker MiB: from 20 to 23.**" in head
+
+
+@pytest.mark.parametrize("name", ["a loss", "a broken rule"])
+def test_a_loss_is_shown_in_no_case(name):
+    run = copy.deepcopy(TORTURED)
+    DOCTORED[name](run)
+
+    with pytest.raises(proof.NoProof, match="not to be shown"):
+        proof.page(run, None, shortfalls=True)
+
+
+def test_what_was_held_to_a_bound_of_its_time_is_on_the_page():
+    run = copy.deepcopy(TORTURED)
+    run["faults"].update(held_to={"cancel": 200, "recovery": 1000}, late=[])
+
+    assert "| Later than their bounds, of 1,200 recoveries, cancels, stops, timeouts and ends | 0 |" in proof.page(
+        run, None
+    )
 
 
 def test_without_a_torture_run_it_says_how_to_make_one(tmp_path):

@@ -26,22 +26,24 @@ from qworker import Future, faultpoints
 from support.daemon import Worker, spawn_worker
 from support.promised import bound
 from support.proxy import Proxy
-from support.servers import Servers, any_kind, start_server
+from support.servers import KINDS, Servers, any_kind, start_server
 from support.waiting import wait_until
 
 from . import executions, faults, workload
+from .bounds import judged, timed
 from .client import Batch, Recorder, look
 from .explain import Index, recoveries
 from .judge import Violation, judge, report
-from .records import Event, Fault, History, save
+from .records import TOLD, Event, Fault, History, save
 
 APP = "support.apps.history_tasks"
-TOLD = ("worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "outcome.refused", "claim.lost")
 MOST_PENDING = 2_000  # so that faults meet a queue, and cancels something to cancel
 AHEAD = 0.03  # the share of all tasks that may be submitted beyond the next fault's: what that is done to
 QUIET_S = 60.0
 START_S = 60.0
-STOPPED_LATER = 3
+STOPPED_AFTER_S = 5.0  # what has not started by then is stopped where it waits
+LOOK_S = 0.05
+TRIES = 10  # a stop that got no answer is asked for again
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Done:
     after_last_fault_s: float
     torn: int = 0
 
+    @functools.cached_property
+    def times(self) -> tuple[Counter[str], list[str]]:
+        """What was held to a bound of its time, and what was later than that."""
+        return judged(timed(Index(self.history)))
+
     def summary(self) -> str:
         """The run as a table."""
         history = self.history
@@ -87,6 +94,7 @@ class Done:
             "faults": _counted(fault.kind for fault in history.faults),
             "again": self._recoveries() or "nothing",
             "took": f"{self.took_s:.1f} s, {self.after_last_fault_s:.1f} s of it after the last fault",
+            "times": f"{_counted(self.times[0].elements())}: {len(self.times[1])} too late",
             "verdict": f"{len(self.violations)} violations",
         }
         return "\n".join(f"  {name:<9} {value}" for name, value in rows.items())
@@ -200,11 +208,13 @@ class Fleet:
 
 
 class Producer(threading.Thread):
-    """Submits all batches, never too far ahead, and cancels and stops what its plan says."""
+    """Submits all batches, never too far ahead; cancels what its plan says, and stops it as soon as it runs."""
 
-    def __init__(self, client: Recorder, batches: Sequence[Batch]) -> None:
+    def __init__(self, client: Recorder, batches: Sequence[Batch], log: Path) -> None:
         super().__init__(name="producer", daemon=True)
         self._client, self._batches = client, batches
+        self._log = executions.Tail(log)
+        self._later: deque[tuple[float, Future[Any]]] = deque()  # what is to be stopped, and since when
         self._most = 0
         self.error: BaseException | None = None
 
@@ -215,23 +225,42 @@ class Producer(threading.Thread):
 
     def run(self) -> None:
         client = self._client
-        later: deque[Future[Any]] = deque()
         try:
             for batch in self._batches:
-                client.wait(lambda: client.pending < MOST_PENDING and len(client.futures) < self._most, None)
+                while not client.wait(
+                    lambda: client.pending < MOST_PENDING and len(client.futures) < self._most, LOOK_S
+                ):
+                    self._stop_started()
                 futures = client.submit(batch)
                 if batch.stop == "stop":
-                    later += futures
+                    self._later += [(executions.now(), future) for future in futures]
                 elif batch.stop:
                     for future in futures:
-                        client.stop(future, batch.stop)
-                # Some batches later, so that most of them run by then.
-                while len(later) > STOPPED_LATER:
-                    client.stop(later.popleft(), "stop")
-            for future in later:
-                client.stop(future, "stop")
+                        self._ask(future, batch.stop)
+                self._stop_started()
+            while self._later:
+                client.wait(lambda: False, LOOK_S)
+                self._stop_started()
         except BaseException as error:  # told by the main thread
             self.error = error
+
+    def _stop_started(self) -> None:
+        if not self._later:
+            return
+        started = {line.id for line in self._log.read() if line.what == "start"}
+        waiting = list(self._later)
+        self._later.clear()
+        for since, future in waiting:
+            if future.id in started or executions.now() > since + STOPPED_AFTER_S:
+                self._ask(future, "stop")
+            else:
+                self._later.append((since, future))
+
+    def _ask(self, future: Future[Any], verb: str) -> None:
+        """As one does who gets no answer: again. What is never stopped runs for a minute."""
+        for _ in range(TRIES):
+            if self._client.stop(future, verb):
+                return
 
 
 # What happens in a run while its fleet is up: it returns the faults that it did.
@@ -267,7 +296,7 @@ def run(plan: Plan, directory: Path, *, scene: Scene | None = None, server: Serv
 
 def disturb(plan: Plan, fleet: Fleet, client: Recorder, *, tell: Callable[[str], None] = lambda _: None) -> list[Fault]:
     """Let the producer submit, and do each fault when its share of the tasks has ended."""
-    producer = Producer(client, workload.plan(plan.seed, plan.tasks, plan.queues))
+    producer = Producer(client, workload.plan(plan.seed, plan.tasks, plan.queues), fleet.log)
     ways = faults.Faults(fleet, executions.Tail(fleet.log), seed=plan.seed)
     producer.start()
     for share, kind in faults.plan(plan.seed, sorted(set(plan.faults)), len(plan.faults)):
@@ -309,17 +338,21 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kinds", default=",".join(faults.KINDS), help="which faults, by comma")
+    parser.add_argument("--server", choices=KINDS, help="default: whichever is here, redis first")
     given = parser.parse_args()
     kinds = given.kinds.split(",")
     plan = Plan(given.seed, given.tasks, [kinds[n % len(kinds)] for n in range(given.faults)], given.workers)
     directory = Path(tempfile.mkdtemp(prefix="qworker-chaos-"))
-    done = run(plan, directory, scene=functools.partial(disturb, tell=functools.partial(print, flush=True)))
+    scene = functools.partial(disturb, tell=functools.partial(print, flush=True))
+    kind = given.server or any_kind()
+    done = run(plan, directory, scene=scene, server=start_server(kind, directory / "server"))
     print(done.summary())
-    if done.violations:
+    late = done.times[1]
+    if done.violations or late:
         save(done.history, directory / "history.jsonl")
-        print(report(done.violations))
+        print(report(done.violations), *late, sep="\n")
         print(f"kept: {directory}\nagain: python -m support.history.chaos --seed {given.seed} --tasks {given.tasks} "
-              f"--faults {given.faults} --workers {given.workers} --kinds '{given.kinds}'")  # fmt: skip
+              f"--faults {given.faults} --workers {given.workers} --kinds '{given.kinds}' --server {kind}")  # fmt: skip
         return 1
     return 0
 

@@ -91,8 +91,9 @@ class Recorder:
         future = self.futures[id_] = self._app.future(id_)
         future.add_done_callback(self._told)
 
-    def stop(self, future: Future[Any], verb: str) -> None:
-        """Cancel or stop a task, and note what was answered."""
+    def stop(self, future: Future[Any], verb: str) -> bool:
+        """Cancel or stop a task, and note what was answered. False if nobody answered."""
+        answered = True
         asked = now()
         try:
             if verb == "cancel":
@@ -103,8 +104,9 @@ class Recorder:
                 # `cancelled` is the word for what never runs; what ran, and was stopped at once, has that outcome, too.
                 answer = "cancelled" if never else f"{receipt.outcome or receipt.state}, {receipt.how or 'not yet'}"
         except QWorkerError as error:
-            answer = type(error).__name__
+            answer, answered = type(error).__name__, False
         self.stopped.append(Stopped(future.id, "cancel" if verb == "cancel" else "stop", asked, now(), answer))
+        return answered
 
     def wait(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until a condition holds; it is looked at whenever a task has ended."""
@@ -131,7 +133,7 @@ class Recorder:
         self.submitted.append(
             Submitted(
                 id_, asked, now(), answer, retries=options.get("retries", 0), timeout_s=options.get("timeout"),
-                pool=batch.pool, kind=batch.kind,
+                pool=batch.pool, kind=batch.kind, deadline_s=options.get("deadline"),
             )
         )  # fmt: skip
 

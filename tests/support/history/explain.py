@@ -10,6 +10,7 @@ append-only file cost nothing.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -60,10 +61,22 @@ OUTAGES = (
 )  # fmt: skip
 # Those of which one that is longer than half a lease is known by all, and a shorter one costs nothing.
 SILENCES = ("freeze server", "restart server", "pause server")
+# Those that charge an attempt, by a child that dies or by a lease that lapses: who dies with its fork server, or is
+# drained, starts again in the same attempt.
+CHARGING = ("kill child", "dies", "kill worker", "freeze worker", "stood still", "cut off worker", "outages in a row")
+# What makes a call late, so that it is sent again and both arrive. A claim that comes after its first was settled takes
+# tasks that its worker does not know of; when its lease lapses they are charged. `cut` is a simulation's weather.
+REPEATING = ("sent twice", "cut", "freeze server", "pause server", "stalled wire", "slow wire", "no answer")
+# What may keep a child that has begun a task from writing that down, until a timeout or a stop kills it.
+STILL = ("freeze child", "freeze fork server")
+# What may take an answer of the server with it: it is asked again, and who has rescued tasks then does not know that.
+LOSE_ANSWERS = (*OUTAGES, "cut", "sent twice", "outlived")
 # The kernel may grant what is below a killed process some milliseconds more.
 TICK_S = 0.1
 # From the end of the code to the recorded outcome, while nothing is wrong: far more than it takes.
 SETTLE_S = 1.0
+# Who is killed takes the lines of its log with it that are as young as this.
+LOG_S = 1.0
 
 
 @dataclass(slots=True)
@@ -104,6 +117,25 @@ class Task:
     def timeout_s(self) -> float | None:
         return next((submit.timeout_s for submit in self.submits), None)
 
+    def outlasted(self, run: Run) -> bool:
+        """Say whether a run may have met its timeout. Code in a thread that is left running may return afterwards."""
+        if self.timeout_s is None:
+            return False
+        return run.end is None or run.end.at - run.start.at >= self.timeout_s
+
+    @property
+    def asked(self) -> float:
+        """When somebody first wanted it."""
+        return min((submit.asked for submit in self.submits), default=0.0)
+
+    @property
+    def has_deadline(self) -> bool:
+        return any(submit.deadline_s is not None for submit in self.submits)
+
+    @property
+    def max_crashes(self) -> int:
+        return min((submit.max_crashes for submit in self.submits), default=3)
+
     @property
     def ended(self) -> Ended | None:
         """Its outcome, as it was known first."""
@@ -141,6 +173,8 @@ class Index:
         ]
         own += _in_a_row(history.faults, history.lease_s)
         self.faults = sorted([*history.faults, *own], key=lambda fault: fault.at)
+        self._begins = [fault.at for fault in self.faults]
+        self._longest_s = max((fault.until - fault.at for fault in self.faults), default=0.0)
         self.outages = [fault for fault in self.faults if fault.kind in OUTAGES]
         by_child: dict[int, list[Fault]] = {}
         by_worker: dict[str, list[Fault]] = {}
@@ -148,15 +182,29 @@ class Index:
             cost = COSTS[fault.kind]
             if cost == "child":
                 by_child.setdefault(fault.pid, []).append(fault)
-            elif cost == "worker" or (
-                cost == "worker, past its lease" and fault.until - fault.at > history.lease_s / 2
-            ):
+            elif cost.startswith("worker") and self._may_cost(fault):
                 by_worker.setdefault(fault.worker, []).append(fault)
         self._by_child, self._by_worker = by_child, by_worker
+        self._unsettled = {event.worker for event in history.events if event.name == "worker.unsettled"}
         self._by_all = [fault for fault in self.faults if COSTS[fault.kind] == "every worker"]
+        self._costly = [fault for fault in self.faults if self._may_cost(fault)]
+        self._still = [fault for fault in self.faults if fault.kind in STILL]
+        self._twice = [fault for fault in self.faults if fault.kind in REPEATING]
+        self._kills = [fault for fault in self.faults if fault.kind == "kill worker"]
+        self._unheard = [fault for fault in self.faults if fault.kind in LOSE_ANSWERS]
         for task in self.tasks.values():
             hit = [fault for run in task.runs for fault in self.faults_on(run)]
             task.faults = sorted(set(hit), key=lambda fault: fault.at)
+
+    def _may_cost(self, fault: Fault) -> bool:
+        cost = COSTS[fault.kind]
+        return cost != "nothing" and (
+            cost != "worker, past its lease" or fault.until - fault.at > self.history.lease_s / 2
+        )
+
+    def charges(self, fault: Fault) -> bool:
+        """Say whether what a fault hits has lost an attempt by it: a drain, too, if no server could be told of it."""
+        return fault.kind in CHARGING or (fault.kind == "drain worker" and fault.worker in self._unsettled)
 
     def _task(self, id_: str) -> Task:
         task = self.tasks.get(id_)
@@ -174,17 +222,80 @@ class Index:
     def _may_be_unsettled(self, run: Run, fault: Fault) -> bool:
         if run.end is None or run.end.at + SETTLE_S >= fault.at:
             return True
-        # It ended long before. But what ends while the server is away is settled when that is back.
-        ended = run.end.at
+        # It ended long before. But what ends while the server is away is settled when that is back, for long enough.
+        settled = run.end.at + SETTLE_S
+        for outage in self.outages:
+            if outage.at > settled or settled >= fault.at:
+                break
+            # Who is killed in the middle of one cannot log that it had no answer either.
+            if outage.worker in ("", run.start.worker) or (outage.kind, fault.kind) == ("no answer", "kill worker"):
+                settled = max(settled, outage.until + SETTLE_S)
+        return settled >= fault.at
+
+    def unseen(self, task: Task, ended: Ended) -> dict[int, Fault | None]:
+        """Attempts whose end no start shows, and the fault of each; None: it has none, and somebody's start is missing.
+
+        What waits in a window is charged when its worker dies, and a child may die between its beginning and its line.
+        It may have been started before in that attempt, by a worker that was drained. Which worker held it nobody has
+        written down: it is known only between which two starts it was lost.
+        """
+        attempts = {
+            run.start.attempt for run in task.runs
+            if run.start.attempt == ended.attempt or self._shows_its_end(task, run)
+        }  # fmt: skip
+        last = ended.attempt + (ended.how in ("killed", "host_died") and ended.state != "crashed")
+        found: dict[int, Fault | None] = {}
+        for attempt in sorted(set(range(1, last)) - attempts):
+            since = max((run.start.at for run in task.runs if run.start.attempt <= attempt), default=task.asked)
+            until = min((run.start.at for run in task.runs if run.start.attempt > attempt), default=ended.at)
+            final = attempt == ended.attempt
+            # Rather those that hit no start of it: the others have one to account for.
+            able = sorted([*self._costly, *(self._still if final else ())], key=lambda fault: fault in task.faults)
+            found[attempt] = next(
+                (
+                    fault
+                    for fault in able
+                    if (final or self.charges(fault))
+                    and since <= fault.until + TICK_S and fault.at <= until and fault not in found.values()
+                ),
+                None,
+            )  # fmt: skip
+            if found[attempt] is None or found[attempt] in task.faults:
+                found[attempt] = next(
+                    (f for f in self._twice if f.at <= until and since <= f.until + TICK_S), found[attempt]
+                )
+        return found
+
+    def _shows_its_end(self, task: Task, run: Run) -> bool:
+        """Say whether a run may have been the last of its attempt: not if it was only drained."""
+        if run.end is not None and run.end.how != "asked":
+            return True
+        faults = list(self.faults_on(run))
+        drained = any(fault.kind == "drain worker" for fault in faults)
+        return not drained or task.outlasted(run) or any(map(self.charges, faults))
+
+    def deaths(self, task: Task, ended: Ended) -> set[Fault]:
+        """The faults that may have charged a task with an attempt before it ended, seen by its starts or not."""
+        faults = {fault for fault in task.faults if fault.at <= ended.at}
+        return faults | {fault for fault in self.unseen(task, ended).values() if fault is not None}
+
+    def between(self, since: float, until: float) -> list[Fault]:
+        """The faults of which some part lies between two instants."""
+        first = bisect.bisect_left(self._begins, since - self._longest_s)
+        last = bisect.bisect_right(self._begins, until)
+        return [fault for fault in self.faults[first:last] if fault.until >= since]
+
+    def was_killed(self, worker: str, lost: float, again: float) -> bool:
+        """Whether a worker died soon enough after a loss to have taken what it had to tell with it."""
         return any(
-            o.at <= ended + SETTLE_S and o.until + SETTLE_S >= fault.at
-            for o in self.outages
-            if o.kind != "no answer" or o.worker == run.start.worker
+            fault.kind == "kill worker" and lost - TICK_S <= fault.at <= again + LOG_S
+            for fault in self._by_worker.get(worker, ())
         )
 
-    def was_killed(self, worker: str, after: float) -> bool:
-        """Whether a worker died soon enough after an instant to have taken what it had to tell with it."""
-        return any(f.kind == "kill worker" and f.at >= after - TICK_S for f in self._by_worker.get(worker, ()))
+    def may_be_untold(self, worker: str, lost: float, again: float) -> bool:
+        """Whether whoever rescued what this worker ran may not have told it: it was killed, or lost the answer."""
+        killed = any(f.worker != worker and lost - TICK_S <= f.at <= again + LOG_S for f in self._kills)
+        return killed or any(f.at <= again and lost <= f.until + TICK_S for f in self._unheard)
 
     def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
         """What may have made a task start again after this run; empty if nothing did."""
@@ -193,8 +304,7 @@ class Index:
         if again and task.retries:
             if before.end is not None and before.end.how in ("raised", "asked"):
                 found.append("retry")
-            lasted = after.start.at - before.start.at
-            if task.timeout_s is not None and before.end is None and lasted >= task.timeout_s:
+            if task.outlasted(before) and after.start.at - before.start.at >= (task.timeout_s or 0.0):
                 found.append("timeout")
         # A fault, and all that it hit: whoever froze, was rescued and starts it late is no reason for anything.
         found += [fault for fault in self.faults_on(before) if fault.at <= after.start.at]

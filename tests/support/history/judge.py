@@ -3,15 +3,17 @@
     judge(history) ─► Index ─► C1 … C10 ─► [Violation]
 
 C1  accepted: exactly one outcome at quiet; refused: none, and no start; not known: at most one
-C2  a value or an error that was recorded is one that its code made, under the same fence
+C2  an outcome is one that something made: a value or an error its code, under the same fence; a cancel who stopped it,
+    a timeout its limit, an end in the queue its deadline, a crash as many deaths as it may have
 C3  answered `cancelled`: it does not start, and nothing of it runs
 C4  no start after the outcome
-C5  the attempt that is recorded is the one that the starts show, and never more than the options allow
+C5  the attempt that is recorded is the one that the starts show, but for what a fault may have hidden, each one once;
+    never more than the options allow, and of a failure never fewer
 C6  no superseded outcome: nothing is recorded under a fence once a later one has started the task
 C7  a task starts again only where a retry, a timeout or a fault explains it
 C8  at quiet nothing is left: no live task, no key, and the counters equal a recount
 C9  no key runs more often at once than its limit, counted by valid fences; a process slot runs one task
-C10 what a fault cost, and what was refused, was told by a worker
+C10 what a fault cost, and what was refused, was told by a worker; the server's counter is heard where that one cannot
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .explain import TICK_S, Index, Run, Task
-from .records import Fault, History
+from .explain import REPEATING, TICK_S, Index, Run, Task
+from .records import Ended, Fault, History
 
 FREEZES = (
     "freeze worker",
@@ -77,13 +79,40 @@ def c1(index: Index, task: Task) -> Iterator[str]:
 
 
 def c2(index: Index, task: Task) -> Iterator[str]:
-    """What is recorded was made by its code."""
+    """What is recorded was made: by its code, or by what ends it."""
     for end in task.ends:
+        if why := _unmade(index, task, end):
+            yield f"{end.state} ({end.how}), {why}"
         if end.state == "succeeded" or (end.state == "failed" and end.fence is not None):
             how = "returned" if end.state == "succeeded" else "raised"
             made = [run.end for run in task.runs if run.end is not None and run.end.how == how]
             if not any((line.fence, line.value) == (end.fence, end.value) for line in made):
                 yield f"{end.state} with {end.value!r} under fence {end.fence}, which its code never {how}"
+
+
+def _unmade(index: Index, task: Task, end: Ended) -> str:
+    """Why nothing can have made an outcome; empty if something did, or if its code has to show it."""
+    match end.state:
+        case "cancelled" if not task.stops:
+            return "and nobody has stopped it"
+        case "timed_out" if task.timeout_s is None or end.how == "never_started":
+            return "and it has no timeout" if task.timeout_s is None else "which a limit of its code cannot be"
+        case "expired" if not task.has_deadline:
+            return "and it has no deadline"
+        case "failed" if end.fence is None:
+            # An error that names no run: not one of those that the plan of the task asks for, but one of its code.
+            ends = [run.end for run in task.runs if run.end is not None and run.start.attempt == end.attempt]
+            if not any(line.how in ("raised", "asked") for line in ends):
+                return "and its code has not raised"
+        case "crashed":
+            # Who may start only once is not asked whose fault it was.
+            deaths = [
+                fault for fault in index.deaths(task, end)
+                if task.max_crashes == 1 or index.charges(fault) or fault.kind in REPEATING
+            ]  # fmt: skip
+            if len(deaths) < task.max_crashes:
+                return f"after {len(deaths)} faults that may have hit it, and it takes {task.max_crashes}"
+    return ""
 
 
 def c3(index: Index, task: Task) -> Iterator[str]:
@@ -112,26 +141,26 @@ def c4(index: Index, task: Task) -> Iterator[str]:
 def c5(index: Index, task: Task) -> Iterator[str]:
     """The recorded attempt is that of the starts."""
     ended = task.ended
-    if ended is None:
-        return
-    deaths = sum(fault.at <= ended.at for fault in task.faults)
-    any_fault = any(
-        task.submits[0].asked <= fault.until and fault.at <= ended.at and fault.kind != "no answer"
-        for fault in index.faults
-    )
-    attempts = {run.start.attempt for run in task.runs}
-    if ended.how == "never_started":
+    if ended is None or ended.how == "never_started":
         return  # whoever ends it in the queue does not know how often it has run
+    attempts = {run.start.attempt for run in task.runs}
     if attempts and max(attempts) > ended.attempt:
         yield f"ended in attempt {ended.attempt}, and attempt {max(attempts)} has started"
-    if ended.how != "host_died" and ended.attempt not in attempts and not (ended.how == "killed" and any_fault):
+    if ended.attempt not in attempts and ended.how not in ("host_died", "killed"):
         yield f"ended in attempt {ended.attempt} ({ended.how}), which has no start"
-    # A worker's death charges what its claim held, started or not, so what is missing needs a fault, and not its own.
-    missing = set(range(1, ended.attempt)) - attempts
-    if missing and not any_fault:
-        yield f"ended in attempt {ended.attempt}, and there is no start of {sorted(missing)}"
-    if ended.attempt > 1 + task.retries + deaths + len(missing):
-        yield f"{ended.attempt} attempts, with {task.retries} retries and {deaths} faults that hit it"
+    lost = [attempt for attempt, fault in index.unseen(task, ended).items() if fault is None]
+    if lost:
+        yield f"ended in attempt {ended.attempt} ({ended.how}), and there is no start of {lost}, nor a fault for each"
+    again = {
+        run.start.attempt for run in task.runs
+        if run.start.attempt < ended.attempt
+        and ((run.end is not None and run.end.how in ("raised", "asked")) or task.outlasted(run))
+    }  # fmt: skip
+    retries, deaths = min(task.retries, len(again)), len(index.deaths(task, ended))
+    if ended.attempt > 1 + retries + deaths + len(lost):
+        yield f"{ended.attempt} attempts, with {retries} of {task.retries} retries and {deaths} faults that hit it"
+    if ended.state in ("failed", "timed_out") and ended.attempt <= task.retries and not task.has_deadline:
+        yield f"{ended.state} in attempt {ended.attempt}, with {task.retries} retries"
 
 
 def c6(index: Index, task: Task) -> Iterator[str]:
@@ -215,32 +244,37 @@ def c10(index: Index) -> Iterator[Violation]:
     told = {(event.name, event.task) for event in index.history.events}
     by_worker = {(event.name, event.worker) for event in index.history.events}
     rescued = sum(e.count for e in index.history.events if e.name in ("worker.died", "tasks.rescued"))
-    if index.history.quiet is not None:
-        # A worker that is killed takes the last lines of its log with it. Its count was written with the rescue.
-        rescued = max(rescued, index.history.quiet.counters.get("rescued", 0))
-    seen = 0
+    seen = sure = 0
     for task in index.tasks.values():
         for before, after in itertools.pairwise(task.runs):
             reasons = index.reasons(task, before, after)
             if not reasons or any(isinstance(reason, str) for reason in reasons) or before.start.at > after.start.at:
                 continue
             kinds = {fault.kind for fault in reasons if isinstance(fault, Fault)}
-            worker = before.start.worker
+            worker, lost, again = before.start.worker, before.start.at, after.start.at
             if "drain worker" in kinds:
                 continue  # it gives back what it has to kill, which is no loss
             if kinds & {"kill worker", *FREEZES}:
-                seen += kinds.isdisjoint({"kill child", "dies", "kill fork server"})
+                if kinds.isdisjoint({"kill child", "dies", "kill fork server"}):
+                    seen += 1
+                    sure += not index.may_be_untold(worker, lost, again)
             elif "kill fork server" in kinds:
-                if ("forkserver.died", worker) not in by_worker and not index.was_killed(worker, before.start.at):
+                if ("forkserver.died", worker) not in by_worker and not index.was_killed(worker, lost, again):
                     yield Violation("C10", task.id, "its fork server died, and no worker told it", task.evidence())
             elif {("task.lost_child", task.id), ("outcome.refused", task.id)}.isdisjoint(told):
                 # Refused: it was sent again because the answer was late, and another worker had taken the task by then.
-                if index.was_killed(worker, before.start.at):
+                if index.was_killed(worker, lost, again):
                     continue
                 yield Violation("C10", task.id, "its child died, and no worker told it", task.evidence())
         yield from _untold_refusals(index, task, told, by_worker)
-    if seen > rescued:
-        yield Violation("C10", "", f"{seen} tasks were rescued by their starts, and {rescued} were told")
+    # Who is killed takes the last lines of its log with it, and who lost the answer asked again and found nothing.
+    # Their count was written with the rescue, by the server.
+    quiet = index.history.quiet
+    counted = max(rescued, quiet.counters.get("rescued", 0) if quiet is not None else 0)
+    if sure > rescued:
+        yield Violation("C10", "", f"{sure} tasks were rescued by workers that could tell it, and {rescued} were told")
+    elif seen > counted:
+        yield Violation("C10", "", f"{seen} tasks were rescued by their starts, and {counted} were told or counted")
 
 
 def _untold_refusals(
@@ -250,6 +284,8 @@ def _untold_refusals(
     for run, after in itertools.pairwise(task.runs):
         if run.end is None or run.end.how != "returned" or run.end.at < after.start.at:
             continue
+        if "timeout" in index.reasons(task, run, after):
+            continue  # it had its outcome: it was left running
         worker = run.start.worker
         said = ("outcome.refused", task.id) in told or ("claim.lost", worker) in by_worker
         if not said and not any(fault.kind not in FREEZES for fault in index.faults_on(run)):

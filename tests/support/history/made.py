@@ -125,6 +125,15 @@ def timed_out(id_: str = "q:a") -> Story:
     return story.told(5, "timed_out", "killed")
 
 
+def left_running(id_: str = "q:a") -> Story:
+    """It was too long, in a thread, and returned when its next attempt was over."""
+    story = Story(id_).submit(retries=1, timeout_s=1.0, pool="thread").start(1)
+    first = story.lines[-1]
+    story.start(3, attempt=2).end(4).told(5)
+    story.lines.append(dataclasses.replace(first, what="end", at=6.0, how="returned", value="1.1"))
+    return story
+
+
 def failed(id_: str = "q:a") -> Story:
     return Story(id_).submit().start(1).end(2, "raised").told(3, "failed", "raised")
 
@@ -142,6 +151,47 @@ def cancelled_between(id_: str = "q:a") -> Story:
 def stopped(id_: str = "q:a") -> Story:
     story = Story(id_).submit().start(1).stop(2, "running", "stop").end(2.5, "asked")
     return story.told(3, "cancelled", "noticed")
+
+
+def expired(id_: str = "q:a") -> Story:
+    return Story(id_).submit(deadline_s=1.0).told(2, "expired", "never_started")
+
+
+def crashed(id_: str = "q:a") -> Story:
+    """It killed its child three times."""
+    story = Story(id_).submit()
+    for n in range(3):
+        story.moves("w1", 11 + n).start(1 + 2 * n).end(2 + 2 * n, "dies").event("task.lost_child")
+    return story.told(7, "crashed", "host_died")
+
+
+def crashed_by_others(id_: str = "q:a") -> Story:
+    """It waited in the window of a worker that was killed, then it died twice by itself."""
+    story = Story(id_).submit().moves("w0", 0).fault("kill worker", 0.5)
+    for n in range(2):
+        story.moves("w1", 11 + n).start(1 + 2 * n, attempt=2 + n).end(2 + 2 * n, "dies").event("task.lost_child")
+    return story.told(5, "crashed", "host_died")
+
+
+def crashed_after_a_drain(id_: str = "q:a") -> Story:
+    """It began in a worker that was drained, waited in the window of one that was killed, then it died twice."""
+    story = Story(id_).submit().moves("w3", 31).start(0.2).fault("drain worker", 0.3).end(0.4, "asked")
+    story.moves("w0", 0).fault("kill worker", 0.5)
+    for n in range(2):
+        story.moves("w1", 11 + n).start(1 + 2 * n, attempt=2 + n).end(2 + 2 * n, "dies").event("task.lost_child")
+    return story.told(5, "crashed", "host_died")
+
+
+def started_once(id_: str = "q:a") -> Story:
+    """Its worker was killed, and it may not start again."""
+    story = Story(id_).submit(max_crashes=1).start(1).fault("kill worker", 2)
+    return story.moves("w2", 21).event("worker.died", task="").told(3, "crashed", "host_died", attempt=2)
+
+
+def raised_another(id_: str = "q:a") -> Story:
+    """It ended with an error that names no run."""
+    story = Story(id_).submit().start(1).end(2, "asked")
+    return story.told(3, "failed", "raised", fence=None, value="out of luck")
 
 
 def refused(id_: str = "q:a") -> Story:
@@ -176,6 +226,12 @@ def worker_killed(id_: str = "q:a") -> Story:
     return story.moves("w2", 21).event("worker.died", task="").start(3, attempt=2).end(4).told(5)
 
 
+def killed_unanswered(id_: str = "q:a") -> Story:
+    """Its worker was killed while the server answered nobody: the others say so, and it said nothing any more."""
+    story = Story(id_).submit().start(1).end(2).fault("kill worker", 3.4).moves("w2", 21).fault("no answer", 1.5, 3.5)
+    return story.event("worker.died", task="").start(4, attempt=2).end(5).told(6)
+
+
 def fork_server_killed(id_: str = "q:a") -> Story:
     story = Story(id_).submit().start(1).fault("kill fork server", 2).event("forkserver.died", task="")
     return story.moves("w1", 12).start(3).end(4).told(5)
@@ -196,5 +252,8 @@ def stood_still(id_: str = "q:a") -> Story:
     return story
 
 
-GOOD = (plain, retried, timed_out, failed, cancelled, cancelled_between, stopped, refused, unknown, unknown_and_run,
-        submitted_twice, child_killed, died, worker_killed, fork_server_killed, worker_frozen, stood_still)  # fmt: skip
+GOOD = (plain, retried, timed_out, left_running, failed, cancelled, cancelled_between, stopped, refused, unknown,
+        unknown_and_run, submitted_twice, expired, crashed, crashed_by_others, crashed_after_a_drain,
+        started_once, raised_another,
+        child_killed, died, worker_killed, killed_unanswered, fork_server_killed, worker_frozen,
+        stood_still)  # fmt: skip

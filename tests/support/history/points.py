@@ -32,6 +32,7 @@ from qworker import faultpoints
 from qworker.broker import scripts
 from qworker.faultpoints import ACTIONS, POINTS
 from support.daemon import Worker, alive
+from support.servers import KINDS, Kind, start_server
 from support.waiting import wait_until
 
 from . import chaos, sender, workload
@@ -59,6 +60,7 @@ class Case(NamedTuple):
 
     armed: tuple[str, ...]
     seed: int = 0
+    server: Kind | None = None  # None: whichever is here
 
     @property
     def points(self) -> list[str]:
@@ -73,7 +75,8 @@ class Case(NamedTuple):
         return any(point.startswith(names) for point in self.points)
 
     def __str__(self) -> str:
-        return f"{' '.join(self.armed)} --seed {self.seed}"
+        server = f" --server {self.server}" if self.server else ""
+        return f"{' '.join(self.armed)} --seed {self.seed}{server}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ def run(case: Case, directory: Path) -> Verdict:
         lease_s=LEASE_S, armed=armed,
     )  # fmt: skip
     try:
-        done = chaos.run(plan, directory, scene=functools.partial(_send if case.sends else _strike, case))
+        scene = functools.partial(_send if case.sends else _strike, case)
+        server = None if case.server is None else start_server(case.server, directory / "server")
+        done = chaos.run(plan, directory, scene=scene, server=server)
     except AssertionError as error:
         return Verdict(case, time.monotonic() - began, error=str(error), kept=str(directory))
     history = done.history
@@ -176,7 +181,7 @@ def _strike(case: Case, plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) 
     if case.has("start", "spawn", "stop"):
         # What dies makes suspects and new children, and what runs for a second has its start recorded.
         batches[:0] = [Batch("dies", "dies", (1,), 4), LONG]
-    producer = chaos.Producer(client, batches)
+    producer = chaos.Producer(client, batches, fleet.log)
     producer.go_on_to(sys.maxsize)
     leads = [lead(watch, armed, fleet, client) for names, lead in LEADS.items() if case.has(*names)]
     done: list[Fault] = []
@@ -198,6 +203,7 @@ def _strike(case: Case, plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) 
 
 
 Lead = Iterator[tuple[Fault, ...]]
+NAPS = Batch("long", "nap", (0.15,), 60)
 
 
 def _stop(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorder) -> Lead:
@@ -212,13 +218,21 @@ def _stop(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorde
 
 def _drain(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorder) -> Lead:
     """End each armed worker in order while it has more than it can start."""
-    client.submit(Batch("long", "nap", (0.15,), 60))
-    left = list(armed)
+    client.submit(NAPS)
+    left, fed = dict.fromkeys(armed, 10), set()  # how many have to have started in it by then
     while left:
-        for worker in left[:]:
-            if len(watch.runs_in(worker)) >= 10:
+        for worker, least in list(left.items()):
+            started = len(watch.runs_in(worker))
+            if started < least:
+                continue
+            if worker in fed:
                 worker.term()
-                left.remove(worker)
+                del left[worker]
+            else:
+                # On a busy machine this is seen late, when nothing may be left that it could give back.
+                client.submit(NAPS)
+                fed.add(worker)
+                left[worker] = started + 4
         yield ()
 
 
@@ -301,11 +315,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only what the quick suite runs")
     parser.add_argument("--only", default="", help="of all points, only those whose fault has this in its name")
     parser.add_argument("--jobs", type=int, default=3, help="runs at once: most of their time is waiting")
+    parser.add_argument("--server", choices=KINDS, help="default: whichever is here, redis first")
     given = parser.parse_args()
     if given.armed:
         cases = [Case(tuple(given.armed), given.seed)]
     else:
         cases = [case for case in (QUICK if given.quick else sweep(given.seed)) if given.only in str(case)]
+    cases = [case._replace(server=given.server) for case in cases]
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="qworker-points-"))
     bad = []

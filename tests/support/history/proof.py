@@ -2,7 +2,8 @@
 
     build/torture.json, build/soak.json ─► docs/proof/ ─► page() ─► docs/proof.md
 
-PYTHONPATH=src:tests python -m support.history.proof      (make proof)
+PYTHONPATH=src:tests python -m support.history.proof                   (make proof)
+PYTHONPATH=src:tests python -m support.history.proof --shortfalls      also if it was late or grew; the page says so
 """
 
 from __future__ import annotations
@@ -37,19 +38,25 @@ class NoProof(Exception):
     """There is no run to make a page of, or it is not one to show."""
 
 
-def page(tortured: Mapping[str, Any], soaked: Mapping[str, Any] | None) -> str:
+def page(tortured: Mapping[str, Any], soaked: Mapping[str, Any] | None, *, shortfalls: bool = False) -> str:
     """Make the page.
 
+    With `shortfalls`, of runs that were late or grew, too: the page begins with that.
+
     Raises:
-        NoProof: the results tell of a loss, a broken rule or growth, or do not add up.
+        NoProof: the results tell of a loss or a broken rule, of lateness or growth, or do not add up.
     """
-    wrong = torture.wrong_with(dict(tortured)) + (soak.wrong_with(dict(soaked)) if soaked is not None else [])
+    wrong, short = torture.wrong_with(dict(tortured)), torture.late_in(dict(tortured))
+    if soaked is not None:
+        wrong, short = wrong + soak.wrong_with(dict(soaked)), short + soak.grown_in(dict(soaked))
+    if shortfalls:
+        wrong = [each for each in wrong if each not in short]
     if wrong:
         raise NoProof("not to be shown: " + "; ".join(wrong))
-    return "\n".join([*_head(tortured), *_faults(tortured), *_latencies(tortured), *_soak(soaked)]) + "\n"
+    return "\n".join([*_head(tortured, short), *_faults(tortured), *_latencies(tortured), *_soak(soaked)]) + "\n"
 
 
-def _head(run: Mapping[str, Any]) -> list[str]:
+def _head(run: Mapping[str, Any], wrong: list[str]) -> list[str]:
     counts = run["faults"]
     outside = sum(counts["faults"].values()) - counts["faults"].get(OWN, 0)
     rounds = sum(each["what"] == "faults" for each in run["rounds"])
@@ -63,6 +70,7 @@ def _head(run: Mapping[str, Any]) -> list[str]:
         "to the promises in [guarantees](guarantees.md). Judged is what the tasks themselves wrote to a file,",
         "and never what the queue says of itself.",
         "",
+        *[f"**Not as it should be: {each}.**\n" for each in wrong],
         *([short, ""] if counts["tasks"] < GOAL else []),
         "| | |",
         "| --- | ---: |",
@@ -73,6 +81,7 @@ def _head(run: Mapping[str, Any]) -> list[str]:
         f"| Started again after a fault that explains it | {sum(counts['duplicates'].values()):,} |",
         f"| Started again and not explained | {counts['violations'].get('C7', 0)} |",
         f"| Longest from a fault to the next start | {max(counts['longest_recovery_s'].values(), default=0.0):.1f} s |",
+        *_times(counts),
         f"| Tasks a second, calm; many of them sleep | {run['calm']['tasks_per_s']:,.0f} |",
         f"| Tasks a second, among faults | {counts['tasks_per_s']:,.0f}, {run['share_of_calm']:.0%} of calm |",
         "",
@@ -88,6 +97,13 @@ def _head(run: Mapping[str, Any]) -> list[str]:
         "Answers to submits: " + _listed(counts["submits"]) + ". Outcomes: " + _listed(counts["outcomes"]) + ".",
         "",
     ]
+
+
+def _times(counts: Mapping[str, Any]) -> list[str]:
+    """What was held to a bound (bounds.py). A run that was not has no such line."""
+    held = sum(counts.get("held_to", {}).values())
+    what = f"Later than their bounds, of {held:,} recoveries, cancels, stops, timeouts and ends"
+    return [f"| {what} | {len(counts['late'])} |"] if held else []
 
 
 def _faults(run: Mapping[str, Any]) -> list[str]:
@@ -163,7 +179,7 @@ def read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def make(built: Path, kept: Path, shown: Path) -> None:
+def make(built: Path, kept: Path, shown: Path, *, shortfalls: bool = False) -> None:
     """Take over the last results, if they may be shown, and write the page; of what was not run, the one that is kept.
 
     Raises:
@@ -175,7 +191,7 @@ def make(built: Path, kept: Path, shown: Path) -> None:
         raise NoProof(
             f"no {built / 'torture.json'}: run `make torture` first (or, shorter, make torture ARGS='--tasks 20000')"
         )
-    text = page(tortured, found["soak.json"])
+    text = page(tortured, found["soak.json"], shortfalls=shortfalls)
     kept.mkdir(parents=True, exist_ok=True)
     for name in found:
         if (built / name).exists():
@@ -185,9 +201,11 @@ def make(built: Path, kept: Path, shown: Path) -> None:
 
 def main() -> int:
     """`make proof`."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shortfalls", action="store_true", help="show runs that were late or grew, and say so")
+    given = parser.parse_args()
     try:
-        make(torture.OUT.parent, KEPT, PAGE)
+        make(torture.OUT.parent, KEPT, PAGE, shortfalls=given.shortfalls)
     except NoProof as error:
         print(error, file=sys.stderr)
         return 1

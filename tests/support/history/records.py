@@ -60,6 +60,8 @@ class Submitted:
     pool: str = "process"
     key: str = ""  # tasks of one key share the limit that the history has for it
     kind: str = ""
+    deadline_s: float | None = None
+    max_crashes: int = 3  # 1: it may start only once
 
     def __str__(self) -> str:
         return f"{self.asked:.4f} submit {self.id} {self.kind}: {self.answer} at {self.answered:.4f}"
@@ -113,9 +115,16 @@ class Fault:
         return f"{self.at:.4f} fault: {self.kind}{target}{' of ' + self.worker if self.worker else ''}"
 
 
+# Of the events that workers log, those that a rule asks for.
+TOLD = (
+    "worker.died", "tasks.rescued", "task.lost_child", "forkserver.died", "outcome.refused", "claim.lost",
+    "worker.unsettled",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a worker told: an event of its log, of the kinds that a rule asks for."""
+    """What a worker told: an event of its log, one of TOLD."""
 
     name: str
     worker: str

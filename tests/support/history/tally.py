@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .bounds import judged, timed
 from .explain import Index, recoveries
 from .judge import Violation
 from .records import History
@@ -35,6 +36,8 @@ class Tally:
     took_s: float = 0.0
     gone_s: dict[str, float] = field(default_factory=dict)  # fault -> the longest time to the next start
     latencies_s: dict[str, list[float]] = field(default_factory=dict)
+    held_to: Counter[str] = field(default_factory=Counter)  # what was held to a bound of its time (bounds.py)
+    late: list[str] = field(default_factory=list)  # and what was later
 
     @property
     def tasks(self) -> int:
@@ -43,10 +46,11 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Take another run into the sum."""
-        for name in ("submits", "outcomes", "faults", "duplicates", "violations"):
+        for name in ("submits", "outcomes", "faults", "duplicates", "violations", "held_to"):
             getattr(self, name).update(getattr(other, name))
         for name in ("starts", "retries", "lost", "torn", "took_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.late += other.late
         for fault, longest_s in other.gone_s.items():
             self.gone_s[fault] = max(longest_s, self.gone_s.get(fault, 0.0))
         for what, found in other.latencies_s.items():
@@ -57,6 +61,8 @@ class Tally:
         return {
             "tasks": self.tasks,
             "submits": _sorted(self.submits),
+            "held_to": _sorted(self.held_to),
+            "late": self.late,
             "outcomes": _sorted(self.outcomes),
             "starts": self.starts,
             "retries": self.retries,
@@ -92,6 +98,7 @@ def tally(history: History, violations: Sequence[Violation], took_s: float, torn
             found.outcomes[task.ended.state] += 1
     found.retries -= found.duplicates.total()
     found.latencies_s = _latencies(index)
+    found.held_to, found.late = judged(timed(index))
     return found
 
 

@@ -2,6 +2,7 @@
 
     calm ─► round 1 … round n, each a server, workers, faults by the clock, and the judge ─► calm ─► build/torture.json
 
+Rounds take turns with the kinds of servers that are installed.
 A round is what fits into the memory of a laptop; nothing of it but counts is kept, unless it is bad. The calm rounds
 are the same work over the same wires without a fault: what the throughput among faults is compared with.
 
@@ -29,7 +30,7 @@ import redis
 
 import qworker
 from benchmarks.machine import facts
-from support.servers import any_kind, find_server
+from support.servers import KINDS, Kind, find_server, start_server
 from support.waiting import wait_until
 
 from . import chaos, executions, faults, workload
@@ -56,7 +57,7 @@ def storm(
 
     One that lasts longer than the time between two makes the next ones late; they follow at once.
     """
-    producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks))
+    producer = chaos.Producer(client, workload.plan(plan.seed, plan.tasks), fleet.log)
     ways = faults.Faults(fleet, executions.Tail(fleet.log), seed=plan.seed)
     draw = random.Random(plan.seed)
     deck: list[str] = []
@@ -122,17 +123,20 @@ class Torture:
         directory = self._directory / str(len(self.rounds))
         tell = functools.partial(print, flush=True) if given.verbose else lambda _: None
         scene = functools.partial(storm, per_s=given.faults_per_second, tell=tell) if kinds else None
-        done = chaos.run(plan, directory, scene=scene)
+        kind = given.servers.split(",")[len(self.rounds) % len(given.servers.split(","))]
+        done = chaos.run(plan, directory, scene=scene, server=start_server(kind, directory / "server"))
         found = tally(done.history, done.violations, done.took_s, done.torn)
-        if done.violations:
+        if done.violations or found.late:
             save(done.history, directory / "history.jsonl")
             self.bad.append(str(directory))
-            print(report(done.violations), f"kept: {directory}", sep="\n")
+            print(report(done.violations), *found.late[:10], f"kept: {directory}", sep="\n")
         else:
             shutil.rmtree(directory)
         counts = {"tasks": found.tasks, "faults": found.faults.total(), "duplicates": found.duplicates.total()}
-        counts |= {"lost": found.lost, "violations": found.violations.total()}
-        self.rounds.append({"what": what, "seed": seed, **counts, "tasks_per_s": round(found.tasks / found.took_s, 1)})
+        counts |= {"late": len(found.late), "lost": found.lost, "violations": found.violations.total()}
+        self.rounds.append(
+            {"what": what, "server": kind, "seed": seed, **counts, "tasks_per_s": round(found.tasks / found.took_s, 1)}
+        )
         print(f"round {len(self.rounds)}: {self.rounds[-1]}", flush=True)
         return found
 
@@ -144,6 +148,8 @@ class Torture:
         command = [word for name in names for word in (f"--{name.replace('_', '-')}", f"{getattr(given, name)}")]
         if given.kinds != ",".join(faults.KINDS):
             command += ["--kinds", given.kinds]
+        if given.servers != ",".join(installed()):
+            command += ["--servers", given.servers]
         asked = shlex.join(command)
         return {
             "command": f"make torture ARGS={shlex.quote(asked)}",
@@ -153,7 +159,7 @@ class Torture:
             "workers": given.workers,
             "date": time.strftime("%Y-%m-%d", time.gmtime(self.began)),
             "note": given.note,
-            "versions": versions(),
+            "versions": versions(*given.servers.split(",")),
             "machine": facts(),
             "judge_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "calm": calm,
@@ -170,17 +176,19 @@ class Torture:
         return result
 
 
-def versions() -> dict[str, str]:
+def installed() -> list[Kind]:
+    """The kinds of servers that are here."""
+    return [kind for kind in KINDS if find_server(kind) is not None]
+
+
+def versions(*servers: Kind) -> dict[str, str]:
     """Of all that took part."""
-    kind = any_kind()
-    said = subprocess.run([find_server(kind) or kind, "--version"], capture_output=True, text=True, check=True).stdout
-    number = next((word.removeprefix("v=") for word in said.split() if word.startswith("v=")), said.strip())
-    return {
-        "qworker": qworker.__version__,
-        "python": sys.version.split()[0],
-        "redis-py": redis.__version__,
-        kind: number,
-    }
+    found = {"qworker": qworker.__version__, "python": sys.version.split()[0], "redis-py": redis.__version__}
+    for kind in servers:
+        said = subprocess.run([find_server(kind) or kind, "--version"], capture_output=True, text=True, check=True)
+        words = said.stdout.split()
+        found[kind] = next((word.removeprefix("v=") for word in words if word.startswith("v=")), said.stdout.strip())
+    return found
 
 
 def wrong_with(result: dict[str, Any]) -> list[str]:
@@ -200,7 +208,15 @@ def wrong_with(result: dict[str, Any]) -> list[str]:
             found.append(f"{counts['tasks']} tasks, and their answers do not add up to that ({what})")
     if not result["faults"]["tasks"]:
         found.append("no round with faults was run")
-    return found
+    return found + late_in(result)
+
+
+def late_in(result: dict[str, Any]) -> list[str]:
+    """What was beyond its bound, while nothing was lost and no rule was broken."""
+    return [
+        f"{len(late)} times were beyond their bounds ({what}): {'; '.join(late[:5])}"
+        for what in ("calm", "faults") if (late := result[what].get("late"))
+    ]  # fmt: skip
 
 
 def missed_by(result: dict[str, Any]) -> list[str]:
@@ -221,6 +237,7 @@ def main() -> int:
     parser.add_argument("--round", type=int, default=ROUND, help="so many tasks are judged at once")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kinds", default=",".join(faults.KINDS), help="which faults, by comma")
+    parser.add_argument("--servers", default=",".join(installed()), help="in turn, by comma: redis, valkey")
     parser.add_argument("--note", default="", help="a word on the circumstances, for the page")
     parser.add_argument("--verbose", action="store_true", help="tell every fault")
     torture = Torture(parser.parse_args(), Path(tempfile.mkdtemp(prefix="qworker-torture-")))

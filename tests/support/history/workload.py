@@ -73,7 +73,8 @@ def _batch(draw: random.Random, kind: str, count: int, *, first: int) -> Batch:
             delay = {"delay": 30} if draw.random() < 0.5 else {}
             return Batch(kind, "nap", (0.01,), count, delay, ids=ids, stop="cancel")
         case "stopped":
-            return Batch(kind, "polite", (60.0,), count, {"grace": 0.5}, ids=ids, stop="stop")
+            # Before all others, so that they run when they are stopped.
+            return Batch(kind, "polite", (60.0,), count, {"grace": 0.5, "priority": "high"}, ids=ids, stop="stop")
         case "hangs":
             return Batch(kind, "hangs", (1,), count, {**retried, "timeout": 0.5, "grace": 0.1}, ids=ids)
         case "timed out":
