@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
+import random
 import sys
 import tempfile
 import time
@@ -36,7 +38,9 @@ SURVIVORS = Path(__file__).with_name("survivors.toml")
 MACHINES = ("tests/property/test_broker_machine.py", "tests/property/test_group_machine.py")
 TESTS = ("tests/contract", "tests/lua", *MACHINES)
 # One back end is enough: a mutant is the same on all of them, and this one is the quickest.
-ELSEWHERE = ("fakeredis", "cluster", "valkey")
+ELSEWHERE = ("fakeredis", "cluster", "valkey", "[model]")
+
+SAMPLE = 24
 
 
 def names() -> list[str]:
@@ -67,12 +71,19 @@ def explained() -> dict[tuple[str, str, str, int], str]:
     return found
 
 
+def sample(made: list[Mutant], word: str) -> list[Mutant]:
+    """Draw some, in their order."""
+    drawn = random.Random(word).sample(range(len(made)), min(SAMPLE, len(made)))
+    return [made[n] for n in sorted(drawn)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"default: all of {', '.join(names())}")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant later")
     parser.add_argument("--grep", default="", help="only mutants of lines that have this text")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth mutant: a sample")
+    parser.add_argument("--sample", metavar="WORD", help=f"only {SAMPLE}, as a word draws them")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="not the first N: to go on after --minutes")
     parser.add_argument(
         "--known", action="store_true", help="also those that survivors.toml explains, to try them again"
@@ -87,6 +98,8 @@ def main() -> int:
     stale = [name for name in why if name[0] in (options.scripts or names()) and not options.grep]
     stale = [name for name in stale if name not in {each.name for each in chosen}]
     chosen = chosen[options.skip :: options.every]
+    if options.sample:
+        chosen = sample(chosen, options.sample)
     tried = [each for each in chosen if options.known or each.name not in why]
 
     fates: dict[str, Counter[Fate]] = {}
@@ -106,6 +119,8 @@ def main() -> int:
                 f"{fate}: {mutant.script}.lua:{mutant.number}: {mutant.line}  =>  {mutant.becomes}  {test}", flush=True
             )
 
+    # Each surviving mutant takes all tests: a quarter of the models' runs, 40 of each machine or less.
+    os.environ.setdefault("QWORKER_TEST_RUNS", "0.25")
     hypothesis.settings.register_profile(
         "mutation", derandomize=True, database=None, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
     )
@@ -119,8 +134,9 @@ def main() -> int:
         ends = before + 60 * options.minutes
         runner = Runner(tried, server, timeout_s=options.timeout, ends=ends, told=told)
         here = " and ".join(f"not {kind}" for kind in ELSEWHERE if kind != server.kind)
-        arguments = ["-k", here, "-s", "--hypothesis-profile=mutation", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
-        arguments += ["-o", "addopts=--import-mode=importlib", "-p", "no:terminal", "-p", "no:xdist"]
+        arguments = ["-k", here, "-m", "not slow", "-s", "--hypothesis-profile=mutation", f"--rootdir={ROOT}"]
+        arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:xdist"]
+        arguments += ["-o", "addopts=--import-mode=importlib"]
         arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         pytest.main([*(str(ROOT / test) for test in TESTS), *arguments], plugins=[runner])
     if not runner.sound:
