@@ -15,7 +15,7 @@ COMMA  := ,
 SPACE  := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all chaos torture soak proof points sim sim-flaws test-stdlib models mutants fuzz bench bench-peers bench-kill bench-stop bench-guard clean
+.PHONY: help setup demo check format test test-all chaos torture soak proof points sim sim-flaws test-stdlib models mutants fuzz nightly bench bench-peers bench-kill bench-stop bench-guard clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,8 +67,8 @@ proof: $(STAMP) ## docs/proof.md from the last torture and soak; refused if they
 points: $(STAMP) ## Every fault point with every action: 153 small runs, judged as chaos is (8 minutes)
 	PYTHONPATH=src:tests $(BIN)/python -m support.history.points $(ARGS)
 
-sim: $(STAMP) ## 20,000 simulated histories of workers, server and network in virtual time (20 minutes)
-	PYTHONPATH=src:tests $(BIN)/python -m support.sim --seeds 20000 $(ARGS)
+sim: $(STAMP) ## 30,000 simulated histories of workers, server and network in virtual time, small and large (8 minutes)
+	PYTHONPATH=src:tests $(BIN)/python -m support.sim --seeds 15000 $(ARGS)
 
 sim-flaws: $(STAMP) ## Break worker and scripts in known ways, and see how soon the simulation finds each (5 minutes)
 	PYTHONPATH=src:tests $(BIN)/python -m support.sim --flaws $(ARGS)
@@ -76,8 +76,8 @@ sim-flaws: $(STAMP) ## Break worker and scripts in known ways, and see how soon 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
 
-models: $(STAMP) ## The scripts against their models, on every kind of server, 30 times as long (10 minutes)
-	QWORKER_TEST_RUNS=30 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
+models: $(STAMP) ## The scripts against their models: 2,000 to 4,000 runs of 40 steps on each server, fakeredis 250 (10 minutes)
+	QWORKER_TEST_RUNS=25 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
 	  tests/property/test_group_machine.py $(ARGS)
 
 mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (30 minutes)
@@ -88,6 +88,9 @@ fuzz: $(STAMP) ## Feed what reads bytes of others with what might break it; what
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]' \
 	  || echo "no wheel of atheris for $$($(BIN)/python --version): hypothesis takes over" >&2
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+nightly: $(STAMP) ## All that CI has no time for, from test-all to torture and soak, into build/nightly.json (4 hours)
+	$(BIN)/python -m tests.nightly $(ARGS)
 
 bench: $(STAMP) ## qworker beside local pools and the fastest peers, what matters most, into build/ (10 minutes)
 	-$(BIN)/python -m benchmarks setup pebble $(FASTEST) plots
