@@ -158,6 +158,10 @@ def test_what_is_still_running_or_not_put_right_is_a_problem(changes: dict[str, 
     assert judge(facts(**changes)).problems == (problem,)
 
 
+def test_a_worker_that_ran_nothing_when_it_was_killed_leaves_nothing_to_start_again() -> None:
+    assert judge(facts(rescue=Rescue(held=7, back_s=0.01, running=0, first_s=None, last_s=None))).ok
+
+
 def test_sums_that_differ_from_those_of_a_plain_loop_are_a_problem() -> None:
     sums = dataclasses.replace(facts().sums, queue={"files": 1, "bytes": 8}, differing=("what is in os.py",))
 

@@ -140,7 +140,7 @@ def _problems_of_the_rest(facts: Facts) -> Iterator[str]:
     for survived in facts.survived:
         if survived.for_s is None:
             yield f"{survived.what} ran on after its outcome, and still does"
-    if facts.rescue.last_s is None:
+    if facts.rescue.running and facts.rescue.last_s is None:
         yield "what the killed worker was running was not started again by the other one"
     if facts.drained != 0:
         what = "did not end" if facts.drained is None else f"ended with status {facts.drained}"

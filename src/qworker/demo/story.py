@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ..task import call
 from ..views import StopReceipt
 from . import processes, tasks
 from .facts import Facts, Kill, Rescue, Seen
-from .notes import Notes
+from .notes import Note, Notes
 from .screen import Dark
 from .stage import POLL_S, SLOTS, DemoFailed, Stage, Worker, logged_at
 from .watch import Hung, Watch
@@ -236,11 +236,11 @@ class Story:
         other.process.send_signal(signal.SIGCONT)
         self._kills.append(kill)
         self._notes.read()
-        running = [part.future.id for part in self._running_in(victim, self._parts)]
+        running = self._running_in(victim, self._parts)
         self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks")
         return self._see_rescue(kill, killed_at, running, other)
 
-    def _see_rescue(self, kill: Kill, killed_at: float, running: Sequence[str], other: Worker) -> Rescue:
+    def _see_rescue(self, kill: Kill, killed_at: float, seen: Sequence[Part], other: Worker) -> Rescue:
         found = self._until(lambda: list(other.events("worker.died")), "the other one has noticed", required=False)
         held = back_s = None
         if found:
@@ -248,10 +248,21 @@ class Story:
             self._screen.event(
                 "rescued", f"worker {other.label} put its window of {held} back in line in {text(back_s)}"
             )
+
+        def cut_short() -> list[str]:
+            # First who has ended: who ran again and ended has written its start by then.
+            ended = {part.future.id for part in seen if part.future.done()}
+            self._notes.read()
+            return which_were_cut_short([part.future.id for part in seen], ended, self._notes.starts, kill)
+
         self._until(
-            lambda: len(self._starts_after(kill, running)) == len(running), "they have started again", required=False
-        )
-        after_s = [at_s - kill.at_s for at_s in self._starts_after(kill, running)]
+            lambda: all(starts_after(kill, self._notes.starts[id_]) for id_ in cut_short()), "they have started again",
+            required=False,
+        )  # fmt: skip
+        running = cut_short()
+        after_s = [
+            min(starts) - kill.at_s for id_ in running if (starts := starts_after(kill, self._notes.starts[id_]))
+        ]
         if after_s:
             first, last = text(min(after_s)), text(max(after_s))
             self._screen.event("again", f"what it ran runs again: first after {first}, all after {last}")
@@ -311,14 +322,6 @@ class Story:
             if not part.future.done() and starts[part.future.id] and starts[part.future.id][-1].worker == worker.label
         ]
 
-    def _starts_after(self, kill: Kill, ids: Iterable[str]) -> list[float]:
-        """Return when those tasks started again elsewhere after a kill, as far as they have."""
-        elsewhere = (
-            [note.at_s for note in self._notes.starts[id_] if note.worker != kill.worker and note.at_s > kill.at_s]
-            for id_ in ids
-        )
-        return [min(starts) for starts in elsewhere if starts]
-
     def _until(
         self, seen: Callable[[], Any], what: str, patience_s: float = PATIENCE_S, *, required: bool = True
     ) -> Any:
@@ -346,6 +349,21 @@ class Story:
     def _tick(self) -> None:
         self._screen.advance("loop")
         self._screen.pulse()
+
+
+def starts_after(kill: Kill, starts: Iterable[Note]) -> list[float]:
+    """Return when a task started elsewhere after a worker was killed."""
+    return [note.at_s for note in starts if note.worker != kill.worker and note.at_s > kill.at_s]
+
+
+def which_were_cut_short(
+    ids: Iterable[str], ended: Collection[str], starts: Mapping[str, Sequence[Note]], kill: Kill
+) -> list[str]:
+    """Return which of the tasks that ran in a worker, as far as was seen, its kill cut short.
+
+    Whatever has an outcome, and started nowhere else, ended just before the kill: its outcome was on its way here then.
+    """
+    return [id_ for id_ in ids if id_ not in ended or starts_after(kill, starts[id_])]
 
 
 def _third_attempt(future: Future[Any]) -> str:
