@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import redis
 
 T = TypeVar("T")
+SILENT_S = 1.0  # a connection that does not answer a ping so soon is taken for lost; half a round of the client
 
 
 class Broker(Verbs):
@@ -208,7 +209,7 @@ class Subscription:
         self._server = public_url(broker.url)
         self._failed: BrokerUnavailable | None = None
         self._heard = True  # something, since the last `check`
-        self._asked = False
+        self._asked_at: float | None = None
         self.interrupted = False  # by an exception of a signal's handler, and not by its connection
         try:
             self._link = links.make()
@@ -250,7 +251,7 @@ class Subscription:
         try:
             while (reply := self._link.take(came=came)) is not None:
                 reply = pushed(reply)
-                self._heard, self._asked, came = True, False, False
+                self._heard, self._asked_at, came = True, None, False
                 if reply[0] == b"message":
                     data: bytes = reply[2]
                     return data
@@ -266,18 +267,20 @@ class Subscription:
         """Ask for a sign of life where there was none since the last call. Another thread may be reading meanwhile.
 
         Raises:
-            BrokerUnavailable: the last call asked, and there was none since. Nobody else would ever tell: the other
-                end of a connection can go without a word.
+            BrokerUnavailable: it was asked `SILENT_S` ago, and there was none since. Nobody else would ever tell: the
+                other end of a connection can go without a word.
         """
-        if self._asked:
+        if self._asked_at is not None:
+            if time.monotonic() - self._asked_at < SILENT_S:
+                return  # a push that was lost, or a Ctrl-C, has everything asked for at once, and perhaps again at once
             raise self._lost(TimeoutError("it says nothing, not even when it is asked"))
         if self._heard:
             self._heard = False
             return
-        self._asked = True
+        self._asked_at = time.monotonic()
         try:
             if not self._link.ping():
-                self._asked = False
+                self._asked_at = None
         except FAULTS as exc:
             raise self._lost(exc) from exc
 

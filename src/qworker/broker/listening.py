@@ -175,7 +175,8 @@ class Listening:
         poll = select.poll()
         poll.register(self._registered, select.POLLIN)
         poll.register(self._nudged, select.POLLIN)
-        more = came = False
+        # What the hearer before left in the link's buffer, if this one came before the I/O thread that it has woken.
+        more, came = subscription.held(), False
         while not done() and self._subscription is subscription:
             if ends is not None:
                 left_s = ends - time.monotonic()
