@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+import gc
 import os
 import signal
 import time
+import weakref
 
 import pytest
 
@@ -532,6 +534,28 @@ def test_a_child_is_replaced_after_its_share_of_orders():
             assert len(set(pids)) == 3
 
     asyncio.run(check())
+
+
+def test_a_child_that_was_replaced_leaves_nothing_to_the_garbage_collector():
+    """Its buffers would wait for it: a worker whose children are replaced often grew by megabytes between two looks."""
+
+    async def check():
+        async with a_pool("process", 1, max_tasks_per_child=1) as pool:
+            await pool.run("noop")
+            replaced = [weakref.ref(kid) for kid in pool.pool.nursery.kids]
+
+            await pool.run("noop")
+
+            await await_until(
+                lambda: not any(ref() for ref in replaced), timeout=5, description="the first child to go"
+            )
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(check())
+    finally:
+        gc.enable()
 
 
 def test_a_suspect_runs_in_a_child_that_has_nobody_else():

@@ -75,29 +75,30 @@ def claim(
         if room > 0 and needs:
             rest += ("".join(str(POOL_NEEDS.index(need)) for need in needs), room)
 
-    def made(stand: Stand | None) -> Call[Window]:
-        script, keys, args = script_call(
-            owner,
-            queue,
-            "claim",
-            rest=rest,
-            claim=claim,
-            worker=worker,
-            lease_ms=lease_ms,
-            alone=int(alone),
-            max_bytes=max_bytes,
-            expected_ms="new" if newcomer else "" if expected_ms is None else expected_ms,
-            stalled=int(stalled),
-            epoch=owner.token,
-            stand=_entry(owner, queue, stand),
-            standing="\n".join([_entry(owner, queue, stood) for stood in standing]),
-        )
-        # What the first sending left may have been filled and settled since: it must not stand once more.
-        again = None if stand is None else lambda: made(None)
-        verb = f"claim from queue {queue!r}"
-        return Call(verb, script, keys, args, lambda reply: _window(owner, queue, claim, reply), again)
+    fields: dict[str, Any] = {
+        "claim": claim,
+        "worker": worker,
+        "lease_ms": lease_ms,
+        "alone": int(alone),
+        "max_bytes": max_bytes,
+        "expected_ms": "new" if newcomer else "" if expected_ms is None else expected_ms,
+        "stalled": int(stalled),
+        "epoch": owner.token,
+        "standing": "\n".join([_entry(owner, queue, stood) for stood in standing]),
+    }
+    return _claiming(owner, queue, claim, rest, fields, stand)
 
-    return made(stand)
+
+def _claiming(
+    owner: Owner, queue: str, claim: str, rest: Sequence[Arg], fields: dict[str, Any], stand: Stand | None
+) -> Call[Window]:
+    script, keys, args = script_call(owner, queue, "claim", rest=rest, **fields, stand=_entry(owner, queue, stand))
+    # What the first sending left may have been filled and settled since: it must not stand once more. (Not a function
+    # within this one: that would hold itself, and each claim be left to the garbage collector, with all that it names.)
+    again = None if stand is None else partial(_claiming, owner, queue, claim, rest, fields, None)
+    return Call(
+        f"claim from queue {queue!r}", script, keys, args, lambda reply: _window(owner, queue, claim, reply), again
+    )
 
 
 def _entry(owner: Owner, queue: str, stand: Stand | None) -> str:

@@ -331,6 +331,8 @@ class Kid:
         self.stacks.close()
         self.dump.close()
         self.page.close()
+        # It names its parent, which names this: with its buffers a child would wait for the garbage collector.
+        self.process = self.stacks.process = self.dump.process = None
 
     def _post(self, data: bytes, numbers: Sequence[int] = ()) -> None:
         self._unsent.append((memoryview(data), numbers))

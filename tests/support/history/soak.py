@@ -82,6 +82,12 @@ def trend(samples: Sequence[float], every_s: float) -> dict[str, float]:
     }
 
 
+def _course(samples: Sequence[float]) -> list[float]:
+    """The median of each minute: what stays where it has grown to and what grows on can have the same two quarters."""
+    size = int(60 / SAMPLE_S)
+    return [round(statistics.median(samples[first : first + size]), 2) for first in range(0, len(samples), size)]
+
+
 def wrong_with(result: dict[str, Any]) -> list[str]:
     """What a run should not have shown; nothing, if all is as promised."""
     found = grown_in(result)
@@ -207,6 +213,7 @@ def soak(minutes: float, directory: Path) -> dict[str, Any]:
         "unfinished": unfinished,
         "samples": len(samples),
         "trends": {name: trend([each[name] for each in samples], SAMPLE_S) for name in samples[0]},
+        "worker_mib": _course([each["worker MiB"] for each in samples]),
         "server": {"before_bytes": before, "after_bytes": after},
     }
 
