@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import mmap
 import os
 import signal
+import sys
+import termios
 import time
 
 import pytest
 
 from qworker.lifecycle import State
+from qworker.pool import frames
 from support.pools import a_pool, error_of, make_order, value_of
 from support.processes import is_running
-from support.waiting import await_until
+from support.waiting import await_until, wait_until
 
 
 def test_all_slots_run_at_once_in_one_child():
@@ -302,6 +307,35 @@ def test_a_child_is_replaced_after_its_share_of_orders():
             assert len(pids) == 3
 
     asyncio.run(check())
+
+
+def test_an_outcome_that_did_not_get_out_is_no_order_that_never_began(tmp_path):
+    """It waits behind another one, which fills the pipe; then its child is killed. It ran: it is not unstarted."""
+    path = tmp_path / "ran"
+
+    async def check():
+        async with a_pool("thread", 2) as pool:
+            child = value_of(await pool.run("who"))["pid"]
+            (kid,) = pool.pool.nursery.kids
+            first = pool.put("make", 1_000_000)
+            # From here on nothing is read: this loop stands still.
+            full = frames.PIPE - mmap.PAGESIZE  # its head may have a page to itself
+            wait_until(lambda: in_pipe(kid._out) > full, description="the first outcome to fill the pipe")
+            second = pool.put("nap", 0, str(path))
+            wait_until(path.exists, description="the second one to run")
+            with pytest.raises(AssertionError, match="its slot to be let go"):
+                wait_until(lambda: kid.slot_of(second) is None, timeout=0.2, description="its slot to be let go")
+            os.kill(child, signal.SIGKILL)
+
+            assert (await pool.ending(second)).kind == "child_died"
+            assert (await pool.ending(first)).kind == "child_died"
+
+    asyncio.run(check())
+
+
+def in_pipe(fd):
+    """How many bytes wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_closing_ends_survivors_too():

@@ -263,7 +263,7 @@ class CoroutineLoop:
         # Of this and a MOVE, which makes it a survivor, exactly one finds the number.
         slot = self._current.pop(cells.number, None)
         # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-        self._send(*((frames.pack_frame(frames.GONE, cells.number),) if slot is None else frame))
+        self._send(*((frames.pack_frame(frames.GONE, cells.number),) if slot is None else frame), through=True)
         cells.clear()
         return slot
 

@@ -172,7 +172,7 @@ class ProcessLoop:
                 self._inbox.wait(self._poll)
                 continue
             frame, cells = run(order, 0, alone=True)
-            send(*frame)
+            send(*frame, through=True)
             cells.clear()
 
 

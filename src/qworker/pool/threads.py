@@ -100,7 +100,7 @@ class ThreadLoop:
                 self._running -= 1
                 survived = self._current.pop(number, None) is None
             # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-            self._send(*((frames.pack_frame(frames.GONE, number),) if survived else frame))
+            self._send(*((frames.pack_frame(frames.GONE, number),) if survived else frame), through=True)
             cells.clear()
             if survived:
                 return
