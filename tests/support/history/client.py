@@ -20,7 +20,7 @@ import redis
 
 from qworker import App, Future, codec
 from qworker.broker.keys import PERMANENT, QueueKeys
-from qworker.errors import BrokerError, QWorkerError, Refused, SubmitUnknown
+from qworker.errors import BrokerError, DecodeError, QWorkerError, Refused, SubmitUnknown
 from qworker.lifecycle import State
 from qworker.model import Outcome
 
@@ -150,7 +150,10 @@ def ended_of(outcome: Outcome, at: float, *, source: str = "future") -> Ended:
     """An outcome as a history has it. What the tasks of history_tasks.py return or raise names its fence."""
     value = None
     if outcome.value is not None:
-        value = str(codec.unpack_value(outcome.value))
+        try:
+            value = str(codec.unpack_value(outcome.value))
+        except DecodeError as error:
+            value = str(error)  # which no code has made: rule C2 finds it
     elif outcome.state is State.FAILED and outcome.error is not None:
         value = codec.unpack_error(outcome.error).text
     fence = None
