@@ -228,6 +228,17 @@ def test_a_copy_that_a_task_forks_of_its_child_tells_nothing():
     asyncio.run(check())
 
 
+def test_a_process_that_a_start_hook_forks_tells_nothing():
+    """What it prints would be read as a part of a large outcome: a wrong value, and nobody would know."""
+
+    async def check():
+        async with a_pool("process", 1, target="forking_hook:app") as pool:
+            for _ in range(10):
+                assert value_of(await pool.run("forking_hook.make", 900_000)) == b"x" * 900_000
+
+    asyncio.run(check())
+
+
 def test_a_child_that_writes_nonsense_to_its_stream_is_ended_as_crashed():
     async def check():
         async with a_pool("process", 1) as pool:

@@ -182,3 +182,14 @@ def test_an_attempt_that_could_not_be_forced_is_due_again():
 
     steps, _ = ladder.scan(11.0, [seen])
     assert [step.what for step in steps] == ["force"]
+
+
+def test_a_shield_that_held_up_an_end_holds_up_none_once_the_lease_is_lost():
+    ladder = Ladder()
+    seen = Seen(number=1, started=0.0, timeout_s=None, grace_s=0.0, deadline=NEVER, shielded_until=100.0)
+    ladder.ask(10.0, 1, "stop", 0.0)
+    assert ladder.scan(10.0, [seen])[0] == []
+
+    ladder.ask(10.1, 1, "fenced", 0.0)
+
+    assert [step.what for step in ladder.scan(10.1, [seen])[0]] == ["force"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
 
 import pytest
 
@@ -72,6 +77,86 @@ def test_a_line_that_an_exception_keeps_from_being_sent_is_no_reason_to_end() ->
         outbox.send(NEXT)
 
     assert told_by_a_child(sends) == (NEXT, 3)
+
+
+@pytest.mark.parametrize("error", [HandlerError(), TimeoutError(), OSError("no device")], ids=repr)
+def test_the_error_of_a_handler_is_the_callers_and_not_the_end_of_the_pipe(error: Exception) -> None:
+    def sends(outbox: Outbox) -> None:
+        def raising(fd: int, data: bytes) -> int:
+            raise error
+
+        outbox._write = raising
+        with pytest.raises(type(error)):
+            outbox.send(LINE)
+        outbox._write = os.write
+        outbox.send(NEXT)
+
+    assert told_by_a_child(sends) == (NEXT, 3)
+
+
+def test_a_torn_frame_ends_the_child_also_where_it_cannot_tell_why() -> None:
+    def sends(outbox: Outbox) -> None:
+        def half(fd: int, data: bytes) -> int:
+            os.write(fd, data[:5])
+            raise HandlerError
+
+        sys.__stderr__ = FullDisk()  # type: ignore[misc,assignment]
+        outbox._write = half
+        try:
+            outbox.send(*OUTCOME)
+        finally:
+            outbox._write = os.write
+            outbox.send(NEXT)
+
+    assert told_by_a_child(sends) == (OUTCOME[0][:5], 70)
+
+
+class FullDisk(io.StringIO):
+    """A log that takes nothing any more."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_handler_that_raises_between_any_two_lines_leaves_no_lock_behind() -> None:
+    read, write = os.pipe()
+    outbox = Outbox(write)
+    codes = {Outbox.send.__code__}
+    at = 1
+    while raises_at(lambda: outbox.send(LINE), codes, at):
+        assert not outbox._lock._is_owned(), at  # type: ignore[attr-defined]
+        at += 1
+
+    outbox.send(*OUTCOME, through=True)
+    assert os.read(read, 1 << 20).endswith(OUTCOME[0])
+    assert at > 10
+    os.close(read)
+    os.close(write)
+
+
+def raises_at(work: Callable[[], object], codes: set[CodeType], at: int) -> bool:
+    """Have an exception come before the at-th line of some functions; False when there are fewer."""
+    before, seen = sys.gettrace(), 0
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal seen
+        if frame.f_code not in codes:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == at:
+                sys.settrace(before)
+                raise HandlerError
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except HandlerError:
+        pass
+    finally:
+        sys.settrace(before)
+    return seen >= at
 
 
 def test_an_outcome_that_another_thread_sends_is_in_the_pipe_before_its_sender_goes_on() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from qworker.lifecycle import State
 from qworker.model import Order
@@ -151,3 +154,26 @@ def test_whatever_is_in_the_fields_of_a_record_its_line_is_told(captured):
     (line,) = told()
     fields = {"path": "caf\\udce9", "size": str(1 << 70), "share": 0.5, "caf\\udce9": "b'\\xff'"}
     assert line[-2:] == ["found", {"level": "info", "logger": "mine", **fields}]
+
+
+FIELD_NAMES = st.one_of(st.sampled_from(["level", "logger", "number"]), st.text(max_size=20))
+FIELD_VALUES = st.one_of(
+    st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.lists(st.integers()), st.just("x" * 6_000_000)
+)
+
+
+@given(fields=st.dictionaries(FIELD_NAMES, FIELD_VALUES, max_size=8), line=st.text(max_size=100))
+@example(fields={"level": 3}, line="joined")
+@example(fields={"body": "x" * 6_000_000}, line="got it")
+def test_whatever_a_task_logs_is_a_frame_that_its_worker_takes(fields, line):
+    sent = []
+    out = output.Output(SimpleNamespace(send=sent.append))
+    record = logging.makeLogRecord(
+        {"msg": "%s", "args": (line,), "levelname": "INFO", "name": "tasks", "fields": fields}
+    )
+
+    output.LogCapture(out).emit(record)
+
+    for frame in frames.Frames().feed(b"".join(sent)):
+        assert frames.checked(frame)[4]["level"] == "info"
+    assert sum(map(len, sent)) < 64 * 1024

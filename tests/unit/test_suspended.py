@@ -15,7 +15,6 @@ from qworker import clock
 from qworker.model import End, Order, Record
 from qworker.pool import frames, tokens
 from qworker.pool.inbox import Inbox
-from qworker.pool.outbox import Outbox
 from qworker.pool.page import Page, SlotCells
 from qworker.pool.slots import Runner
 from support.roles import NOW_MS, renewal, roles, task, turn, window
@@ -30,7 +29,6 @@ class Child(NamedTuple):
     inbox: Inbox
     page: Page
     token_read: int
-    said: int
 
     def waits(self) -> bool:
         """Is its token still there, to be taken back?"""
@@ -47,15 +45,14 @@ def slept_before(monkeypatch: pytest.MonkeyPatch) -> None:
 def child(slept_before: None) -> Iterator[Child]:
     ours, theirs = socket.socketpair()
     token_read, token_write = tokens.open_pipe()
-    said, say = os.pipe()
     page = Page.create(1, clock.now_ns() + 10 * 10**9)
     ours.sendall(frames.pack_order(Order(7, "q:a", b"")))
     tokens.give(token_write, [7])
-    yield Child(Inbox(theirs, token_read, page, Outbox(say)), page, token_read, said)
+    yield Child(Inbox(theirs, token_read, page), page, token_read)
     page.close()
     for end in (ours, theirs):
         end.close()
-    for fd in (token_read, token_write, said, say):
+    for fd in (token_read, token_write):
         os.close(fd)
 
 
@@ -88,10 +85,14 @@ def test_what_a_child_had_just_taken_when_the_host_fell_asleep_is_given_back(chi
     monkeypatch.setattr(clock, "now_ns", lambda: now_ns() + asleep_ns[0])
     monkeypatch.setattr(tokens, "take", take_and_sleep)
 
-    assert child.inbox.take() is None
+    order = child.inbox.take()
 
-    (frame,) = frames.Frames().feed(os.read(child.said, 4096))
-    assert frame[:3] == [frames.OUTCOME, 7, frames.UNSTARTED]
+    assert order is not None
+    assert runner_in(child).open(order, SlotCells(child.page, 0, 7, bytes))[0] == frames.UNSTARTED
+
+
+def runner_in(child: Child) -> Runner:
+    return Runner(lambda _: None, child.page, output=None, send=bytes)  # type: ignore[arg-type]
 
 
 def test_it_starts_once_the_lease_is_known_to_hold(child, monkeypatch) -> None:
@@ -115,7 +116,7 @@ def test_what_runs_sees_that_the_lease_is_uncertain(child, monkeypatch) -> None:
 
 
 def test_what_is_out_of_time_by_then_does_not_start(child, monkeypatch) -> None:
-    runner = Runner(lambda _: None, child.page, output=None, send=bytes)  # type: ignore[arg-type]
+    runner = runner_in(child)
 
     def became() -> object:
         limits = {"deadline_s": 600.0, "handed": clock.now()}
@@ -129,6 +130,15 @@ def test_what_is_out_of_time_by_then_does_not_start(child, monkeypatch) -> None:
 
     suspended = lambda: suspend(monkeypatch)  # noqa: E731
     assert became() == frames.UNSTARTED
+
+
+def test_what_was_taken_and_waited_for_its_turn_does_not_start_either(child, monkeypatch) -> None:
+    runner = runner_in(child)
+    order = child.inbox.take()
+
+    suspend(monkeypatch)
+
+    assert runner.open(order, SlotCells(child.page, 0, 7, bytes))[0] == frames.UNSTARTED
 
 
 # ── its worker ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ import setproctitle
 from .. import place
 from ..errors import AppImportError
 from . import apps as apps_
-from . import frames, interrupts, linux, looks, output
+from . import frames, interrupts, last_words, linux, looks, output
 from .inbox import Inbox
 from .orders import Ends, Plan
 from .outbox import Outbox
@@ -49,6 +49,21 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         stream = socket.socket(fileno=stream_fd)
         outbox = Outbox(out_fd)
         captured, undo_capture = output.install(outbox)
+        runner: Runner | None = None
+
+        def forked_by_user_code() -> None:
+            # A copy that user code made of this process must neither speak for it nor shrug off signals as it does.
+            outbox.closed = True
+            if runner is not None:
+                runner.forked = True
+            undo_capture()
+            faulthandler.unregister(signal.SIGUSR2)
+            faulthandler.unregister(linux.STACK_SIGNAL)
+            signal.signal(linux.LOOK_SIGNAL, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        os.register_at_fork(after_in_child=forked_by_user_code)  # before any of that code: a hook may fork, too
         try:
             apps = apps or apps_.load(*targets)
             place.serves(*apps.home)
@@ -63,19 +78,7 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
         page = Page(page_fd, plan.cells)
         looks.install(page, stack_fd)
         runner = Runner(apps.find, page, captured, outbox.send)
-        inbox = Inbox(stream, token_fd, page, outbox)
-
-        def forked_by_user_code() -> None:
-            # A copy that a task made of this process must neither speak for it nor shrug off signals as it does.
-            runner.forked = outbox.closed = True
-            undo_capture()
-            faulthandler.unregister(signal.SIGUSR2)
-            faulthandler.unregister(linux.STACK_SIGNAL)
-            signal.signal(linux.LOOK_SIGNAL, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        os.register_at_fork(after_in_child=forked_by_user_code)
+        inbox = Inbox(stream, token_fd, page)
         outbox.send(frames.pack_frame(frames.READY))
         if plan.loop:
             from .loop import CoroutineLoop  # brings in asyncio, which the others do not need
@@ -87,8 +90,8 @@ def enter(plan: Plan, apps: apps_.Apps | None, targets: tuple[list[str], str, li
             interrupts.install()
             ProcessLoop(inbox, runner, outbox.send, stream_fd).serve()
     except BaseException:
-        traceback.print_exc(file=sys.__stderr__)
-    os._exit(70)  # the loops end the process themselves: whatever came here is a fault of ours
+        last_words.end()
+    os._exit(last_words.BROKEN)  # the loops end the process themselves: whatever came here is a fault of ours
 
 
 def _fail(outbox: Outbox, text: str) -> NoReturn:

@@ -17,28 +17,25 @@ from typing import Any
 
 from .. import clock
 from . import frames, tokens
-from .outbox import Outbox
 from .page import START_UNTIL, Page
 
 
 class Inbox:
     """The receiving side of one child. Not safe for threads: a child with several keeps a lock around it."""
 
-    def __init__(self, stream: socket.socket, token_fd: int, page: Page, outbox: Outbox) -> None:
+    def __init__(self, stream: socket.socket, token_fd: int, page: Page) -> None:
         self.token_fd = token_fd
         self.moves: deque[tuple[int, int | None]] = deque()  # (survivor's number, fresh slot)
         self.flags: deque[int] = deque()  # numbers whose flag is raised; told to children with a loop only
         self.looks: deque[int] = deque()  # numbers of which the worker wants to know where they wait; likewise
         self._stream = stream
         self._page = page
-        self._outbox = outbox
         self._frames = frames.Frames()
         self._bodies: deque[list[Any]] = deque()
 
     def take(self) -> list[Any] | None:
         """Take the next order, if there is one and this child may start it."""
-        cells, clock_ns = self._page.cells, clock.now_ns
-        if clock_ns() >= cells[START_UNTIL]:
+        if clock.now_ns() >= self._page.cells[START_UNTIL]:
             return None
         number = tokens.take(self.token_fd)
         if number is None:
@@ -46,11 +43,7 @@ class Inbox:
         order = self._bodies.popleft() if self._bodies else None
         if order is None or order[1] != number:
             order = self._body(number)
-        if clock_ns() >= cells[START_UNTIL]:
-            # The instant passed between the look and the token, and the lease may be another worker's by now.
-            self._outbox.send(frames.pack_frame(frames.OUTCOME, number, frames.UNSTARTED, None, True, None, b""))
-            return None
-        return order
+        return order  # `Runner.open` looks once more, for it may wait for its turn
 
     def may_start(self) -> bool:
         """Has the instant after which nothing may start not come yet?"""

@@ -90,6 +90,7 @@ class Ladder:
             return asked
         asked.force_at = min(asked.force_at, force_at)
         asked.patience = min(asked.patience, patience)
+        asked.held_until = min(asked.held_until, asked.patience)
         if _STRENGTH[reason] > _STRENGTH[asked.reason]:
             asked.reason = reason
         return asked

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from .. import context
 from ..shields import covers
-from . import frames, punctual
+from . import frames, last_words, punctual
 from .inbox import Inbox
 from .page import Page, SlotCells
 from .slots import Opened, Runner, Told, raised, returned
@@ -131,8 +131,7 @@ class CoroutineLoop:
         try:
             step(*args)
         except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-            os._exit(70)
+            last_words.end()
 
     def _hear(self) -> None:
         self._inbox.read(wait=False)
@@ -214,8 +213,7 @@ class CoroutineLoop:
             self._loop.call_soon(self._step, self._ended, cells.number, freed, context=self._blank)
         except BaseException:
             # A fault of ours, or no memory left. An order without a word would be held for ever.
-            traceback.print_exc(file=sys.__stderr__)
-            os._exit(70)
+            last_words.end()
 
     async def _attempt(self, order: list[Any], attempt: Attempt, cells: SlotCells) -> Told:
         opened = self._runner.open(order, cells)
@@ -255,16 +253,20 @@ class CoroutineLoop:
             freed = self._tell(frame, cells)
             self._loop.call_soon_threadsafe(self._step, self._ended, cells.number, freed, context=self._blank)
         except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-            os._exit(70)
+            last_words.end()
 
     def _tell(self, frame: tuple[bytes, ...], cells: SlotCells) -> int | None:
         """Tell the outcome. Returns the slot that is free by it; None: it was a survivor's."""
         # Of this and a MOVE, which makes it a survivor, exactly one finds the number.
         slot = self._current.pop(cells.number, None)
-        # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-        self._send(*((frames.pack_frame(frames.GONE, cells.number),) if slot is None else frame), through=True)
-        cells.clear()
+        if slot is None:
+            # What a survivor came to is nobody's outcome any more; that it is gone is worth telling. Its slot is
+            # cleared first: once that is told, it may be given to another attempt, whose number would go.
+            cells.clear()
+            self._send(frames.pack_frame(frames.GONE, cells.number), through=True)
+        else:
+            self._send(*frame, through=True)
+            cells.clear()
         return slot
 
     def _ended(self, number: int, slot: int | None) -> None:

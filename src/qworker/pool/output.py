@@ -22,6 +22,7 @@ from . import frames
 from .outbox import Outbox
 
 _LINE_MAX: Final = 8 * 1024
+_OWN: Final = frozenset({"level", "logger"})  # fields that say where a line comes from
 _BURST: Final = 256 * 1024
 _PER_SECOND: Final = 64 * 1024
 
@@ -62,10 +63,11 @@ class Output:
             now = time.monotonic()
             self._room = min(_BURST, self._room + (now - self._at) * _PER_SECOND)
             self._at = now
-            if self._room < len(piece) + 64:
+            size = len(piece) + 64 + (_size(fields) if fields else 0)
+            if self._room < size:
                 self._dropped[number] = self._dropped.get(number, 0) + len(piece) + 1
                 continue
-            self._room -= len(piece) + 64
+            self._room -= size
             self._outbox.send(frames.pack_frame(frames.OUTPUT, number, stream, _clean(piece), fields))
 
     def finish(self, number: int) -> None:
@@ -87,6 +89,26 @@ class Output:
 def _clean(text: str) -> str:
     """Lone surrogates (an undecodable file name) cannot be encoded, and must not cost the line."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _add(fields: dict[str, Any], more: Mapping[object, object]) -> None:
+    """Add what user code gives, as long as all of it together is no longer than a line may be."""
+    room = _LINE_MAX
+    for key, value in more.items():
+        name, plain = _clean(str(key)), _plain(value)
+        if name in _OWN:
+            name = f"field_{name}"
+        room -= len(name)
+        if room <= 0:
+            break
+        if isinstance(plain, str):
+            plain = plain[:room]
+            room -= len(plain)
+        fields[name] = plain
+
+
+def _size(fields: Mapping[str, Any]) -> int:
+    return sum(len(key) + (len(value) if isinstance(value, str) else 8) for key, value in fields.items())
 
 
 def _plain(value: object) -> str | int | float:
@@ -159,8 +181,7 @@ class LogCapture(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
-            for key, value in getattr(record, "fields", {}).items():  # of `current.log`
-                fields[_clean(str(key))] = _plain(value)
+            _add(fields, getattr(record, "fields", {}))  # of `current.log`
             self._output.line(self._output.number(), "log", self.format(record), fields)
         except Exception:
             self.handleError(record)

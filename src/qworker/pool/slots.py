@@ -108,6 +108,9 @@ class Runner:
             if left_s <= 0:
                 return frames.UNSTARTED, b"", None, False, None  # it waited too long in this worker, or slept
             deadline = time.monotonic() + left_s
+        if cells.lease_uncertain():
+            # Since its token was taken: it waited for its thread or for a turn of the loop, and this process stood.
+            return frames.UNSTARTED, b"", None, True, None
         try:
             header = codec.read_header(blob)
             args, kwargs = codec.unpack_body(codec.body_of(blob))

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FunctionType
 from typing import Any, Final
 
-from . import frames
+from . import frames, last_words
 from .inbox import Inbox
 from .page import Page
 from .slots import Runner
@@ -87,8 +85,7 @@ class ThreadLoop:
         except BaseException:
             # A fault of ours, or no memory left. A slot that is gone without a word would hold its order for ever:
             # a child that is gone does not.
-            traceback.print_exc(file=sys.__stderr__)
-            os._exit(70)
+            last_words.end()
 
     def _serve_slot(self, slot: int) -> None:
         given: SimpleQueue[list[Any]] = SimpleQueue()
@@ -99,11 +96,14 @@ class ThreadLoop:
             with self._lock:
                 self._running -= 1
                 survived = self._current.pop(number, None) is None
-            # What a survivor came to is nobody's outcome any more; that it is gone is worth telling.
-            self._send(*((frames.pack_frame(frames.GONE, number),) if survived else frame), through=True)
-            cells.clear()
             if survived:
+                # What it came to is nobody's outcome any more; that it is gone is worth telling. Its slot is cleared
+                # first: once that is told, it may be given to another attempt, whose number would go.
+                cells.clear()
+                self._send(frames.pack_frame(frames.GONE, number), through=True)
                 return
+            self._send(*frame, through=True)
+            cells.clear()
 
     def _next(self, slot: int, given: SimpleQueue[list[Any]]) -> list[Any]:
         with self._lock:
