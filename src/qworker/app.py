@@ -90,7 +90,7 @@ class App:
         self.inline = inline
         self._address = Address(url, namespace)
         self._connect_timeout_s = connect_timeout
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the app that its thread is about to connect
         self._client: Client | None = None
         self._inline: Inline | None = None
         _apps.add(self)
@@ -294,7 +294,11 @@ class App:
             raise RuntimeError("App(inline=True) has no server")
         with self._lock:
             if self._client is None or not self._client.usable:
-                self._client = self._connect()
+                made = self._connect()
+                if self._client is None or not self._client.usable:
+                    self._client = made
+                else:
+                    made.close()  # a signal's handler came in between, and connected, too
             return self._client
 
     def close(self) -> None:
@@ -321,7 +325,7 @@ class App:
     def leave_parent(self) -> None:
         """In a forked child: forget the parent's client; the next use connects anew, under an id of its own."""
         client, self._client = self._client, None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the app that its thread is about to connect
         if client is not None:
             client.leave_parent()
 

@@ -16,6 +16,7 @@ import pytest
 from qworker import App, Future
 from qworker.broker.broker import Subscription
 from qworker.broker.listening import Listening
+from qworker.errors import BrokerUnavailable
 from support.fake_worker import FakeWorker
 from support.servers import Server
 from support.waiting import wait_until
@@ -293,6 +294,59 @@ def test_a_signals_handler_may_wait_in_the_middle_of_a_wait(app: App, worker: Fa
     assert outer.result(20) == 2
     assert told == [True]
     assert inner.result() == 1
+    thread.join()
+
+
+def test_a_handler_that_waits_while_the_server_is_lost_keeps_nobody_from_his_answer(
+    app: App, worker: FakeWorker, signalled: Any
+) -> None:
+    """The I/O thread may not wait for the thread that hears, for that waits, in its handler, for the I/O thread."""
+    outer, inner = app.submit("tasks.f", "outer"), app.submit("tasks.f", "inner")
+    tasks = {task.args[0]: task for task in worker.claim(2)}
+    look, told = app.client()._look, []
+    peek = look.peek
+
+    def lost(*_: Any) -> Any:
+        look.peek = peek
+        raise BrokerUnavailable("it is gone")
+
+    def work() -> None:
+        look.peek = lost
+        worker.succeed(tasks["inner"], 1)
+        told.append(inner.wait(10))
+        worker.succeed(tasks["outer"], 2)
+
+    thread = signalled(app, work)
+
+    assert outer.result(20) == 2
+    assert told == [True]
+    thread.join()
+
+
+def test_a_handler_that_waits_for_long_is_no_sign_of_a_lost_server(
+    app: App, worker: FakeWorker, signalled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qworker.broker.client.ROUND_EVERY_S", 0.02)
+    monkeypatch.setattr("qworker.broker.broker.SILENT_S", 0.01)
+    outer, inner = app.submit("tasks.f", "outer"), app.submit("tasks.f", "inner")
+    tasks = {task.args[0]: task for task in worker.claim(2)}
+    inbox, asked = app.client()._ear._subscription, []
+    monkeypatch.setattr(app.client().registry, "next_round", lambda **_: asked.append(1) or [inner.id])
+
+    def work() -> None:
+        threading.Thread(target=after_rounds).start()
+        inner.wait(10)
+        worker.succeed(tasks["outer"], 2)
+
+    def after_rounds() -> None:
+        seen = len(asked)
+        wait_until(lambda: len(asked) > seen + 10, description="some rounds")
+        worker.succeed(tasks["inner"], 1)
+
+    thread = signalled(app, work)
+
+    assert outer.result(20) == 2
+    assert app.client()._ear._subscription is inbox
     thread.join()
 
 

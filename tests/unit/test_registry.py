@@ -79,11 +79,31 @@ def test_a_task_whose_submit_is_under_way_is_not_asked_about_nor_given_up(regist
     entries = registry.add((future,), own=True)
 
     assert registry.next_round() == []
-    assert registry.take_sent("q:1") == []
+    assert registry.take_sent("q:1", registry.asking()) == []
     registry.confirm(entries)
     assert registry.next_round() == ["q:1"]
-    assert registry.take_sent("q:1") == [(future, True)]
+    assert registry.take_sent("q:1", registry.asking()) == [(future, True)]
     assert len(registry) == 0
+
+
+def test_an_answer_that_is_older_than_the_submit_gives_nothing_up(registry: Registry) -> None:
+    future, handle = Fake("q:1"), Fake("q:1")
+    asked = registry.asking()
+    registry.confirm(registry.add((future,), own=True))
+    registry.add((handle,), own=False)
+
+    assert registry.take_sent("q:1", asked) == []
+    assert len(registry.take_sent("q:1", registry.asking())) == 2
+
+
+def test_a_forked_child_finds_no_lock_that_a_thread_of_its_parent_held(registry: Registry) -> None:
+    future = Fake("q:1")
+    registry.add((future,), own=False)
+    holder = threading.Thread(target=registry._lock.acquire)  # and it never lets go, as one that was not forked
+    holder.start()
+    holder.join()
+
+    assert registry.leave_parent() == [future]
 
 
 def test_a_push_settles_even_a_task_whose_submit_is_not_answered_yet(registry: Registry) -> None:

@@ -24,6 +24,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import codec, ids
@@ -33,11 +34,12 @@ from ..model import Draft, Outcome
 from ..views import Inspection, Peeked
 from . import unstarted
 from .broker import Broker
+from .cluster import is_cluster
 from .following import Following
 from .listening import Listening
 from .owned import OwnedGroups
 from .registry import Awaited, Registry
-from .sending import Post, Sending
+from .sending import DEADLINE_SLACK_S, Post, Sending
 from .values import StopAnswer
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class Client:
         self._fetch: set[str] = set()
         self._fetch_size = FETCH_SIZE
         self._round_at = 0.0
+        self._alone = not is_cluster(url)  # what one queue's server does not answer, no other queue's does
+        self._paused: dict[str, float] = {}  # queue of which something could not be asked -> when to ask again
         self._missed = False  # a push was lost, or a connection on which there may have been some: ask about everything
         self._ear = Listening(self._broker, self.id, address, timeout_s=timeout_s)
         self._thread = threading.Thread(target=self._work, name="qworker-io", daemon=True)
@@ -120,6 +124,7 @@ class Client:
         """Listen in this thread, if no other does, until the future is settled or the time is up."""
         if self._ear.heard_here:
             # Nobody hears a push until this signal's handler returns: so the I/O thread asks.
+            self._ear.deafen()
             self.registry.hurry((future.id,))
             self._ear.wake()
             return
@@ -157,6 +162,11 @@ class Client:
         if found.state in (State.QUEUED, State.SCHEDULED) and 0 < deadline_ms <= found.now_ms:
             broker.expire(queue, (local,), value_of=self._never_started(queue, State.EXPIRED))
             found = broker.inspect(queue, local)
+        elif found.state in (State.QUEUED, State.SCHEDULED) and deadline_ms and self.registry.futures(id):
+            # Of what was submitted elsewhere nobody here knew it: whoever waits is to learn that it has expired.
+            left_s = (deadline_ms - found.now_ms) / 1000
+            self.registry.set_deadline(id, time.monotonic() + left_s + DEADLINE_SLACK_S)
+            self._ear.wake()
         return found
 
     def stop(self, id: str, *, cancel_only: bool, grace_ms: int | None) -> StopAnswer:  # noqa: A002
@@ -209,7 +219,7 @@ class Client:
     def leave_parent(self) -> None:
         """In a forked child: let go of what is the parent's, without a word on its connections."""
         self._closing = True
-        for future in self.registry.all():
+        for future in self.registry.leave_parent():
             future.forget_parent()
         self._ear.leave_parent()
 
@@ -231,8 +241,7 @@ class Client:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if not self._ear.connected and now >= self._ear.again_at:
-            self._ear.reconnect()
+        if not self._ear.connected and now >= self._ear.again_at and self._ear.reconnect():
             self._missed = True
         if self._posts:
             self._send_posts()
@@ -242,13 +251,11 @@ class Client:
         self._ear.take_messages(self._take_push)
 
     def _wait(self) -> None:
-        due = self._round_at
-        if not self._ear.connected:
-            due = self._ear.again_at
-        else:
-            due = min(due, self.registry.next_hurried(), self.registry.next_deadline(), self._following.next())
-            due = max(due, self._ear.again_at)
-        left_s = max(0.0, due - time.monotonic())
+        now, due = time.monotonic(), self._ear.again_at
+        if self._ear.connected or now >= due:  # or it cannot listen just now, and asks
+            due = max(due, min(self._round_at, self.registry.next_hurried(), self.registry.next_deadline()))
+            due = max(self._ear.again_at, min(due, self._following.next()))
+        left_s = max(0.0, due - now)
         if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._ear.again_at):
             left_s = 0.0
         self._ear.wait(left_s)
@@ -277,49 +284,91 @@ class Client:
     def _ask(self, now: float) -> None:
         if self._fetch:
             self._fetch_outcomes()
-        self._peek(self.registry.hurried(now), PEEK_SIZE)
+        self._peek(self.registry.hurried(now))
         if self._missed or now >= self._round_at:
+            self.groups.beat()  # first: the others may take long, and a group without beats has lost its owner
             wanted = self.registry.next_round(everything=self._missed)
-            self._peek(wanted, PEEK_SIZE)
+            self._peek(wanted)
             if wanted:
                 self._ear.check()
             self._missed = False
             self._round_at = time.monotonic() + ROUND_EVERY_S
-            self.groups.beat()
-        self._following.ask(now)
-        late = self.registry.past_deadline(now)
-        for queue, locals_ in ids.by_queue(late):
+        self._following.ask(now, self._ask_of)
+        late = ids.by_queue(self.registry.past_deadline(now))
+        while late:
+            queue, locals_ = late.pop()
             try:
-                self._expire(queue, locals_)
-            except BrokerError:
-                for local in locals_:
-                    self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
+                asked = self._ask_of(queue, partial(self._expire, queue, locals_))
+            except BaseException:
+                self._expire_later(now, (queue, locals_), *late)
                 raise
+            if not asked:
+                self._expire_later(now, (queue, locals_))
         self._ear.answered()
+
+    def _ask_of(self, queue: str, ask: Callable[[], object]) -> bool:
+        """Ask something about one queue. False: it could not be answered, and what there is of other queues can be.
+
+        On a cluster each has a server of its own; a key of another type, or a queue that this user may not read, is no
+        reason to be deaf for all others, either.
+
+        Raises:
+            BrokerUnavailable: the one server of all of them did not answer.
+        """
+        if self._paused.get(queue, 0.0) > time.monotonic():
+            return False
+        try:
+            ask()
+        except (BrokerError, DecodeError) as error:
+            if self._alone and isinstance(error, BrokerUnavailable):
+                raise
+            if queue not in self._paused:
+                _log.warning("results of queue %r are late until it can be asked about: %s", queue, error)
+            self._paused[queue] = time.monotonic() + ROUND_EVERY_S
+            return False
+        self._paused.pop(queue, None)
+        return True
+
+    def _expire_later(self, now: float, *late: tuple[str, Sequence[str]]) -> None:
+        for queue, locals_ in late:
+            for local in locals_:
+                self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
 
     def _fetch_outcomes(self) -> None:
         for queue, locals_ in ids.by_queue(list(self._fetch)):
-            while locals_:
-                part, locals_ = locals_[: self._fetch_size], locals_[self._fetch_size :]
-                self._fetch_size = FETCH_SIZE  # for the next time, should this fail
-                found = self._look.outcomes(queue, part)
-                largest = max(len(outcome or b"") for outcome in found)
-                self._fetch_size = max(FETCH_SIZE, min(PEEK_SIZE, FETCH_BYTES // max(1, largest)))
-                for local, outcome in zip(part, found, strict=True):
-                    full = ids.join_id(queue, local)
-                    self._fetch.discard(full)
-                    if outcome is None:
-                        self.registry.hurry((full,))  # it has expired: a peek says what that means
-                    else:
-                        self._take_peek(queue, Peeked(local, outcome=outcome))
+            if not self._ask_of(queue, partial(self._fetch_some, queue, locals_)):
+                left = {ids.join_id(queue, local) for local in locals_} & self._fetch
+                self._fetch -= left
+                self.registry.hurry(left)  # which asks again, and again after a while
 
-    def _peek(self, wanted: Sequence[str], size: int) -> None:
+    def _fetch_some(self, queue: str, locals_: Sequence[str]) -> None:
+        while locals_:
+            part, locals_ = locals_[: self._fetch_size], locals_[self._fetch_size :]
+            self._fetch_size = FETCH_SIZE  # for the next time, should this fail
+            found = self._look.outcomes(queue, part)
+            largest = max(len(outcome or b"") for outcome in found)
+            self._fetch_size = max(FETCH_SIZE, min(PEEK_SIZE, FETCH_BYTES // max(1, largest)))
+            for local, outcome in zip(part, found, strict=True):
+                full = ids.join_id(queue, local)
+                self._fetch.discard(full)
+                if outcome is None:
+                    self.registry.hurry((full,))  # it has expired: a peek says what that means
+                else:
+                    self._take_peek(queue, Peeked(local, outcome=outcome))
+
+    def _peek(self, wanted: Sequence[str]) -> None:
         for queue, locals_ in ids.by_queue(wanted):
-            for start in range(0, len(locals_), size):
-                for found in self._look.peek(queue, locals_[start : start + size]):
-                    self._take_peek(queue, found)
+            for start in range(0, len(locals_), PEEK_SIZE):
+                if not self._ask_of(queue, partial(self._peek_some, queue, locals_[start : start + PEEK_SIZE])):
+                    break
+                self._ear.take_messages(self._take_push)  # of many thousands the pushed ones do not wait for the others
 
-    def _take_peek(self, queue: str, found: Peeked) -> None:
+    def _peek_some(self, queue: str, locals_: Sequence[str]) -> None:
+        asked = self.registry.asking()
+        for found in self._look.peek(queue, locals_):
+            self._take_peek(queue, found, asked)
+
+    def _take_peek(self, queue: str, found: Peeked, asked: int = 0) -> None:
         full = ids.join_id(queue, found.id)
         if found.outcome is not None:
             try:
@@ -327,7 +376,7 @@ class Client:
             except DecodeError as error:
                 _log.warning("the outcome of task %s cannot be read: %s", full, error)
         elif not found.alive:
-            for future, own in self.registry.take_sent(full):
+            for future, own in self.registry.take_sent(full, asked):
                 future.give_up(submitted_here=own)
 
     def _expire(self, queue: str, locals_: Sequence[str]) -> None:

@@ -8,7 +8,8 @@ registry knows a future of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from .. import codec, ids
 from ..errors import DecodeError
@@ -36,8 +37,8 @@ class Following:
         """Return when something is to be asked; infinity for never."""
         return self._at
 
-    def ask(self, now: float) -> None:
-        """Ask about all of them, if it is time."""
+    def ask(self, now: float, ask_of: Callable[[str, Callable[[], object]], object]) -> None:
+        """Ask about all of them, if it is time. `ask_of` asks of one queue."""
         if now < self._at:
             return
         self._at = float("inf")
@@ -47,7 +48,10 @@ class Following:
             self._at = now + EVERY_S
         for queue, locals_ in ids.by_queue(self._ids & set(followed)):
             for start in range(0, len(locals_), MOST_PER_CALL):
-                self._tell(self._look.progress(queue, locals_[start : start + MOST_PER_CALL]))
+                ask_of(queue, partial(self._ask_some, queue, locals_[start : start + MOST_PER_CALL]))
+
+    def _ask_some(self, queue: str, locals_: Sequence[str]) -> None:
+        self._tell(self._look.progress(queue, locals_))
 
     def _tell(self, found: Iterable[bytes | None]) -> None:
         for packed in found:

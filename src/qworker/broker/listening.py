@@ -26,6 +26,7 @@ from .connection import public_url
 _log = logging.getLogger("qworker.client")
 _LONGEST_PAUSE_S = 1.0
 _LONGEST_POLL_S = 1e6  # the kernel counts milliseconds in 31 bits
+_AT_ONCE = 256  # messages; then the I/O thread looks whether there is something else to do
 
 
 class Listening:
@@ -55,6 +56,8 @@ class Listening:
         # Whoever reads the subscription, or replaces it, holds it. It knows its owner: see `mend`.
         self._reading = threading.RLock()
         self._hearer: int | None = None  # the thread that listens in the place of the I/O thread
+        self._deaf = False  # that thread is in a signal's handler, which waits: nobody reads until it returns
+        self._left: list[Subscription] = []  # those that were lost while somebody was reading
         self._nudger, self._nudged = socket.socketpair()  # the bell of that thread
         self._nudger.setblocking(False)
         self._nudged.setblocking(False)
@@ -94,8 +97,11 @@ class Listening:
         """Have the pushes taken that are there; nothing happens while another thread listens."""
         if self._reading.acquire(blocking=False):
             try:
-                while self._subscription is not None and (message := self._subscription.next(0)) is not None:
+                for _ in range(_AT_ONCE):
+                    if self._subscription is None or (message := self._subscription.next(0)) is None:
+                        return
                     take(message)
+                self.wake()  # others may send without a pause: first what else there is to do
             finally:
                 self._reading.release()
 
@@ -120,9 +126,10 @@ class Listening:
         except BrokerUnavailable:
             pass
         finally:
-            self._hearer = None
+            self._hearer, self._deaf = None, False
+            self._close_left()
             self._reading.release()
-            if not undisturbed:
+            if not undisturbed or self._subscription is None:
                 # Only now, when the I/O thread can read: it sees to a lost connection, or to what was left unread.
                 self.wake()
 
@@ -204,19 +211,32 @@ class Listening:
             except OSError:
                 pass  # full: it is nudged already; or closed
 
-    def reconnect(self) -> None:
-        """Subscribe again. What was pushed meanwhile is lost: ask about everything."""
-        self._address()
-        subscription = self._broker.subscribe(self._client)
-        with self._reading:
-            self._subscription = subscription
+    def reconnect(self) -> bool:
+        """Subscribe again. What was pushed meanwhile is lost: ask about everything.
+
+        False: not now, for a thread that listens has not returned yet. It may be in a signal's handler that waits for
+        an answer, so it is not waited for; whoever listens wakes the I/O thread when it returns.
+        """
+        if not self._reading.acquire(blocking=False):
+            return False
+        try:
+            self._close_left()
+            self._address()
+            self._subscription = subscription = self._broker.subscribe(self._client)
             self._registered = subscription.fileno()
             self._selector.register(self._registered, selectors.EVENT_READ)
+        finally:
+            self._reading.release()
         _log.info("connected to the server again; asking about what is awaited")
+        return True
+
+    def deafen(self) -> None:
+        """This thread, which listens, waits in a signal's handler: silence proves nothing."""
+        self._deaf = True
 
     def check(self) -> None:
         """Find out whether pushes can still come. Raises BrokerUnavailable once it is clear that they cannot."""
-        if self._subscription is not None:
+        if self._subscription is not None and not self._deaf:
             self._subscription.check()
 
     def answered(self) -> None:
@@ -239,6 +259,8 @@ class Listening:
     def end(self) -> None:
         """The thread that listens has ended. The bells' other ends stay, for those who ring them at this moment."""
         self._hang_up()
+        with self._reading:  # whoever hears has been nudged, by an end of a bell that is about to be closed
+            self._close_left()
         self._selector.close()
         self._waked.close()
         self._nudged.close()
@@ -276,7 +298,16 @@ class Listening:
     def _hang_up(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._left.append(subscription)
             self.let_go()
-            with self._reading:  # a thread that hears has to return before the socket's number may mean another file
-                self._unwatch()
-                subscription.close()
+            if self._reading.acquire(blocking=False):  # else whoever reads closes it, or `reconnect` does
+                try:
+                    self._close_left()
+                finally:
+                    self._reading.release()
+
+    def _close_left(self) -> None:
+        """Close what was lost. Only who holds `_reading`: else the socket's number might mean another file by then."""
+        while self._left:
+            self._unwatch()
+            self._left.pop().close()

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Any, Protocol
 
 from ..model import Outcome, Progress
@@ -48,7 +49,7 @@ class _Entry(weakref.ref[Awaited]):
 
     id: str
     own: bool  # submitted here, so its outcome is pushed to this client
-    sent: bool  # False while the submit is under way: a peek would find nothing, and prove nothing
+    sent: float  # which question was the latest when it was known to be queued: an older one proves nothing
     kept: Awaited | None
 
 
@@ -56,7 +57,7 @@ def _entry(future: Awaited, put_aside: Callable[[Any], None], own: bool) -> _Ent
     entry = _Entry(future, put_aside)
     entry.id = future.id
     entry.own = own
-    entry.sent = not own
+    entry.sent = inf  # its submit is under way: a peek would find nothing, and prove nothing
     entry.kept = None
     return entry
 
@@ -65,13 +66,20 @@ class Registry:
     """The awaited futures of one client."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may come in the middle of any of this, and wait, submit or close.
+        self._lock = threading.RLock()
+        self._questions = 0
         self._entries: dict[str, list[_Entry]] = {}
         self._dead: deque[_Entry] = deque()
         self._hurried: dict[str, tuple[float, float]] = {}  # id -> (when to ask next, the pause after that)
         self._asking: list[tuple[float, str]] = []  # a heap of the same; an entry with another time than there is old
         self._deadlines: list[tuple[float, str]] = []
         self._round: list[str] = []
+
+    def leave_parent(self) -> list[Awaited]:
+        """In a forked child, where a thread that is not here may have held the lock: all awaited futures."""
+        self._lock = threading.RLock()
+        return self.all()
 
     def __len__(self) -> int:
         with self._lock:
@@ -84,6 +92,8 @@ class Registry:
         fresh = [_entry(future, put_aside, own) for future in futures]
         with self._lock:
             for entry in fresh:
+                if not own:
+                    entry.sent = self._questions
                 known = self._entries.get(entry.id)
                 if known is None:
                     self._entries[entry.id] = [entry]
@@ -96,8 +106,9 @@ class Registry:
 
     def confirm(self, entries: Iterable[_Entry]) -> None:
         """They are queued: from now on a peek that finds nothing means that they are gone."""
+        questions = self._questions
         for entry in entries:
-            entry.sent = True
+            entry.sent = questions
 
     def drop(self, futures: Sequence[Awaited]) -> None:
         """Await them no longer: they were not queued."""
@@ -127,12 +138,20 @@ class Registry:
             self._hurried.pop(id, None)
         return [(future, entry.own) for entry in entries if (future := entry()) is not None]
 
-    def take_sent(self, id: str) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
-        """As `take`, but leave those whose submit is under way: of them, not being found says nothing."""
+    def asking(self) -> int:
+        """A question is about to be sent; returns its number."""
+        self._questions += 1  # by the I/O thread only
+        return self._questions
+
+    def take_sent(self, id: str, asked: int) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
+        """As `take`, but leave those that were not known to be queued when question `asked` was sent.
+
+        Of those whose submit was under way then, or came after it, not being found says nothing.
+        """
         with self._lock:
             entries = self._entries.get(id, ())
-            self._replace(id, [entry for entry in entries if not entry.sent])
-        return [(future, entry.own) for entry in entries if entry.sent and (future := entry()) is not None]
+            self._replace(id, [entry for entry in entries if entry.sent >= asked])
+        return [(future, entry.own) for entry in entries if entry.sent < asked and (future := entry()) is not None]
 
     def futures(self, id: str) -> list[Awaited]:  # noqa: A002 - the public word
         """Return the futures of an id that somebody holds, and go on awaiting them."""
@@ -189,7 +208,7 @@ class Registry:
         with self._lock:
             self._sweep()
             if everything or not self._round:
-                self._round = [id for id, known in self._entries.items() if any(entry.sent for entry in known)]  # noqa: A001
+                self._round = [id for id, known in self._entries.items() if any(entry.sent < inf for entry in known)]  # noqa: A001
             size = len(self._round) if everything else ROUND_SIZE
             chosen, self._round = self._round[:size], self._round[size:]
             return [id for id in chosen if id in self._entries]  # noqa: A001
