@@ -302,7 +302,10 @@ class App:
             return self._client
 
     def close(self) -> None:
-        """Let go of the connections. Waiting calls raise; tasks stay where they are. The next use connects again."""
+        """Let go of the connections. Waiting calls raise; tasks stay where they are. The next use connects again.
+
+        What was waiting in `concurrent.futures.wait` or `as_completed`, or had a done-callback, is not told any more.
+        """
         with self._lock:
             client, self._client = self._client, None
         if client is not None:

@@ -70,7 +70,8 @@ class Future(concurrent.futures.Future[R]):
 
     `id` is the task's id, `queue:local`; `name` its name, empty when only the id is known. It works with
     `concurrent.futures.wait` and `as_completed`, with `asyncio.wrap_future`, and `await fut`. Giving up the wait, by
-    timeout or by cancelling what awaits it, leaves the task alone.
+    timeout or by cancelling what awaits it, leaves the task alone; but what `asyncio.wrap_future` returns passes a
+    cancel on, as it does for every future.
     """
 
     # Of a future that nothing has happened to yet. The first three are the standard library's.
@@ -291,6 +292,8 @@ class Future(concurrent.futures.Future[R]):
         """The client is closed: whoever waits is to look again."""
         with self._condition:
             self._condition.notify_all()
+            if not self._waiters:
+                self.watch_when_awaited()  # by the next client, which knows nothing of it yet
         self._wake()
 
     def add_waker(self, wake: Callable[[], None], client: Channel | None = None) -> bool:

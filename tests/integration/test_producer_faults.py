@@ -159,6 +159,18 @@ def test_coroutines_are_told_when_the_server_is_full_each_by_an_error_of_its_own
     assert len({id(error) for error in errors}) == 3
 
 
+def test_what_was_submitted_before_a_close_can_be_waited_for_by_the_standard_librarys_means(
+    app: App, worker: FakeWorker
+) -> None:
+    future = app.submit("tasks.f")
+    app.close()
+    worker.succeed(worker.claim_one(), 1)
+
+    done, _ = concurrent.futures.wait([future], timeout=10)
+
+    assert done == {future}
+
+
 def test_closing_tells_those_who_wait_and_the_app_can_be_used_again(app: App, worker: FakeWorker) -> None:
     future = app.submit("tasks.f", 1)
     errors: list[BaseException] = []
