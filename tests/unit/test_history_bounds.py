@@ -99,6 +99,19 @@ def many(last_s: float) -> History:
     return dataclasses.replace(joined(stories), faults=(Fault("kill clients", 20, 20),))
 
 
+def test_a_timeout_is_heard_of_a_round_later_on_a_wire_that_lost_something():
+    def late_after(took_s: float, fault: Fault) -> list[str]:
+        story = timed_out(took_s)
+        story.faults = [fault]
+        return late(story.history())
+
+    assert late_after(3.9, Fault("stalled wire", 7.0, 7.3)) == []
+    assert late_after(4.1, Fault("stalled wire", 7.0, 7.3)) == [TIMEOUT], "and no later than a round"
+    assert late_after(3.9, Fault("stalled wire", 7.0, 7.3, worker="w9")) == [TIMEOUT], "it is not the producer's"
+    assert late_after(3.9, Fault("slow wire", 7.0, 7.3)) == [TIMEOUT], "it lost nothing"
+    assert late_after(3.9, Fault("stalled wire", 1.0, 1.3)) == [TIMEOUT], "it was found out long before"
+
+
 def test_after_the_last_fault_what_is_left_goes_on_as_fast_as_before():
     # Ten tasks in 20 seconds, and as many left, which take 20 at most; and two leases.
     assert late(many(2.9)) == []
