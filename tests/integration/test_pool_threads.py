@@ -317,7 +317,7 @@ def test_an_outcome_that_did_not_get_out_is_no_order_that_never_began(tmp_path):
         async with a_pool("thread", 2) as pool:
             child = value_of(await pool.run("who"))["pid"]
             (kid,) = pool.pool.nursery.kids
-            # Else its thread might be about to send what comes next, too, and there would be no slot for the second one.
+            # Else its thread might be about to send what comes next, too, and the second one would have no slot.
             await await_until(lambda: not any(kid.page.numbers()), description="its slot to be let go")
             first = pool.put("make", 1_000_000)
             # From here on nothing is read: this loop stands still.
