@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,13 +196,15 @@ def _strike(case: Case, plan: chaos.Plan, fleet: chaos.Fleet, client: Recorder) 
         return watch.look(armed)
 
     _until(look, watch, case, fleet)
+    for lead in leads:
+        lead.close()
     producer.join()
     if producer.error is not None:
         raise producer.error
     return [*done, *watch.done]
 
 
-Lead = Iterator[tuple[Fault, ...]]
+Lead = Generator[tuple[Fault, ...], None, None]
 NAPS = Batch("long", "nap", (0.15,), 60)
 
 
@@ -210,10 +212,12 @@ def _stop(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorde
     """Stop tasks that run in the armed workers."""
     futures = client.submit(Batch("stopped", "polite", (60.0,), 12, {"grace": 0.5}))
     ids = {future.id for future in futures}
-    while any(w.process.poll() is None and ids.isdisjoint(line.id for line in watch.runs_in(w)) for w in armed):
-        yield ()
-    for future in futures:
-        client.stop(future, "stop")
+    try:
+        while any(w.process.poll() is None and ids.isdisjoint(line.id for line in watch.runs_in(w)) for w in armed):
+            yield ()
+    finally:  # also when all has happened by what others stop: each of these runs for a minute
+        for future in futures:
+            client.stop(future, "stop")
 
 
 def _drain(watch: Watch, armed: list[Worker], fleet: chaos.Fleet, client: Recorder) -> Lead:
