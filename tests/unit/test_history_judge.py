@@ -387,7 +387,7 @@ def test_c10_rejects_fewer_rescues_than_there_were():
 
 
 @pytest.mark.parametrize(("kind", "counts"), [("kill worker", True), ("cut calls", True), ("kill clients", True),
-                                              ("outlived", True), ("flush scripts", False),
+                                              ("outlived", True), ("freeze worker", True), ("flush scripts", False),
                                               ("kill child", False)])  # fmt: skip
 def test_c10_believes_the_count_only_of_a_rescuer_that_could_not_tell(kind, counts):
     story = worker_killed()

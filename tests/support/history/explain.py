@@ -293,9 +293,13 @@ class Index:
         )
 
     def may_be_untold(self, worker: str, lost: float, again: float) -> bool:
-        """Whether whoever rescued what this worker ran may not have told it: it was killed, or lost the answer."""
+        """Whether whoever rescued what this worker ran may not have told it: it was killed, or lost the answer.
+
+        That is also lost to whom it reaches while it is frozen: when it goes on, the time of its call is over.
+        """
         killed = any(f.worker != worker and lost - TICK_S <= f.at <= again + LOG_S for f in self._kills)
-        return killed or any(f.at <= again and lost <= f.until + TICK_S for f in self._unheard)
+        frozen = [f for f in self.faults if f.kind in ("freeze worker", "stood still") and f.worker != worker]
+        return killed or any(f.at <= again and lost <= f.until + TICK_S for f in (*self._unheard, *frozen))
 
     def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
         """What may have made a task start again after this run; empty if nothing did."""
