@@ -328,7 +328,7 @@ class App:
     def leave_parent(self) -> None:
         """In a forked child: forget the parent's client; the next use connects anew, under an id of its own."""
         client, self._client = self._client, None
-        self._lock = threading.RLock()  # a signal's handler may close the app that its thread is about to connect
+        self._lock = threading.RLock()
         if client is not None:
             client.leave_parent()
 

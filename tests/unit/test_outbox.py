@@ -65,22 +65,8 @@ def test_nothing_is_sent_after_a_frame_that_may_be_torn(frame: tuple[bytes, ...]
     assert status == 70
 
 
-def test_a_line_that_an_exception_keeps_from_being_sent_is_no_reason_to_end() -> None:
-    def sends(outbox: Outbox) -> None:
-        def none(fd: int, data: bytes) -> int:
-            raise HandlerError
-
-        outbox._write = none
-        with pytest.raises(HandlerError):
-            outbox.send(LINE)
-        outbox._write = os.write
-        outbox.send(NEXT)
-
-    assert told_by_a_child(sends) == (NEXT, 3)
-
-
 @pytest.mark.parametrize("error", [HandlerError(), TimeoutError(), OSError("no device")], ids=repr)
-def test_the_error_of_a_handler_is_the_callers_and_not_the_end_of_the_pipe(error: Exception) -> None:
+def test_the_error_of_a_handler_that_costs_a_line_is_its_callers_and_no_reason_to_end(error: Exception) -> None:
     def sends(outbox: Outbox) -> None:
         def raising(fd: int, data: bytes) -> int:
             raise error

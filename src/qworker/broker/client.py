@@ -241,21 +241,24 @@ class Client:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if not self._ear.connected and now >= self._ear.again_at and self._ear.reconnect():
-            self._missed = True
+        held_up = False  # by a thread that listens and has not returned yet: meanwhile there is only asking
+        if not self._ear.connected and now >= self._ear.again_at:
+            held_up = not self._ear.reconnect()
+            self._missed = self._missed or not held_up
         if self._posts:
             self._send_posts()
         if now >= self._ear.again_at:
             self._ask(now)
-        self._wait()
+        self._wait(held_up=held_up)
         self._ear.take_messages(self._take_push)
 
-    def _wait(self) -> None:
-        now, due = time.monotonic(), self._ear.again_at
-        if self._ear.connected or now >= due:  # or it cannot listen just now, and asks
-            due = max(due, min(self._round_at, self.registry.next_hurried(), self.registry.next_deadline()))
-            due = max(self._ear.again_at, min(due, self._following.next()))
-        left_s = max(0.0, due - now)
+    def _wait(self, *, held_up: bool) -> None:
+        due = min(
+            self._round_at, self.registry.next_hurried(), self.registry.next_deadline(), self._following.next()
+        )  # fmt: skip
+        if not self._ear.connected and not held_up:
+            due = 0.0  # to connect, as soon as that may be
+        left_s = max(0.0, max(due, self._ear.again_at) - time.monotonic())
         if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._ear.again_at):
             left_s = 0.0
         self._ear.wait(left_s)

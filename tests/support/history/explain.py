@@ -191,6 +191,7 @@ class Index:
         self._still = [fault for fault in self.faults if fault.kind in STILL]
         self._twice = [fault for fault in self.faults if fault.kind in REPEATING]
         self._kills = [fault for fault in self.faults if fault.kind == "kill worker"]
+        self._frozen = [fault for fault in self.faults if fault.kind in ("freeze worker", "stood still")]
         self._unheard = [fault for fault in self.faults if fault.kind in LOSE_ANSWERS]
         for task in self.tasks.values():
             hit = [fault for run in task.runs for fault in self.faults_on(run)]
@@ -298,8 +299,8 @@ class Index:
         That is also lost to whom it reaches while it is frozen: when it goes on, the time of its call is over.
         """
         killed = any(f.worker != worker and lost - TICK_S <= f.at <= again + LOG_S for f in self._kills)
-        frozen = [f for f in self.faults if f.kind in ("freeze worker", "stood still") and f.worker != worker]
-        return killed or any(f.at <= again and lost <= f.until + TICK_S for f in (*self._unheard, *frozen))
+        deaf = (f for f in self._frozen if f.worker != worker)
+        return killed or any(f.at <= again and lost <= f.until + TICK_S for f in (*self._unheard, *deaf))
 
     def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
         """What may have made a task start again after this run; empty if nothing did."""
