@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from . import callbacks, codec, context, lending, stopping, unserved, verdict
+from . import callbacks, codec, context, lending, stopping, uninterrupted, unserved, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
 from .loops import entrance
@@ -148,7 +148,7 @@ class Future(concurrent.futures.Future[R]):
         if not self.done():
             answer = self.client().stop(self.id, cancel_only=True, grace_ms=None)
             if answer.outcome is not None:
-                self.settle(codec.unpack_outcome(answer.outcome))
+                self.learn(codec.unpack_outcome(answer.outcome))
         return self._outcome is not None and stopping.never_started(self._outcome)
 
     def running(self) -> bool:
@@ -254,17 +254,27 @@ class Future(concurrent.futures.Future[R]):
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome. The first one counts: a push and a peek may bring the same one."""
-        with self._condition:  # all at once, or again: Ctrl-C may end this in the middle, in a thread that waits
-            if not self.done():
-                self._outcome = outcome
-                if outcome.state is State.CANCELLED:
-                    super().cancel()
-                    self.set_running_or_notify_cancel()  # its second half: tells `wait` and `as_completed`
-                elif outcome.state is State.SUCCEEDED:
-                    self.set_result(None)  # type: ignore[arg-type] # decoded when it is asked for
-                else:
-                    self.set_exception(_ENDED_BADLY)
+        with self._condition:
+            self._take(outcome)
         self._wake()
+
+    def settle_alone(self, outcome: Outcome) -> bool:
+        """As `settle`, in the main thread, where Ctrl-C may end it at any line: `settle` does the rest again, then.
+
+        False, and nothing is done, if again would not do: a callback, and what `wait` and `as_completed` put on a
+        future, must be told once, neither never nor twice.
+        """
+        with self._condition:
+            if self.__dict__.get("_waiters") or self.__dict__.get("_done_callbacks"):
+                return False
+            self._take(outcome)
+        self._wake()
+        return True
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take an outcome that was asked for, in a thread of the user's."""
+        if not (uninterrupted.may_be_interrupted() and self.settle_alone(outcome)):
+            uninterrupted.call(functools.partial(self.settle, outcome))
 
     def give_up(self, *, submitted_here: bool) -> None:
         """There is neither a task nor an outcome of this id."""
@@ -324,6 +334,21 @@ class Future(concurrent.futures.Future[R]):
 
     # Inside.
 
+    def _take(self, outcome: Outcome) -> None:
+        """With the lock held; again, if `settle_alone` was ended in the middle."""
+        if self.done():
+            self._condition.notify_all()
+        else:
+            self._outcome = outcome
+            if outcome.state is State.CANCELLED:
+                super().cancel()
+            elif outcome.state is State.SUCCEEDED:
+                self.set_result(None)  # type: ignore[arg-type] # decoded when it is asked for
+            else:
+                self.set_exception(_ENDED_BADLY)
+        if self._state == "CANCELLED":
+            self.set_running_or_notify_cancel()  # its second half: tells `wait` and `as_completed`
+
     def _invoke_callbacks(self) -> None:
         # The standard library calls this in the thread that settles: here the I/O thread, which must never block.
         if self._done_callbacks:
@@ -352,7 +377,7 @@ class Future(concurrent.futures.Future[R]):
 
     def _found(self, inspection: Inspection) -> Status:
         if inspection.outcome is not None:
-            self.settle(codec.unpack_outcome(inspection.outcome))
+            self.learn(codec.unpack_outcome(inspection.outcome))
         return describe(self.id, inspection, name=self.name)
 
     def _decode(self) -> tuple[Any, Exception | None]:
@@ -415,10 +440,12 @@ class Future(concurrent.futures.Future[R]):
             raise RuntimeError(f"the app was closed while {self.shown} was awaited; the task itself is left alone")
 
     def _wake(self) -> None:
-        with self._condition:
-            wakers, self._wakers = self._wakers, ()
+        wakers = self._wakers
         for wake in wakers:
             wake()
+        if wakers:
+            with self._condition:  # only now: see `settle_alone`
+                self._wakers = tuple([wake for wake in self._wakers if wake not in wakers])
 
 
 class _Waiters(list[Any]):

@@ -29,11 +29,14 @@ class Entrance:
         """Resolve an awaited future of the loop; nothing happens if that was cancelled, or the loop is closed."""
         self._waiting.append((waiter, error))
         if not self._rung:  # the loop clears it before it looks, so that none is left behind
-            self._rung = True
             try:
+                self._rung = True
                 self.loop.call_soon_threadsafe(self._resolve)
             except RuntimeError:
                 pass  # the loop is closed: nobody waits
+            except BaseException:  # Ctrl-C: the next one rings
+                self._rung = False
+                raise
 
     def _resolve(self) -> None:
         self._rung = False

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from . import uninterrupted
 from .errors import BrokerError, QWorkerError, SubmitUnknown
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class Outstanding:
             self._shut_down = True
             if self._finished or self._broken:
                 return
-        self._fail_all("the Executor was ended by Ctrl-C, and its own worker with it")
+        why = "the Executor was ended by Ctrl-C, and its own worker with it"
+        uninterrupted.call(functools.partial(self._fail_all, why))
         self.finish()
 
     def finish(self) -> None:

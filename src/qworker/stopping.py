@@ -85,7 +85,7 @@ def stop(future: Future[Any], wait: Duration, grace: Duration | None) -> StopRec
         answer = future.client().stop(future.id, cancel_only=False, grace_ms=grace_ms)
         if answer.outcome is not None:
             outcome = codec.unpack_outcome(answer.outcome)
-            future.settle(outcome)
+            future.learn(outcome)
             return _ended(future, outcome, began, asked=answer.code == "cancelled")
         if answer.code == "unknown":
             return _receipt(future, began, still_running=None, note="no task of this id is known on this server")
@@ -101,7 +101,7 @@ def stop(future: Future[Any], wait: Duration, grace: Duration | None) -> StopRec
             )
         if inspection.outcome is not None:
             outcome = codec.unpack_outcome(inspection.outcome)
-            future.settle(outcome)
+            future.learn(outcome)
             return _ended(future, outcome, began, asked=True)
         status = describe(future.id, inspection)
         if status.state not in (State.QUEUED, State.SCHEDULED):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import opcode
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from qworker.broker.broker import Subscription
 from qworker.broker.listening import Listening
 from qworker.errors import BrokerUnavailable
 from support.fake_worker import FakeWorker
+from support.interrupts import raises_at
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -371,41 +369,6 @@ def test_a_signals_handler_that_closes_the_app_waits_for_nobody(
     assert joined_while_hearing == [False]
     assert not client._thread.is_alive()
     thread.join()
-
-
-_LOOKS = {opcode.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")}
-
-
-def raises_at(work: Callable[[], object], codes: set[CodeType], at: int) -> bool:
-    """Raise KeyboardInterrupt at the n-th place in these functions where a handler may; False if there are less.
-
-    Signals' handlers are run after those instructions, and at no others.
-    """
-    before, seen = sys.gettrace(), 0
-    last: dict[FrameType, int] = {}
-
-    def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal seen
-        if frame.f_code not in codes:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            looks = frame in last and last[frame] in _LOOKS
-            last[frame] = frame.f_code.co_code[frame.f_lasti]
-            seen += looks
-            if looks and seen == at:
-                sys.settrace(before)
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return seen >= at
 
 
 def test_ctrl_c_at_any_moment_of_a_wait_takes_the_ear_from_nobody(app: App, worker: FakeWorker) -> None:

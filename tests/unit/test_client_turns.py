@@ -27,7 +27,7 @@ def test_it_waits_for_the_next_question_unless_there_is_a_connection_to_make(
     waited: list[float] = []
     now = time.monotonic()
     client._ear = SimpleNamespace(connected=connected, again_at=now + again_in_s, wait=waited.append)
-    client._round_at, client._posts, client._fetch, client._missed = now + 100, deque(), set(), False
+    client._round_at, client._posts, client._heard = now + 100, deque(), SimpleNamespace(waits=False)
     client.registry = SimpleNamespace(next_hurried=lambda: inf, next_deadline=lambda: inf)
     client._following = SimpleNamespace(next=lambda: inf)
 

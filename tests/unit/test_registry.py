@@ -18,6 +18,8 @@ class Fake:
         self.id = id
 
     def settle(self, outcome: Any) -> None: ...
+    def settle_alone(self, outcome: Any) -> bool: ...
+    def learn(self, outcome: Any) -> None: ...
     def give_up(self, *, submitted_here: bool) -> None: ...
     def wake_waiters(self) -> None: ...
     def forget_parent(self) -> None: ...
@@ -28,12 +30,20 @@ def registry() -> Registry:
     return Registry()
 
 
+def settled(registry: Registry, id: str) -> list[Any]:  # noqa: A002
+    """Return the futures of an id, as the client settles them, and have the registry leave them."""
+    entries = registry.entries(id)
+    futures = [future for entry in entries if (future := entry()) is not None]
+    registry.leave(id, entries)
+    return futures
+
+
 def test_a_future_that_nobody_holds_is_forgotten(registry: Registry) -> None:
     registry.add((Fake(f"q:{n}") for n in range(10_000)), own=True)
     gc.collect()
 
     assert len(registry) == 0
-    assert registry.take("q:1") == []
+    assert registry.entries("q:1") == ()
     assert registry.next_round() == []
 
 
@@ -44,9 +54,7 @@ def test_a_future_with_callbacks_is_held_until_its_end(registry: Registry) -> No
     del future
     gc.collect()
 
-    taken = registry.take("q:1")
-
-    assert [(one.id, own) for one, own in taken] == [("q:1", True)]
+    assert [one.id for one in settled(registry, "q:1")] == ["q:1"]
     assert len(registry) == 0
 
 
@@ -62,7 +70,29 @@ def test_all_handles_of_one_id_are_settled(registry: Registry) -> None:
     assert registry.knows(first)
     assert registry.knows(second)
     assert not registry.knows(Fake("q:1"))
-    assert {id(one) for one, _ in registry.take("q:1")} == {id(first), id(second)}
+    assert {id(one) for one in settled(registry, "q:1")} == {id(first), id(second)}
+
+
+def test_a_handle_that_comes_between_the_settling_and_the_leaving_is_awaited(registry: Registry) -> None:
+    first, late = Fake("q:1"), Fake("q:1")
+    registry.add((first,), own=True)
+    entries = registry.entries("q:1")
+    registry.add((late,), own=False)
+    registry.hurry(("q:1",))
+
+    registry.leave("q:1", entries)
+
+    assert registry.all() == [late]
+    assert registry.hurried(registry.next_hurried()) == ["q:1"]
+
+
+def test_what_the_server_does_not_know_is_not_asked_about_again(registry: Registry) -> None:
+    future = Fake("q:1")
+    registry.add((future,), own=False)
+    registry.hurry(("q:1",))
+
+    assert registry.take_sent("q:1", registry.asking()) == [(future, False)]
+    assert registry.hurried(registry.next_hurried()) == []
 
 
 def test_dropping_one_handle_leaves_the_other(registry: Registry) -> None:
@@ -110,7 +140,7 @@ def test_a_push_settles_even_a_task_whose_submit_is_not_answered_yet(registry: R
     future = Fake("q:1")
     registry.add((future,), own=True)
 
-    assert registry.take("q:1") == [(future, True)]
+    assert settled(registry, "q:1") == [future]
 
 
 def test_the_round_is_bounded_and_comes_to_everything(registry: Registry) -> None:
@@ -147,7 +177,7 @@ def test_hurried_ids_that_ended_or_are_not_held_any_more_are_not_asked_about(reg
     kept, gone = Fake("q:1"), Fake("q:2")
     registry.add((kept, gone), own=False)
     registry.hurry(("q:1", "q:2"))
-    registry.take("q:1")
+    settled(registry, "q:1")
     del gone
     gc.collect()
 
@@ -193,7 +223,7 @@ def test_many_threads_may_add_and_take_at_once(registry: Registry) -> None:
             entries = registry.add((future,), own=True)
             registry.confirm(entries)
             if n % 2:
-                assert registry.take(future.id) == [(future, True)]
+                assert settled(registry, future.id) == [future]
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:

@@ -4,7 +4,7 @@
     submit_soon ─► posts ─┐
     watch, keep ─► registry
                           ▼
-    I/O thread: wait for a push, a wake-up or the next question ─► settle futures
+    I/O thread: wait for a push, a wake-up or the next question ─► Heard settles futures
                 pushes:    outcomes, or ids of large ones, which are fetched; what running tasks told of their progress
                 questions: `peek` at what is awaited, a bounded number every 2 s, all after a reconnect, and often at
                            what is not pushed to this client; `expire` what is past its deadline and still waits
@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING
 from .. import codec, ids
 from ..errors import BrokerError, BrokerUnavailable, DecodeError
 from ..lifecycle import State
-from ..model import Draft, Outcome
+from ..model import Draft
 from ..views import Inspection, Peeked
 from . import unstarted
 from .broker import Broker
 from .cluster import is_cluster
 from .following import Following
+from .heard import Heard
 from .listening import Listening
 from .owned import OwnedGroups
 from .registry import Awaited, Registry
@@ -74,16 +75,15 @@ class Client:
         self._broker = Broker(url, namespace, timeout_s=timeout_s, role="producer", instance=self.id)
         self._look = Broker(url, namespace, timeout_s=LOOK_TIMEOUT_S, role="peek", instance=self.id)
         self.registry = Registry()
+        self._heard = Heard(self.registry)
         self._following = Following(self._look, self.registry)
         self._sending = Sending(self.id, self._broker, self.registry)
         self.groups = OwnedGroups(self._broker, self._look, self._sending.now_ms)
         self._posts: deque[Post] = deque()
-        self._fetch: set[str] = set()
         self._fetch_size = FETCH_SIZE
         self._round_at = 0.0
         self._alone = not is_cluster(url)  # what one queue's server does not answer, no other queue's does
         self._paused: dict[str, float] = {}  # queue of which something could not be asked -> when to ask again
-        self._missed = False  # a push was lost, or a connection on which there may have been some: ask about everything
         self._ear = Listening(self._broker, self.id, address, timeout_s=timeout_s)
         self._thread = threading.Thread(target=self._work, name="qworker-io", daemon=True)
         self._thread.start()
@@ -133,7 +133,7 @@ class Client:
             try:
                 self._ear.hear(self._take_heard, lambda: future.done() or self._closing, timeout_s)
             except BaseException:  # Ctrl-C, perhaps in the middle of a push: the rest of it is asked for
-                self._missed = True
+                self._heard.missed = True
                 self._ear.mend()
                 raise
             finally:
@@ -183,7 +183,7 @@ class Client:
         """Cancel those of these tasks that were not handed out, some hundred per round trip; settle their futures."""
         for queue, locals_ in ids.by_queue(full_ids):
             for outcome in unstarted.cancel(self._broker, queue, locals_, self._sending.now_ms()):
-                self._settle(outcome.id, outcome)
+                self._heard.learn(outcome)
 
     def worker(self, worker: str) -> WorkerRecord | None:
         """Return what a worker told of itself lately; None if it did not, or nobody answers."""
@@ -240,17 +240,18 @@ class Client:
             self._ear.end()
 
     def _turn(self) -> None:
+        self._heard.settle_later()  # whether there is a server or not
         now = time.monotonic()
         held_up = False  # by a thread that listens and has not returned yet: meanwhile there is only asking
         if not self._ear.connected and now >= self._ear.again_at:
             held_up = not self._ear.reconnect()
-            self._missed = self._missed or not held_up
+            self._heard.missed = self._heard.missed or not held_up
         if self._posts:
             self._send_posts()
         if now >= self._ear.again_at:
             self._ask(now)
         self._wait(held_up=held_up)
-        self._ear.take_messages(self._take_push)
+        self._ear.take_messages(self._heard.take)
 
     def _wait(self, *, held_up: bool) -> None:
         due = min(
@@ -259,42 +260,22 @@ class Client:
         if not self._ear.connected and not held_up:
             due = 0.0  # to connect, as soon as that may be
         left_s = max(0.0, max(due, self._ear.again_at) - time.monotonic())
-        if self._posts or ((self._fetch or self._missed) and time.monotonic() >= self._ear.again_at):
+        if self._posts or (self._heard.waits and time.monotonic() >= self._ear.again_at):
             left_s = 0.0
         self._ear.wait(left_s)
 
-    def _take_push(self, message: bytes) -> None:
-        try:
-            entries = codec.read_pushed(message)
-        except DecodeError as error:
-            _log.warning("a push that cannot be read was dropped, and what it told of is asked for: %s", error)
-            self._missed = True
-            return
-        for entry in entries:
-            if isinstance(entry, str):
-                self._fetch.add(entry)
-            elif isinstance(entry, Outcome):
-                self._settle(entry.id, entry)
-            elif entry.progress is not None:
-                for future in self.registry.futures(entry.id):
-                    future.tell(entry.progress)
-
     def _take_heard(self, message: bytes) -> None:
-        self._take_push(message)
-        if self._fetch or self._missed:
-            self._ear.wake()  # the I/O thread asks; who hears may be waiting for this very answer
+        self._heard.take(message)
+        if self._heard.waits:
+            self._ear.wake()  # the I/O thread sees to it; who hears may be waiting for this very answer
 
     def _ask(self, now: float) -> None:
-        if self._fetch:
+        if self._heard.large:
             self._fetch_outcomes()
         self._peek(self.registry.hurried(now))
-        if self._missed or now >= self._round_at:
+        if self._heard.missed or now >= self._round_at:
             self.groups.beat()  # first: the others may take long, and a group without beats has lost its owner
-            wanted = self.registry.next_round(everything=self._missed)
-            self._peek(wanted)
-            if wanted:
-                self._ear.check()
-            self._missed = False
+            self._ask_round()
             self._round_at = time.monotonic() + ROUND_EVERY_S
         self._following.ask(now, self._ask_of)
         late = ids.by_queue(self.registry.past_deadline(now))
@@ -308,6 +289,19 @@ class Client:
             if not asked:
                 self._expire_later(now, (queue, locals_))
         self._ear.answered()
+
+    def _ask_round(self) -> None:
+        everything = self._heard.missed
+        if everything:
+            self._heard.missed = False  # at first: what is missed from now on is asked for again
+        try:
+            wanted = self.registry.next_round(everything=everything)
+            self._peek(wanted)
+            if wanted:
+                self._ear.check()
+        except BaseException:
+            self._heard.missed = self._heard.missed or everything
+            raise
 
     def _ask_of(self, queue: str, ask: Callable[[], object]) -> bool:
         """Ask something about one queue. False: it could not be answered, and what there is of other queues can be.
@@ -338,10 +332,11 @@ class Client:
                 self.registry.set_deadline(ids.join_id(queue, local), now + 1.0)
 
     def _fetch_outcomes(self) -> None:
-        for queue, locals_ in ids.by_queue(list(self._fetch)):
+        large = self._heard.large
+        for queue, locals_ in ids.by_queue(list(large)):
             if not self._ask_of(queue, partial(self._fetch_some, queue, locals_)):
-                left = {ids.join_id(queue, local) for local in locals_} & self._fetch
-                self._fetch -= left
+                left = {ids.join_id(queue, local) for local in locals_} & large
+                large -= left
                 self.registry.hurry(left)  # which asks again, and again after a while
 
     def _fetch_some(self, queue: str, locals_: Sequence[str]) -> None:
@@ -353,7 +348,7 @@ class Client:
             self._fetch_size = max(FETCH_SIZE, min(PEEK_SIZE, FETCH_BYTES // max(1, largest)))
             for local, outcome in zip(part, found, strict=True):
                 full = ids.join_id(queue, local)
-                self._fetch.discard(full)
+                self._heard.large.discard(full)
                 if outcome is None:
                     self.registry.hurry((full,))  # it has expired: a peek says what that means
                 else:
@@ -364,7 +359,9 @@ class Client:
             for start in range(0, len(locals_), PEEK_SIZE):
                 if not self._ask_of(queue, partial(self._peek_some, queue, locals_[start : start + PEEK_SIZE])):
                     break
-                self._ear.take_messages(self._take_push)  # of many thousands the pushed ones do not wait for the others
+                self._ear.take_messages(
+                    self._heard.take
+                )  # of many thousands the pushed ones do not wait for the others
 
     def _peek_some(self, queue: str, locals_: Sequence[str]) -> None:
         asked = self.registry.asking()
@@ -375,7 +372,7 @@ class Client:
         full = ids.join_id(queue, found.id)
         if found.outcome is not None:
             try:
-                self._settle(full, codec.unpack_outcome(found.outcome))
+                self._heard.settle(full, codec.unpack_outcome(found.outcome))
             except DecodeError as error:
                 _log.warning("the outcome of task %s cannot be read: %s", full, error)
         elif not found.alive:
@@ -387,21 +384,11 @@ class Client:
         for answer in self._look.expire(queue, locals_, value_of=value_of):
             full = ids.join_id(queue, answer.id)
             if answer.outcome is not None:
-                self._settle(full, codec.unpack_outcome(answer.outcome))
+                self._heard.settle(full, codec.unpack_outcome(answer.outcome))
             elif answer.code == "expired":
-                self._settle(full, codec.unpack_outcome(value_of(answer.id)))
+                self._heard.settle(full, codec.unpack_outcome(value_of(answer.id)))
             elif answer.code == "waiting":  # its clock is behind ours
                 self.registry.set_deadline(full, time.monotonic() + 1.0)
-
-    def _settle(self, id: str, outcome: Outcome) -> None:  # noqa: A002 - the public word
-        taken = self.registry.take(id)
-        try:
-            for future, _ in taken:
-                future.settle(outcome)
-        except BaseException:  # Ctrl-C, in a thread that hears: as if it had not come
-            for future, _ in taken:
-                self.keep(future)
-            raise
 
     def _send_posts(self) -> None:
         posts: list[Post] = []

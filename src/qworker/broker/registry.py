@@ -1,6 +1,6 @@
 """Which futures are awaited, by id; held weakly, so that a future nobody holds costs nothing.
 
-    submit, watch ─► add ─► _entries ─► take ─► settle
+    submit, watch ─► add ─► _entries ─► entries ─► settle ─► leave
     callbacks     ─► keep     │
                               └─► round, hurried, expiring: what the I/O thread should ask the server about
 
@@ -34,6 +34,8 @@ class Awaited(Protocol):
 
     def done(self) -> bool: ...
     def settle(self, outcome: Outcome) -> None: ...
+    def settle_alone(self, outcome: Outcome) -> bool: ...
+    def learn(self, outcome: Outcome) -> None: ...
     def give_up(self, *, submitted_here: bool) -> None: ...
     def tell(self, progress: Progress) -> None: ...
     def wake_waiters(self) -> None: ...
@@ -131,12 +133,14 @@ class Registry:
                     return True
         return False
 
-    def take(self, id: str) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
-        """Return the futures of an id, each with whether it was submitted here, and await them no longer."""
+    def entries(self, id: str) -> tuple[_Entry, ...]:  # noqa: A002 - the public word
+        """Return what is awaited of an id: each, called, gives its future, or None when nobody holds it any more."""
+        return tuple(self._entries.get(id, ()))
+
+    def leave(self, id: str, settled: tuple[_Entry, ...]) -> None:  # noqa: A002 - the public word
+        """Await these of an id no longer. Only when they are settled: if Ctrl-C comes before, that is still to do."""
         with self._lock:
-            entries = self._entries.pop(id, ())
-            self._hurried.pop(id, None)
-        return [(future, entry.own) for entry in entries if (future := entry()) is not None]
+            self._replace(id, [entry for entry in self._entries.get(id, ()) if entry not in settled])
 
     def asking(self) -> int:
         """A question is about to be sent; returns its number."""
@@ -144,9 +148,10 @@ class Registry:
         return self._questions
 
     def take_sent(self, id: str, asked: int) -> list[tuple[Awaited, bool]]:  # noqa: A002 - the public word
-        """As `take`, but leave those that were not known to be queued when question `asked` was sent.
+        """Await those no longer that were known to be queued when question `asked` was sent: it has not found them.
 
-        Of those whose submit was under way then, or came after it, not being found says nothing.
+        Returns them, each with whether it was submitted here. Of those whose submit was under way then, or came after
+        it, not being found says nothing.
         """
         with self._lock:
             entries = self._entries.get(id, ())
@@ -251,4 +256,5 @@ class Registry:
             self._entries[id] = left
         else:
             self._entries.pop(id, None)
+            self._hurried.pop(id, None)
             self._hurried.pop(id, None)
