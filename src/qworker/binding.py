@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import BadCall, ConfigError
 
-__all__ = ["Binder", "check_name", "main_module", "name_of"]
+__all__ = ["Binder", "check_name", "main_module", "name_of", "name_of_class"]
 
 
 class Binder:
@@ -94,6 +94,12 @@ def name_of(fn: Callable[..., Any]) -> str:
     if module == "__main__":
         module = main_module()
     return f"{module}.{qualified.replace('<locals>.', '')}"
+
+
+def name_of_class(kind: type) -> str:
+    """Return a class's name, `module.QualifiedName`, the same in producer and worker."""
+    module = main_module() if kind.__module__ == "__main__" else kind.__module__
+    return f"{module}.{kind.__qualname__}"
 
 
 def main_module() -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
+from .binding import main_module, name_of_class
 from .errors import DecodeError, QWorkerError, TaskFailed
 from .model import ErrorInfo
 from .values import pack_plain, pack_value, unpack_plain, unpack_value
@@ -54,13 +55,15 @@ def describe_error(error: BaseException) -> ErrorInfo:
         traceback=_traceback_of(error),
         notes=_notes_of(error),
         bases=tuple(_name_of(base) for base in kind.__mro__[1:-1][:_MAX_BASES]),
+        attributes=_attributes_of(error),
     )
 
 
 def pack_error(info: ErrorInfo) -> bytes:
     """Return an error as bytes."""
     args = None if info.args is None else pack_value([*info.args])
-    return pack_plain([_VERSION, info.kind, args, info.text, info.traceback, [*info.notes], [*info.bases]])
+    fields = [_VERSION, info.kind, args, info.text, info.traceback, [*info.notes], [*info.bases]]
+    return pack_plain([*fields, pack_value(dict(info.attributes))] if info.attributes else fields)
 
 
 def unpack_error(data: bytes) -> ErrorInfo:
@@ -70,16 +73,18 @@ def unpack_error(data: bytes) -> ErrorInfo:
         DecodeError: they are not what `pack_error` makes.
     """
     fields = unpack_plain(data)
-    if type(fields) is not list or len(fields) != 7 or fields[0] != _VERSION:
+    if type(fields) is not list or len(fields) not in (7, 8) or fields[0] != _VERSION:
         raise DecodeError("cannot decode an error: not an error of a version that is known here")
-    _, kind, args, text, traceback, notes, bases = fields
+    _, kind, args, text, traceback, notes, bases, attributes = [*fields, None][:8]
     if not (
         all(type(field) is str for field in (kind, text, traceback))
         and all(type(field) is list and all(type(item) is str for item in field) for field in (notes, bases))
-        and (args is None or type(args) is bytes)
+        and all(field is None or type(field) is bytes for field in (args, attributes))
     ):
         raise DecodeError("cannot decode an error: a field is of the wrong type")
-    return ErrorInfo(kind, _unpack_args(args), text, traceback, tuple(notes), tuple(bases))
+    return ErrorInfo(
+        kind, _unpack_args(args), text, traceback, tuple(notes), tuple(bases), _unpack_attributes(attributes)
+    )
 
 
 def rebuild_error(info: ErrorInfo, *, id: str | None = None) -> Exception:  # noqa: A002 - the public word
@@ -87,7 +92,7 @@ def rebuild_error(info: ErrorInfo, *, id: str | None = None) -> Exception:  # no
 
     It is of the task's own class when that is a subclass of Exception which is builtin or whose module was already
     imported here, and when it can be made so that it reads the same; else a `TaskFailed` that names the class.
-    Nothing is imported. Attributes beyond `args` are not carried.
+    Nothing is imported. Of its attributes those are carried that can be encoded, 64 KiB of them at most.
     """
     error = _rebuild_own(info)
     if error is None:
@@ -104,7 +109,7 @@ def rebuild_error(info: ErrorInfo, *, id: str | None = None) -> Exception:  # no
 
 
 def _name_of(kind: type) -> str:
-    return _clip(f"{kind.__module__}.{kind.__qualname__}", _MAX_NAME)
+    return _clip(name_of_class(kind), _MAX_NAME)
 
 
 def _text_of(error: BaseException) -> str:
@@ -122,6 +127,22 @@ def _args_of(error: BaseException) -> tuple[Any, ...] | None:
         return args if len(pack_value([*args])) <= _MAX_ARGS else None
     except Exception:
         return None
+
+
+def _attributes_of(error: BaseException) -> dict[str, Any]:
+    try:
+        found = {name: value for name, value in vars(error).items() if not name.startswith("__") and _is_plain(value)}
+        return found if len(pack_value(found)) <= _MAX_ARGS else {}
+    except Exception:
+        return {}
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        pack_value(value)
+    except Exception:
+        return False
+    return True
 
 
 def _notes_of(error: BaseException) -> tuple[str, ...]:
@@ -171,6 +192,15 @@ def _unpack_args(data: bytes | None) -> tuple[Any, ...] | None:
     return tuple(args)
 
 
+def _unpack_attributes(data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    attributes = unpack_value(data)
+    if type(attributes) is not dict or not all(type(name) is str for name in attributes):
+        raise DecodeError("cannot decode an error: its attributes are not a map of names")
+    return attributes
+
+
 def _rebuild_own(info: ErrorInfo) -> Exception | None:
     kind = _find_class(info.kind)
     if kind is None:
@@ -181,6 +211,7 @@ def _rebuild_own(info: ErrorInfo) -> Exception | None:
     for make in makers:
         try:
             error = make()
+            vars(error).update((name, value) for name, value in info.attributes.items() if not name.startswith("__"))
             if isinstance(error, kind) and _clip(str(error), _MAX_TEXT) == info.text:
                 return error
         except Exception:  # noqa: S112 - a constructor that cannot be called so: the next way, or a TaskFailed
@@ -189,15 +220,26 @@ def _rebuild_own(info: ErrorInfo) -> Exception | None:
 
 
 def _find_class(name: str) -> type[Exception] | None:
-    """Find an exception class by its full name among the modules that are imported already."""
+    """Find an exception class by its full name among the modules that are imported already.
+
+    What a worker imports under the name of its file may be the script that runs here: that comes first, for it is there
+    that the error is caught.
+    """
     parts = name.split(".")
+    main = main_module()
     for length in range(len(parts) - 1, 0, -1):
-        found: object = sys.modules.get(".".join(parts[:length]))
-        if not isinstance(found, ModuleType):
-            continue
-        for part in parts[length:]:
-            # Not getattr: a module's __getattr__ may import, and a name from the wire must not make it.
-            found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
-        if isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, _UNFIT):
-            return found if _name_of(found) == name else None
+        module = ".".join(parts[:length])
+        for one in ("__main__", module) if module == main else (module,):
+            found = _inner(sys.modules.get(one), parts[length:])
+            if isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, _UNFIT):
+                return found if _name_of(found) == name else None
     return None
+
+
+def _inner(found: object, parts: list[str]) -> object:
+    # A module only: what else stands there is somebody's trick. And not getattr: a module's __getattr__ may import, and
+    # a name from the wire must not make it.
+    found = found if isinstance(found, ModuleType) else None
+    for part in parts:
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
+    return found

@@ -162,13 +162,18 @@ class Window:
     fence: int
     now_ms: int
     epoch: str
-    next_due_ms: int | None  # server time at which the next scheduled task is due, or the first lease lapses
+    next_due_ms: int | None  # server time at which the next scheduled task is due, the first lease lapses, or see `cut`
     suspects: int  # how many tasks wait to be run alone in a worker
     rescued: int  # how many tasks of lapsed claims this call put back
     tasks: tuple[Claimed, ...]
     alone: bool = False  # one suspect, to be run with nothing else in the worker
     elsewhere: int = 0  # of a claim by id that brought nothing: how many of the ids are not queued
     rescued_names: tuple[tuple[str, str], ...] = ()  # as of Rescued
+
+    @property
+    def cut(self) -> bool:
+        """Say whether the claim stopped at a limit: another one may bring more at once, though this one brought none."""
+        return self.next_due_ms is not None and self.next_due_ms <= self.now_ms
 
 
 class End(NamedTuple):
@@ -294,6 +299,7 @@ class ErrorInfo:
     traceback: str
     notes: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()  # names of its base classes, for retry_for
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # those that can be encoded
 
 
 class Order(NamedTuple):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, get_args
 
 from . import durations, ids
+from .binding import name_of_class
 from .errors import BadOption, ConfigError
 from .model import PRIORITIES, Delivery, Header, Line, PoolKind, PoolNeed, Priority
 
@@ -269,7 +270,7 @@ def _classes(name: str, value: object) -> tuple[str, ...] | None:
     for one in classes:
         if not (isinstance(one, type) and issubclass(one, Exception)):
             raise BadOption(f"{name}={value!r}: expected exception classes; {one!r} is none")
-    return tuple(sorted(f"{one.__module__}.{one.__qualname__}" for one in classes))
+    return tuple(sorted(name_of_class(one) for one in classes))
 
 
 def _queue(name: str, value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import types
 from concurrent.futures import CancelledError
@@ -13,6 +15,7 @@ from qworker.codec import describe_error, pack_error, rebuild_error, unpack_erro
 from qworker.errors import DecodeError, TaskCrashed, TaskFailed
 from qworker.faults import RemoteTraceback
 from qworker.model import ErrorInfo
+from qworker.options import Options
 
 
 class Plain(Exception):
@@ -212,6 +215,65 @@ def test_huge_errors_are_cut_in_their_middle():
     assert len(pack_error(info)) < 256 * 1024
 
 
+class Coded(Exception):
+    """What a library raises: its text is made of an attribute, and its `args` are not those of its `__init__`."""
+
+    def __init__(self, doc: str, *, code: int) -> None:
+        super().__init__("coded")
+        self.doc, self.code, self.response = doc, code, object()
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+def test_attributes_that_can_be_encoded_come_along():
+    back = round_trip(Coded("a document", code=7))
+
+    assert type(back) is Coded
+    assert str(back) == "code 7"
+    assert (back.args, back.doc, back.code) == (("coded",), "a document", 7)
+    assert not hasattr(back, "response")
+
+
+def test_what_the_standard_library_keeps_in_attributes_comes_along():
+    with pytest.raises(json.JSONDecodeError) as decoding:
+        json.loads("{")
+    back = round_trip(decoding.value)
+
+    assert isinstance(back, json.JSONDecodeError)
+    assert (back.pos, back.lineno, back.doc) == (1, 1, "{")
+    called = round_trip(subprocess.CalledProcessError(3, "make", output="out", stderr="err"))
+    assert isinstance(called, subprocess.CalledProcessError)
+    assert (called.returncode, called.cmd, called.stdout, called.stderr) == (3, "make", "out", "err")
+
+
+def test_attributes_without_bound_stay_behind():
+    assert not describe_error(Coded("x" * 100_000, code=7)).attributes
+
+
+def test_no_attribute_from_the_wire_is_one_of_the_language():
+    info = ErrorInfo("builtins.ValueError", ("x",), "x", "", attributes={"__notes__": [1], "code": 3})
+
+    assert vars(rebuild_error(info)) == {"code": 3}
+
+
+def test_a_class_of_the_running_script_is_found_under_the_name_that_a_worker_imports_it_by(monkeypatch):
+    script, twin = types.ModuleType("__main__"), types.ModuleType("orders")
+    script.__file__ = "/srv/orders.py"
+    script.OutOfStock = type("OutOfStock", (ValueError,), {"__module__": "__main__"})
+    twin.OutOfStock = type("OutOfStock", (ValueError,), {"__module__": "orders"})
+    twin.Other = type("Other", (ValueError,), {"__module__": "orders"})
+    monkeypatch.setitem(sys.modules, "__main__", script)
+
+    assert Options().merged({"retry_for": [script.OutOfStock]}).retry_for == ("orders.OutOfStock",)
+    assert describe_error(script.OutOfStock("none left")).kind == "orders.OutOfStock"
+    for _ in range(2):
+        back = rebuild_error(ErrorInfo("orders.OutOfStock", ("none left",), "none left", ""))
+        assert type(back) is script.OutOfStock
+        monkeypatch.setitem(sys.modules, "orders", twin)  # the script was imported as well, or another of this name
+    assert type(rebuild_error(ErrorInfo("orders.Other", ("x",), "x", ""))) is twin.Other
+
+
 def test_text_without_a_utf8_form_is_told_escaped():
     assert unpack_error(pack_error(describe_error(OSError("a\udcff.txt")))).text == "a\\udcff.txt"
 
@@ -244,8 +306,14 @@ def test_an_exception_group_becomes_task_failed_with_all_tracebacks():
         msgpack.packb([1, "a.B", b"\x80", "", "", [], []]),
         msgpack.packb([1, "a.B", b"\xc1", "", "", [], []]),
         msgpack.packb([1, 2, None, "", "", [], []]),
+        msgpack.packb([1, "a.B", None, "", "", [], [], b"\x80", None]),
+        msgpack.packb([1, "a.B", None, "", "", [], [], b"\x90"]),
+        msgpack.packb([1, "a.B", None, "", "", [], [], b"\x81\x01\x01"]),
     ],
-    ids=["nothing", "reserved", "version", "long", "notes", "args type", "args shape", "args bytes", "kind"],
+    ids=[
+        *("nothing", "reserved", "version", "attributes", "notes", "args type", "args shape", "args bytes", "kind"),
+        *("long", "attributes shape", "attribute name"),
+    ],
 )
 def test_bytes_that_are_no_error_are_a_decode_error(data):
     with pytest.raises(DecodeError, match=r"^cannot decode "):
