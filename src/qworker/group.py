@@ -5,12 +5,13 @@
         …
     left ─► Leaving (group_exit.py): waits for the whole tree; one ExceptionGroup for all that failed
 
-A child that ends is accounted for on the callbacks' thread: one failure too many, and the group is stopped, which is
-one write on the server; workers and whoever waits find it there. Nothing here talks to workers.
+A child that ends is accounted for where it is heard of: one failure too many, and the group is stopped, which is one
+write on the server; workers and whoever waits find it there. Nothing here talks to workers.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -81,14 +82,15 @@ class Group:
             raise BadOption(f"timeout={timeout!r}: no group can end in no time; None means no limit")
         self._on_owner_loss = on_owner_loss
         self._pid = os.getpid()
-        self._outer: Group | None = None
+        self._outer: Group | None = None  # the innermost of this app around it
+        self._around: Group | None = None  # the innermost of any app
         self._place: Place | None = None  # of its children, while it is open
         self._run: context.Run | None = None  # the task that opened it
         self._left = False
         self._leaving: Leaving | None = None
         self._scope: Scope | None = None  # of `async with`
-        # Under the lock: callbacks, submitters and the I/O thread of the client meet here.
-        self._lock = threading.Lock()
+        # Under the lock: submitters and those who hear of an end meet here, a signal's handler among them.
+        self._lock = threading.RLock()
         self._futures: list[Future[Any]] = []
         self._failed: list[Future[Any]] = []  # in the order in which they were heard to have failed
         self._pending: set[Future[Any]] = set()
@@ -301,8 +303,10 @@ class Group:
         """Return the place that its children will have; in the context of whoever enters the block."""
         if self._place is not None or self._left:
             raise RuntimeError(f"{self!r} cannot be entered twice: a group is one block")
-        outer = _innermost.get()
-        self._outer = outer if outer is not None and outer.app is self.app and not outer._left else None
+        self._around = outer = _innermost.get()
+        while outer is not None and (outer.app is not self.app or outer._left):
+            outer = outer._around
+        self._outer = outer
         self._run = context.running()
         above = self._outer._place if self._outer is not None else here(self.app)
         ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -336,7 +340,7 @@ class Group:
     def _leave(self, leaving: Leaving) -> None:
         self._left = True
         self._leaving = leaving
-        _innermost.set(self._outer)
+        _innermost.set(self._around)
         if self._run is not None and leaving.closed:
             self._run.slot.group(self.id, False)  # else its worker ends it, together with the task
 
@@ -367,16 +371,38 @@ class Group:
             self._futures += fresh
             self._pending.update(fresh)
         for future in fresh:
-            future.add_done_callback(self.account)
+            # Not a done-callback: a slow one of the user's would hold up the stop of its siblings.
+            if not future.add_waker(functools.partial(self._ended, future)):
+                self._ended(future)
 
-    def account(self, future: Any) -> None:
-        """Count a child that has ended: on the callbacks' thread, or by who waits. The first one counts."""
+    def _ended(self, future: Future[Any]) -> None:
+        if future.done() and self._count(future):
+            # Whoever heard of it may be the thread that hears of everything: it waits for no server.
+            thread = threading.Thread(target=self._try_stop, name="qworker-group-stop", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                pass  # no more threads: the block says it when it is left
+
+    def account(self, future: Future[Any]) -> None:
+        """Count a child that has ended, by who waits for it. The first one counts."""
+        if self._count(future):
+            self._try_stop()
+
+    def _try_stop(self) -> None:
+        try:
+            self.send_stop()
+        except (BrokerError, RuntimeError):
+            pass  # it stays unsent, and the block says it again when it is left
+
+    def _count(self, future: Future[Any]) -> bool:
+        """Say whether that was one failure too many."""
         outcome = future.outcome
         # Cancelled is not failed: the group's own stop does that to the siblings of a child that failed.
         failed = outcome is None or outcome.state not in (State.SUCCEEDED, State.CANCELLED)
         with self._lock:
             if future not in self._pending:
-                return
+                return False
             self._pending.discard(future)
             last = not self._pending
             if failed:
@@ -384,12 +410,9 @@ class Group:
             over = len(self._failed) > self.max_failures and self.stop_reason is None
         if over:
             self.halt(f"{future.shown} failed")
-            try:
-                self.send_stop()
-            except (BrokerError, RuntimeError):
-                pass  # it stays unsent, and the block says it again when it is left
         elif last:
             self._wake()
+        return over
 
     def _wake(self) -> None:
         for watcher in list(self.watchers):

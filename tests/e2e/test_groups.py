@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from e2e.conftest import TREE, executions
-from qworker import GroupStopped
+from qworker import App, GroupStopped
 from support.waiting import wait_until
 
 
@@ -41,6 +42,34 @@ def test_the_first_failure_stops_the_siblings_wherever_they_are(start, tree, exe
     assert all(future.cancelled() for future in queued)
     assert g.survivors == ()
     assert len([line for line in executions(execution_log) if "queued" in line[5]]) <= 2
+
+
+def test_a_callback_that_takes_its_time_does_not_hold_up_the_stop_of_the_siblings(start, tree) -> None:
+    start("-c", "2", target=TREE)
+    may_end, called = threading.Event(), threading.Event()
+
+    with pytest.raises(ExceptionGroup), tree.app.group() as g:
+        first = g.submit(tree.add, 1, 1)
+        first.add_done_callback(lambda _: called.set() or may_end.wait(30))
+        assert first.result(20) == 2
+        assert called.wait(20)
+        sibling = g.submit(tree.polite, 60)
+        g.submit(tree.fail)
+        assert sibling.wait(20), "stopped by who hears of the failure: the block is not left yet"
+        may_end.set()
+
+    assert sibling.cancelled()
+
+
+def test_a_group_of_another_app_in_between_leaves_the_outer_one_as_it_was(tree, url) -> None:
+    with App(url, namespace="elsewhere") as other, tree.app.group(timeout=60) as outer:
+        with other.group() as foreign:
+            assert foreign.path == ()
+            with tree.app.group() as inner:
+                assert inner.path == (outer.id,)
+        with tree.app.group() as after:
+            assert after.path == (outer.id,)
+            assert 0 < after.remaining() <= 60
 
 
 def test_a_stopped_group_ends_without_any_worker(tree) -> None:
