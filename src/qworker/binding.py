@@ -21,7 +21,7 @@ class Binder:
     """
 
     def __init__(self, fn: Callable[..., Any], name: str) -> None:
-        self._fn = fn
+        self.fn = fn
         self._name = name
         self._signature: inspect.Signature | None = None
         self._read = False
@@ -58,7 +58,7 @@ class Binder:
 
     def _learn(self) -> None:
         try:
-            self._signature = signature = inspect.signature(self._fn)
+            self._signature = signature = inspect.signature(self.fn)
         except (ValueError, TypeError):
             self._read = True
             return

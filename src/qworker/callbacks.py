@@ -3,7 +3,7 @@
     Future settles ─► run(future) ─► SimpleQueue ─► thread "qworker-callbacks" ─► future.run_callbacks()
 
 One for the whole process, started by the first callback. A daemon: at exit what is still queued is dropped, as the
-tasks themselves are left in Redis.
+tasks themselves are left in Redis; but an Executor that is shut down waits for it, as for its tasks.
 """
 
 from __future__ import annotations
@@ -15,13 +15,24 @@ import queue
 import threading
 from typing import Protocol
 
-__all__ = ["run"]
+__all__ = ["drain", "run"]
 
 _EXIT_WAIT_S = 0.05
+_LOOK_EVERY_S = 0.5
 
 
 class HasCallbacks(Protocol):
     def run_callbacks(self) -> None: ...
+
+
+class _Mark:
+    """Stands in the queue behind what was queued before."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+
+    def run_callbacks(self) -> None:
+        self.reached.set()
 
 
 class _Thread:
@@ -42,6 +53,16 @@ class _Thread:
                         return  # the interpreter is about to end: no new threads, and so no callbacks
                     self._thread = thread
         self._queue.put(future)
+
+    def drain(self) -> None:
+        """Wait until all that is queued now has run. Nothing happens on this very thread, below a callback."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        mark = _Mark()
+        self._queue.put(mark)
+        while not mark.reached.wait(_LOOK_EVERY_S) and thread.is_alive():
+            pass
 
     def end(self) -> None:
         """Stop after the callback that runs now; it is given a moment, no more."""
@@ -66,6 +87,11 @@ _thread = _Thread()
 def run(future: HasCallbacks) -> None:
     """Have the future's callbacks called, soon, on the callbacks' thread."""
     _thread.run(future)
+
+
+def drain() -> None:
+    """Wait until the callbacks of all futures that have ended by now have been called."""
+    _thread.drain()
 
 
 def _renew_after_fork() -> None:

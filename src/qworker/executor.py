@@ -59,6 +59,10 @@ class Executor(concurrent.futures.Executor):
     functions and methods of objects are refused with `BadCall`. Arguments and results are what qworker carries:
     None, numbers, texts, bytes, lists, tuples, dicts, sets, dates and times, decimals, UUIDs.
 
+    A registered task keeps its options. On a private worker it is a function like any other: it runs there whatever
+    its queue and its name are, and one with a `pool` (or `interrupt=True`) that the worker's slots are not of is
+    refused with `BadCall`.
+
     Args:
         app: an app whose server and options are used.
         url: a server, instead of an app; without either and without `workers`, the one that `App()` finds.
@@ -92,13 +96,15 @@ class Executor(concurrent.futures.Executor):
         _check(app, url, namespace, workers, allow, options)
         pool: PoolKind = "process"
         if workers is not None:
-            Options().merged({"pool": options.get("pool") or pool})  # refused here, not by the worker
-            pool = options.pop("pool", None) or pool  # the worker's; its tasks go wherever it has slots
+            pool = options.get("pool") or pool
+            Options().merged({**options, "pool": pool})  # refused here, not by the worker
+            options.pop("pool", None)  # it is the worker's; its tasks go wherever it has slots
         if app is None:
             options.setdefault("timeout", None)
         self._settings = (Options() if app is None else app.settings).merged(options)
         self._known: dict[str, tuple[Callable[..., Any], BoundTask[..., Any]]] = {}
         self._allow: tuple[str, ...] = ()  # what the private worker runs, if there is one
+        self._pool = pool  # its kind of slots
         own = None
         if workers is not None:
             modules = allow.split(",") if isinstance(allow, str) else allow or (EVERYTHING,)
@@ -127,8 +133,8 @@ class Executor(concurrent.futures.Executor):
         Raises:
             RuntimeError: it was shut down, or the interpreter is.
             concurrent.futures.BrokenExecutor: its own worker could not start, or died.
-            Refused: nothing was queued: no worker could import the function, or the arguments do not fit or cannot be
-                sent; the subclass and the text say why.
+            Refused: nothing was queued: no worker could import the function, its own worker has no slots that the task
+                needs, or the arguments do not fit or cannot be sent; the subclass and the text say why.
             BrokerUnavailable: the server could not be reached; nothing was queued.
         """
         with self._state.sending() as app:
@@ -176,8 +182,12 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more. With `wait`, return when all that was submitted has ended, and so has the own worker.
 
+        The done-callbacks of its futures have been called by then, as have those of all other futures that had ended.
         Without `wait` that happens later, at the latest when the interpreter exits. `cancel_futures` cancels what no
         worker holds yet.
+
+        Raises:
+            PoolExhausted, WaitCycle: in a task that cannot wait for what it has submitted; that goes on by itself.
         """
         self._state.shut_down(wait=wait, cancel=cancel_futures)
 
@@ -192,18 +202,44 @@ class Executor(concurrent.futures.Executor):
         return self._task(fn).draft(args, kwargs)
 
     def _task(self, fn: Callable[..., Any]) -> BoundTask[..., Any]:
-        if isinstance(fn, BoundTask):
-            self._refuse_foreign(fn.name)
-            return fn
-        name = allowed.importable_name(fn)
+        task = fn if isinstance(fn, BoundTask) else None
+        if task is not None and not self._allow:
+            return task
+        name = allowed.importable_name(fn) if task is None else task.name
         known = self._known.get(name)
         if known is None or known[0] is not fn:
-            refuse_homeless(name)
-            self._refuse_foreign(name)
-            app = self._state.app
-            known = fn, BoundTask(app, name, self._settings, binder=Binder(fn, name), is_async=False)
-            self._known[name] = known
+            bound = self._bound(name, self._settings, Binder(fn, name)) if task is None else self._adopted(task)
+            known = self._known[name] = fn, bound
         return known[1]
+
+    def _adopted(self, task: BoundTask[..., Any]) -> BoundTask[..., Any]:
+        """Return a task of any app as the own worker runs it: from its one queue, in its slots, by its function's name.
+
+        That worker imports functions and knows no app, so a name that somebody gave the task says nothing to it.
+        """
+        settings = task.settings.merged({"queue": self._settings.queue})
+        self._refuse_unfit(task.name, settings)
+        binder = task.binder
+        name = task.name if binder is None else allowed.importable_name(binder.fn)
+        return self._bound(name, settings, binder)
+
+    def _bound(self, name: str, settings: Options, binder: Binder | None) -> BoundTask[..., Any]:
+        refuse_homeless(name)
+        self._refuse_foreign(name)
+        # Coroutine functions, too: on an own worker they would wait for async slots that it may not have, and a worker
+        # gives each a loop of its own in any other.
+        return BoundTask(self._state.app, name, settings, binder=binder, is_async=False)
+
+    def _refuse_unfit(self, name: str, settings: Options) -> None:
+        """Refuse a task that needs slots of another kind than the own worker's: it would wait for ever."""
+        need = settings.line(is_async=False).pool
+        if need in ("default", self._pool):
+            return
+        has, without = ("interrupt=True", "interrupt=False") if settings.interrupt else (f"pool={need!r}", "pool=None")
+        raise BadCall(
+            f"cannot submit {name}: it has {has}, and this Executor's own worker has {self._pool} slots only; submit "
+            f"task.options({without}), or make it Executor(workers=…, pool={need!r}); nothing was queued"
+        )
 
     def _refuse_foreign(self, name: str) -> None:
         # No other worker will ever come to a private server: what this one may not run would wait for ever.

@@ -18,8 +18,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import uninterrupted
-from .errors import BrokerError, QWorkerError, SubmitUnknown
+from . import callbacks, uninterrupted
+from .errors import BrokerError, PoolExhausted, QWorkerError, SubmitUnknown, WaitCycle
 
 if TYPE_CHECKING:
     from .app import App
@@ -132,6 +132,7 @@ class Outstanding:
             self._finishing = True
         try:
             self._wait_for_all()
+            callbacks.drain()  # a future that has ended has queued its own by then
             if self._own_app:
                 self.app.close()  # before its server ends
             if self._own is not None:
@@ -185,6 +186,8 @@ class Outstanding:
                 future = next(iter(self._pending))
             try:
                 future.wait()
+            except (PoolExhausted, WaitCycle):
+                raise  # in a task: it goes on beside what it was to wait for, and has to know
             except (RuntimeError, QWorkerError):
                 pass  # its app was closed, or its server cannot be reached: nobody will hear of it
             self._drop(future)

@@ -86,14 +86,17 @@ def call_of(one: Any) -> Call[Any]:
 
 
 class BoundTask(Generic[P, R]):
-    """A task by name, with options: what can be submitted. `name` is the task's, `settings` its options."""
+    """A task by name, with options: what can be submitted. `name` is the task's, `settings` its options.
+
+    `binder` has its function, and is None where only the name is known.
+    """
 
     def __init__(self, sender: Sender, name: str, settings: Options, *, binder: Binder | None, is_async: bool) -> None:
         self.name = name
         self.settings = settings
         self.is_async = is_async
         self._sender = sender
-        self._binder = binder
+        self.binder = binder
         self._line = settings.line(is_async=is_async)
         self._header = codec.pack_header(settings.header(name))
         self._placed: tuple[Place, bytes] | None = None  # the header in the place of the last draft that had one
@@ -234,13 +237,13 @@ class BoundTask(Generic[P, R]):
     def options(self, **options: Unpack[SubmitOptions]) -> BoundTask[P, R]:
         """Return this task with other options; see `TaskOptions` and `SubmitOptions`."""
         return BoundTask(
-            self._sender, self.name, self.settings.merged(options), binder=self._binder, is_async=self.is_async
+            self._sender, self.name, self.settings.merged(options), binder=self.binder, is_async=self.is_async
         )
 
     def kept_for(self, most_ms: int) -> BoundTask[P, R]:
         """Return this task with outcomes that are kept for so long at most."""
         settings = replace(self.settings, result_ttl_ms=min(self.settings.result_ttl_ms, most_ms))
-        return BoundTask(self._sender, self.name, settings, binder=self._binder, is_async=self.is_async)
+        return BoundTask(self._sender, self.name, settings, binder=self.binder, is_async=self.is_async)
 
     def draft(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: Place | None = None) -> Draft:
         """Check and encode one call. `place` is that of the group that it is submitted by, if one does.
@@ -248,8 +251,8 @@ class BoundTask(Generic[P, R]):
         Raises:
             Refused: it does not bind, does not encode, is too large or too deep, or could never run in time.
         """
-        if self._binder is not None:
-            self._binder.check(args, kwargs)
+        if self.binder is not None:
+            self.binder.check(args, kwargs)
         settings = self.settings
         delay_ms, deadline_ms = settings.moments()
         try:

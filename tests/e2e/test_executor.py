@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,63 @@ def test_a_registered_task_runs_under_its_own_name_and_options(ex) -> None:
     assert ex.submit(basic.add, 2, 3).result(timeout=30) == 5
     with pytest.raises(TaskTimedOut):
         ex.submit(basic.nap.options(timeout=0.1, grace=0), 30).result(timeout=30)
+
+
+def test_a_registered_task_runs_in_the_own_worker_wherever_its_app_would_have_put_it(ex) -> None:
+    named = App().task(name="a.name.that.no.module.has")(plain.square)
+    futures = [
+        ex.submit(basic.add.options(queue="slow", retries=1), 2, 3),
+        ex.submit(basic.async_nap, 0.0),
+        ex.submit(functools.partial(named, 5)),
+        ex.submit(named.options(priority="high", queue="slow"), 6),
+        ex.submit(basic.pid.options(pool="process", interrupt=True)),
+        ex.submit(basic.in_thread.options(pool=None)),
+    ]
+
+    values = [future.result(timeout=30) for future in futures]
+
+    assert values[:4] == [5, "slept", 25, 36]
+    assert values[4] != os.getpid()
+    assert list(ex.map(basic.add.options(queue="slow"), range(300), range(300))) == [2 * n for n in range(300)]
+
+
+def test_a_task_that_needs_slots_that_the_own_worker_lacks_is_refused(ex) -> None:
+    with pytest.raises(BadCall) as caught:
+        ex.submit(basic.in_thread)
+    assert str(caught.value) == (
+        "cannot submit support.apps.basic.in_thread: it has pool='thread', and this Executor's own worker has process "
+        "slots only; submit task.options(pool=None), or make it Executor(workers=…, pool='thread'); nothing was queued"
+    )
+    with pytest.raises(BadCall, match="it has pool='async', and this Executor's own worker has process slots only"):
+        ex.map(basic.async_nap.options(pool="async"), [0.0])
+
+    with Executor(workers=1, pool="thread") as threads:
+        assert threads.submit(basic.in_thread).result(timeout=30) != "MainThread"
+        with pytest.raises(BadCall) as caught:
+            threads.submit(basic.pid.options(interrupt=True))
+    assert str(caught.value) == (
+        "cannot submit support.apps.basic.pid: it has interrupt=True, and this Executor's own worker has thread "
+        "slots only; submit task.options(interrupt=False), or make it Executor(workers=…, pool='process'); "
+        "nothing was queued"
+    )
+
+
+def test_a_task_whose_function_the_own_worker_cannot_import_is_refused_whatever_its_name(ex) -> None:
+    app = App()
+    doubled = app.task(name="doubled")(lambda number: 2 * number)
+
+    with pytest.raises(BadCall, match="cannot submit a lambda of "):
+        ex.submit(doubled, 1)
+    with pytest.raises(BadCall, match="cannot submit a lambda of "):
+        ex.submit(doubled.options(retries=1), 1)
+
+
+def test_a_task_that_is_known_by_its_name_only_is_looked_for_under_it(ex) -> None:
+    app = App()
+
+    assert ex.submit(app.named(f"{HERE}.square"), 4).result(timeout=30) == 16
+    with pytest.raises(LookupError, match=r"cannot run no\.such\.task: the worker finds no such module"):
+        ex.submit(app.named("no.such.task")).result(timeout=30)
 
 
 def test_what_no_worker_can_import_is_refused_by_submit_and_by_map(ex) -> None:
@@ -257,6 +315,34 @@ def test_shutdown_without_waiting_returns_at_once_and_ends_the_worker_when_it_is
     wait_until(lambda: not alive(worker), description="the private worker has ended")
 
 
+def test_shutdown_returns_when_all_callbacks_have_run() -> None:
+    saved: list[int] = []
+    may_save = threading.Event()
+
+    def save(future: concurrent.futures.Future[int]) -> None:
+        may_save.wait(20)
+        saved.append(future.result())
+
+    with Executor(workers=2) as executor:
+        for n in range(10):
+            executor.submit(plain.square, n).add_done_callback(save)
+        threading.Timer(0.2, may_save.set).start()
+
+    assert sorted(saved) == [n * n for n in range(10)]
+
+
+def test_a_callback_may_shut_its_executor_down() -> None:
+    executor, down = Executor(workers=1), threading.Event()
+
+    def end(_: object) -> None:
+        executor.shutdown()
+        down.set()
+
+    executor.submit(plain.square, 2).add_done_callback(end)
+
+    assert down.wait(30)
+
+
 def test_an_executor_that_nobody_holds_finishes_its_work_and_ends(new_processes) -> None:
     executor = Executor(workers=1)
     future = executor.submit(plain.nap, 0.3, "x")
@@ -298,6 +384,37 @@ def test_the_interpreter_waits_for_pending_work_of_a_script_and_its_prints_come_
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "apple\n", "pear\n")
     assert (tmp_path / "sweep.py.out").read_text() == "written"
+
+
+def test_exceptions_of_the_script_itself_are_retried_for_and_caught_as_what_they_are(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        from qworker import Executor, current
+
+        class Flaky(Exception):
+            pass
+
+        class OutOfStock(ValueError):
+            def __init__(self, item, left):
+                super().__init__(f"no {item}")
+                self.left = left
+
+        def order(item):
+            if current.attempt < 3:
+                raise Flaky
+            raise OutOfStock(item, 0)
+
+        if __name__ == "__main__":
+            with Executor(workers=1, retries=3, backoff=0.01, retry_for=[Flaky]) as ex:
+                try:
+                    ex.submit(order, "pears").result(timeout=30)
+                except OutOfStock as error:
+                    print(error, error.left)
+        """,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "no pears 0\n"), done.stderr
 
 
 def test_submitting_at_the_interpreters_exit_is_refused(tmp_path) -> None:
@@ -485,11 +602,12 @@ def test_an_executor_uses_the_workers_of_an_app_or_of_a_url(url, tmp_path) -> No
         worker.close()
 
 
-def test_a_task_in_a_group_may_have_an_executor_of_its_own(url, tmp_path) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_task_in_a_group_may_have_an_executor_of_its_own(url, tmp_path, registered) -> None:
     worker = start_worker(url, "--allow", HERE, "-c", "1", log_dir=tmp_path)
     try:
         with App(url) as app, app.group(timeout=40) as group:
-            future = group.submit(app.named(plain.squares_elsewhere), [1, 2, 3])
+            future = group.submit(app.named(plain.squares_elsewhere), [1, 2, 3], registered=registered)
         assert future.result() == [1, 4, 9]
     finally:
         worker.close()
@@ -527,6 +645,11 @@ def test_calls_that_no_worker_holds_are_cancelled_by_shutdown(url) -> None:
         ({"app": "redis://h"}, ConfigError, r"expected an App; a server is given as url="),
         ({"max_workers": 4}, ConfigError, r"there is no option 'max_workers': write Executor\(workers=4\)"),
         ({"workers": 1, "pool": "gpu"}, ConfigError, r"pool='gpu': expected one of process, thread, async"),
+        (
+            {"workers": 1, "pool": "thread", "interrupt": True},
+            ConfigError,
+            "only a process slot's code can be interrup",
+        ),
         ({"workers": 1, "tiemout": 3}, ConfigError, "there is no option 'tiemout': did you mean timeout"),
     ],
 )

@@ -143,6 +143,13 @@ def test_a_chain_longer_than_its_places_is_refused_and_not_left_hanging(serve, t
     assert trees.leaf.submit(1).result(timeout=20) == 1
 
 
+def test_an_executor_in_a_task_says_that_it_cannot_wait_and_does_not_go_on_as_if_it_had(serve, trees) -> None:
+    serve("-c", "process=1", "--max-lent", "0")
+
+    with pytest.raises(PoolExhausted, match=r"cannot wait for task .*leaf"):
+        trees.by_executor.submit().result(timeout=40)
+
+
 def test_a_task_may_make_do_with_the_places_that_there_are(serve, trees) -> None:
     serve("-c", "process=1", "--max-lent", "2")
 

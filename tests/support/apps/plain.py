@@ -8,7 +8,7 @@ import time
 from os import system
 from pathlib import Path
 
-from qworker import Executor, current
+from qworker import App, Executor, current
 
 LIMIT = 7
 
@@ -61,10 +61,10 @@ def until_asked() -> str:
     return "asked"
 
 
-def squares_elsewhere(numbers: list[int]) -> list[int]:
+def squares_elsewhere(numbers: list[int], *, registered: bool) -> list[int]:
     """Be a task that has a pool of its own."""
     with Executor(workers=1) as executor:
-        return list(executor.map(square, numbers))
+        return list(executor.map(App().task(square) if registered else square, numbers))
 
 
 def bowl(point: list[float]) -> float:

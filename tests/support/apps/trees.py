@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from qworker import App, PoolExhausted, TaskInterrupt, current
+from qworker import App, Executor, PoolExhausted, TaskInterrupt, current
 
 app = App()
 
@@ -58,6 +58,14 @@ def chain_or_less(levels: int) -> int:
         return 1 + chain_or_less.submit(levels - 1).result()
     except PoolExhausted:
         return 0
+
+
+@app.task
+def by_executor() -> int:
+    """Counts on the end of the block that it waits."""
+    with Executor(app) as executor:
+        part = executor.submit(leaf, 1)
+    return part.result(timeout=0)
 
 
 @app.task(queue="elsewhere")
