@@ -32,8 +32,8 @@ class Status:
     """What is known of a task at one moment; `str(status)` says it in a sentence.
 
     `state` is None when nothing is known of the id. `attempts` is how many it may take, `before` about how many tasks
-    are before it in its line, `workers` how many workers serve its queue, `lease_left` what remains of its worker's
-    lease (negative: that worker has gone silent).
+    are before it in its line, `workers` how many workers serve its queue (None: it is neither queued nor scheduled, so
+    they were not counted), `lease_left` what remains of its worker's lease (negative: that worker has gone silent).
     """
 
     id: str

@@ -42,8 +42,8 @@ def _tell(future: Future[Any]) -> None:
         status = future._found(future.client().inspect(future.id, timeout_s=1.0))
     except QWorkerError:
         return  # who waits is told by the wait itself
-    if status.workers != 0 and not status.unmet:
-        return
+    if status.workers is None or (status.workers and not status.unmet):
+        return  # it waits for no worker, or for one that is busy
     reason = future.id.partition(":")[0], status.unmet
     if reason not in _said:
         _said.add(reason)

@@ -40,7 +40,7 @@ class Inspection:
     worker: str = ""
     lease_ms: int | None = None  # server time at which the claim's lease ends
     now_ms: int = 0
-    workers: int = 0  # workers that serve its queue
+    workers: int | None = None  # workers that serve its queue; None: it does not wait for one, so they are not counted
     strangers: frozenset[str] = frozenset()  # names of tasks that each of these has seen, and none of them knows
     pools: frozenset[str] = frozenset()  # the kinds of slots that these have
     progress: bytes | None = None  # what it told last of its progress (codec.unpack_told)

@@ -194,6 +194,19 @@ def test_inspect_counts_the_workers_that_serve_the_queue(broker: TwiceBroker) ->
     assert broker.inspect(QUEUE, "a").workers == 1
 
 
+def test_inspect_asks_for_no_workers_for_a_task_that_does_not_wait_for_one(broker: TwiceBroker) -> None:
+    broker.beat(worker("w1"))
+    seed(broker, "a")
+    take(broker, "c1")
+
+    held = broker.inspect(QUEUE, "a")
+    broker.settle(QUEUE, [end("a", "c1")])
+
+    assert (held.state, held.workers) == (State.CLAIMED, None)
+    assert broker.inspect(QUEUE, "a").workers is None
+    assert broker.inspect(QUEUE, "nobody").workers is None
+
+
 def test_stats_counts_exactly(broker: TwiceBroker) -> None:
     broker.submit(QUEUE, Line(), [item(local) for local in "abcdef"], given=True)
     seed(broker, "t", line=Line("thread", "low"))

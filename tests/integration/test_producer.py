@@ -17,6 +17,7 @@ from qworker import (
     App,
     BadCall,
     Conflict,
+    Future,
     ResultExpired,
     TaskCancelled,
     TaskExpired,
@@ -193,6 +194,27 @@ def test_a_patient_waiter_is_told_once_that_nobody_serves_the_task(
     ]
     with worker.serving(lambda x, y: x + y):
         assert [first.result(timeout=10), second.result()] == [3, 7], "and the wait goes on"
+
+
+def test_a_waiter_for_a_task_that_runs_is_told_nothing_and_who_waits_for_one_that_nobody_serves_is(
+    add: Any, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unserved, "AFTER_S", 0.05)
+    monkeypatch.setattr(unserved, "_said", set())
+    runs, waits = add.submit(1, 2), add.submit(3, 4)
+    worker.start(worker.claim_one())
+
+    def said_to_a_waiter_for(future: Future[int]) -> list[str]:
+        caplog.clear()
+        with pytest.raises(WaitTimeout):
+            future.result(timeout=0.1)
+        return [record.getMessage() for record in caplog.records if record.name == "qworker"]
+
+    assert runs.status().workers is None
+    assert said_to_a_waiter_for(runs) == []
+    assert waits.status().workers == 0
+    [warning] = said_to_a_waiter_for(waits)
+    assert "no worker serves queue 'default' on this server" in warning
 
 
 def test_an_impatient_waiter_is_told_what_the_task_is_doing(add: Any, worker: FakeWorker) -> None:

@@ -140,9 +140,8 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
     if blob:
         record = read_record(text)
         state = record.state
-    serving: list[WorkerRecord] = []
-    if state in (State.QUEUED, State.SCHEDULED):
-        serving = [worker for worker in (yield from workers(owner)) if queue in worker.queues]
+    waits = state in (State.QUEUED, State.SCHEDULED)
+    serving = [one for one in (yield from workers(owner)) if queue in one.queues] if waits else []
     return Inspection(
         id=local,
         state=state,
@@ -154,7 +153,7 @@ def inspect(owner: Owner, queue: str, local: str) -> Flow[Inspection]:
         worker=holder.decode(),
         lease_ms=int(lease_ms) if lease_ms else None,
         now_ms=int(now_ms),
-        workers=len(serving),
+        workers=len(serving) if waits else None,
         strangers=frozenset.intersection(*(frozenset(one.unknown) for one in serving)) if serving else frozenset(),
         pools=frozenset(kind for one in serving for kind in one.slots),
         progress=progress or None,
