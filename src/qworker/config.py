@@ -287,7 +287,7 @@ class Settings:
             ConfigError: a value cannot be used; the message names it as the user wrote it.
         """
         environ = os.environ if environ is None else environ
-        path, table = _project_table(Path.cwd() if cwd is None else cwd)
+        path, table = _project_table(_here() if cwd is None else cwd)
         known = {_short(setting): setting for setting in fields(cls)}
         _refuse_unknown(path, table, known)
         found: dict[str, Any] = {}
@@ -323,9 +323,17 @@ def _shown(value: object, *, quoted: bool = False) -> str:
     return text if text.isprintable() and len(text) <= 200 else ascii(text)[:200]
 
 
-def _project_table(start: Path) -> tuple[Path | None, Mapping[str, object]]:
+def _here() -> Path | None:
+    """Return the working directory; None: it was removed, so no project is around it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+def _project_table(start: Path | None) -> tuple[Path | None, Mapping[str, object]]:
     """Return `[tool.qworker]` of the nearest pyproject.toml, and where that is."""
-    for directory in (start, *start.parents):
+    for directory in () if start is None else (start, *start.parents):
         path = directory / "pyproject.toml"
         try:
             text = path.read_text("utf-8")

@@ -15,6 +15,7 @@ from .errors import ConfigError
 
 __all__ = [
     "by_queue",
+    "check_group",
     "check_local",
     "check_namespace",
     "check_queue",
@@ -79,6 +80,13 @@ def by_queue(full_ids: Iterable[str]) -> list[tuple[str, list[str]]]:
         queue, _, local = full.partition(":")
         groups.setdefault(queue, []).append(local)
     return list(groups.items())
+
+
+def check_group(group: str) -> str:
+    """Return the id of a task group, or say why it cannot be one."""
+    if not group.startswith("g-") or _LOCAL.fullmatch(group) is None:
+        raise ConfigError(f"{_quoted(group)} is not the id of a group: expected g-…, such as g-01JC2M6Q")
+    return group
 
 
 def check_local(local: str) -> str:

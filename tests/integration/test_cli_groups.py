@@ -106,4 +106,4 @@ def test_a_group_is_named_by_the_id_of_a_group(run):
     code, _, err = run("stop", "--group", "default:a")
 
     assert code == 2
-    assert "--group default:a: expected the id of a group, such as g-01JC2M6Q" in err
+    assert "--group default:a: 'default:a' is not the id of a group: expected g-…, such as g-01JC2M6Q" in err

@@ -324,6 +324,40 @@ def test_ctrl_c_ends_a_wait_quietly(url, run):
         assert process.returncode == 130
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_ctrl_c_ends_the_wait_for_a_stop_at_once(tasks, url, run, worker):
+    task_ids = [submit(run, "tasks.add") for _ in range(tasks)]
+    for _ in task_ids:
+        worker.start(worker.claim_one())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qworker", "stop", "--wait", "30", *task_ids],
+        env=os.environ | {"QWORKER_URL": url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        wait_until(
+            lambda: all("stopping" in json.loads(run("show", task_id, "--json")[1]) for task_id in task_ids),
+            description="the stop of each is recorded",
+        )
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == 130
+
+
+def test_verbs_work_in_a_directory_that_was_removed(run, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    task_id = submit(run, "tasks.add")
+
+    assert run("show", task_id)[0] == 0
+    assert run("status")[0] == 0
+    assert run("doctor")[0] == 0
+
+
 def _subscribers(url: str) -> bool:
     import redis
 

@@ -228,6 +228,10 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["submit", "a.b", "--retries", "many"], "qworker submit: Invalid value for '--retries': "),
         (["submit", "a.b", "--kwargs", "[1]"], "qworker submit: --kwargs [1]: expected one JSON object, such as"),
         (["submit", "a.b", "--kwargs", "{"], "qworker submit: --kwargs {: not JSON: Expecting property name"),
+        (["submit", "a.b", "[" * 5000], f"qworker submit: the argument {'[' * 60}…: nested too deeply to be read as"),
+        (["submit", "a.b", "--kwargs", "[" * 5000], f"qworker submit: --kwargs {'[' * 60}…: nested too deeply to be"),
+        (["show", "g-\udcff"], "qworker show: 'g-\\udcff' is not the id of a group: expected g-…, such as g-01JC2M6Q"),
+        (["stop", "--group", "g-\udcff"], "qworker stop: --group g-\\udcff: 'g-\\udcff' is not the id of a group: "),
         (["submit", "a.b", "--wait", "soon"], "qworker submit: --wait soon: 'soon' is not a duration: write it as 30"),
         (["submit", "a.b", "--timeout", "0"], "qworker submit: timeout='0': no task can run in no time"),
         (["submit", "a.b", "--priority", "urgent"], "qworker submit: priority='urgent': expected one of high"),
@@ -236,11 +240,12 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["cancel", "q:1", "x"], "qworker cancel: 'x' is not a task id"),
         (["status", "--queue", "A b"], "qworker status: queue 'A b': a queue has 1 to 48 characters"),
         (["status", "--url", "http://x"], "qworker status: url='http://x': expected redis://"),
+        (["status", "--url", "redis://x?foo=1"], "qworker status: url='redis://x?foo=1': there is no option 'foo'. "),
         (["status", "--namespace", "A"], "qworker status: --namespace A: namespace 'A': a namespace has 1 to 48"),
         (["check"], "qworker check: give either --live or --ready"),
         (["start", "tasks:app", "-c", "0"], "qworker start: -c 0: expected a whole number from 1 to 10000"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: ascii(" ".join(value))[1:40] if isinstance(value, list) else "",
 )  # fmt: skip
 def test_a_users_mistake_is_one_line_and_exit_code_2(argv, line, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -254,3 +254,12 @@ def test_a_project_file_whose_tools_are_no_table_sets_nothing(project):
     (project / "pyproject.toml").write_text("tool = 3")
 
     assert Settings.load({}, environ={}, cwd=project) == Settings()
+
+
+def test_in_a_working_directory_that_was_removed_there_is_no_project(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert Settings.load({}, environ={"QWORKER_LEASE": "5"}).lease_s == 5.0

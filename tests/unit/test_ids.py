@@ -85,3 +85,12 @@ def test_good_names_pass():
     assert ids.check_namespace("0-shop_eu-v2") == "0-shop_eu-v2"
     with pytest.raises(ConfigError, match=r"namespace 'shop\.eu': a namespace has no dot; try shop-eu"):
         ids.check_namespace("shop.eu")
+
+
+@pytest.mark.parametrize("group", ["", "g", "g-a b", "x-1", "g-\udcff", "g-\x1b[31m", "g-1\n", "q:1", "g-" + "x" * 63])
+def test_what_is_no_id_of_a_group_is_refused_and_shown_escaped(group):
+    with pytest.raises(ConfigError, match=r"is not the id of a group: expected g-…, such as g-01JC2M6Q") as e:
+        ids.check_group(group)
+
+    assert str(e.value).isprintable()
+    assert ids.check_group(f"g-{ids.new_local_id()}").startswith("g-")

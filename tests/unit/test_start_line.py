@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from qworker.cli import start, start_flags
+from qworker.errors import ConfigError
 
 USUAL = [
     ["tasks:app"],
@@ -69,3 +70,13 @@ def test_a_worker_loads_nothing_that_only_the_command_line_needs():
 
     assert {"typer", "click", "rich", "difflib"}.isdisjoint(done.stdout.split())
     assert "qworker.worker.daemon" in done.stdout
+
+
+def test_no_worker_is_started_in_a_working_directory_that_was_removed(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(ConfigError, match=r"the working directory is gone, .* Change into the project$"):
+        start.run_worker(["tasks:app"], {})

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
 from .cluster import Cluster, is_cluster
+from .hello import Address
 from .sentinel import Sentinels
 
 T = TypeVar("T")
@@ -45,13 +46,18 @@ _IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM", "NOPERM"})
 
 def check_url(url: str) -> str:
     """Return a server's URL, or say why it cannot be one."""
+    server = url
     try:
-        if Sentinels.of(url) is not None or (is_cluster(url) and Cluster(url)):
-            return url
-        parts = urlsplit(url)
-        # redis-py takes a database that is no number for database 0, and would fill the wrong one.
-        fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
-        fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
+        sentinels = Sentinels.of(url)
+        if sentinels is not None:
+            server, fits = sentinels.primary("h", "1"), True
+        elif is_cluster(url):
+            server, fits = Cluster(url).members()[0], True
+        else:
+            parts = urlsplit(url)
+            # redis-py takes a database that is no number for database 0, and would fill the wrong one.
+            fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
+            fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
     except ValueError as error:  # a port that is no number
         if "+sentinel://" in url or is_cluster(url):
             raise ConfigError(f"url={_short(url)}: {error}") from None
@@ -61,6 +67,17 @@ def check_url(url: str) -> str:
             f"url={_short(url)}: expected redis://host:port/0, rediss://host:port/0, unix:///path/to/socket,"
             " redis+sentinel://host:port,host:port/service/0 or redis+cluster://host:port,host:port"
         )
+    return _check_options(url, server)
+
+
+def _check_options(url: str, server: str) -> str:
+    """Return a URL if its options, which are those of this server's URL, can be used, or say which one cannot."""
+    if urlsplit(server).query and Address.of(server) is None:
+        from . import driver  # redis-py, to which such a server is left anyway
+
+        wrong = driver.wrong_option(server)
+        if wrong:
+            raise ConfigError(f"url={_short(url)}: {wrong}. Correct it, or leave it out")
     return url
 
 

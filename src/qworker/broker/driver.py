@@ -6,11 +6,14 @@ Broker ─► Links ─► Driven ─► redis.Connection
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import TIMEOUT_MAX
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import hiredis
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -24,6 +27,36 @@ def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
         check_url(url), **options(url, name, timeout_s, timeout_s, Retry(NoBackoff(), 0))
     )
     return redis.Redis.from_pool(pool)
+
+
+# Options of which the text is the value. redis-py would take it for an object, too: a parser, a function.
+_WORDS = frozenset({"username", "password", "client_name", "encoding", "encoding_errors", "decode_responses",
+                    "lib_name", "lib_version"})  # fmt: skip
+_AMOUNTS = frozenset({"socket_timeout", "socket_connect_timeout", "socket_read_size"})
+
+
+def wrong_option(url: str) -> str:
+    """Say which option of a URL redis-py does not know, or with which value it can make no connection; empty: none."""
+    server, _, query = url.partition("?")
+    return next(filter(None, (_refusal(server, name, value) for name, value in parse_qsl(query))), "")
+
+
+def _refusal(server: str, name: str, value: str) -> str:
+    if not (name in URL_QUERY_ARGUMENT_PARSERS or name in _WORDS or name.startswith("ssl_")):
+        return f"there is no option {name[:80]!a}"
+    try:
+        pool: Any = redis.ConnectionPool.from_url(f"{server}?{urlencode({name: value})}", protocol=2)
+        pool.make_connection()
+    except TypeError:
+        hint = "; those of TLS are for rediss://" if name.startswith("ssl_") else ""
+        return f"there is no option {name[:80]!a} for such a server{hint}"
+    except ValueError:
+        return f"its option {name!a} has a value that cannot be read"
+    except Exception as error:
+        return f"its option {name!a} cannot be used: {str(error).rstrip('.')}"
+    if name in _AMOUNTS and not 0 < float(value) < TIMEOUT_MAX:
+        return f"its option {name!a} cannot be used: expected a number above 0"
+    return ""
 
 
 def of_client(client: redis.Redis) -> Callable[[], Link]:

@@ -83,9 +83,16 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_PIPE
-    except QWorkerError as error:
+    except QWorkerError as error:  # before OSError, which some of them are
         _say(verb, error)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR
+    except OSError:
+        refusal = _refusal()
+        if refusal is None:
+            raise
+        _drop_stdout()
+        _say(verb, refusal)
+        return EXIT_ERROR
 
 
 def _dispatch(verb: str, rest: Sequence[str]) -> int:
@@ -194,8 +201,22 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _refusal() -> QWorkerError | None:
+    """Return that standard output takes nothing more; None: it does, so an error was one of something else."""
+    try:
+        if getattr(sys.stdout, "write_through", False):
+            sys.stdout.write("\n")  # a buffer keeps what it could not write; without one, something has to be tried
+        sys.stdout.flush()
+    except OSError as error:
+        return QWorkerError(
+            f"cannot write to standard output: {error.strerror or error}. The answer is lost, but what was asked "
+            "for may be done: look (qworker status, show) before you repeat it"
+        )
+    return None
+
+
 def _drop_stdout() -> None:
-    # Whoever read our output is gone: what the interpreter still flushes at its end goes nowhere, and quietly.
+    # Nobody gets our output any more: what the interpreter still flushes at its end goes nowhere, and quietly.
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

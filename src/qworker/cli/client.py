@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as Answer
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from ..future import Future
     from ..views import StopReceipt
 
+T = TypeVar("T")
+R = TypeVar("R")
 _AT_ONCE = 16  # stops that are awaited side by side
+_SHOWN = 60  # characters of an argument, in an error
 
 Duration = str  # as durations.seconds reads it
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The id of a task: queue:local.", show_default=False)]
@@ -196,8 +201,7 @@ def stop(
     with open_app(url, namespace) as app:
         if len(tasks) > 1:
             app.client()  # connected once, not by each thread
-        with ThreadPoolExecutor(min(_AT_ONCE, len(tasks))) as pool:
-            found = list(pool.map(lambda task: _stop(app.future(task), wait_s, grace_s), tasks))
+        found = _side_by_side(lambda task: _stop(app.future(task), wait_s, grace_s), tasks)
     if as_json:
         print_json([_receipt_facts(receipt) for receipt, _ in found])
     else:
@@ -213,6 +217,38 @@ def _stop(future: Future[Any], wait_s: float, grace_s: float | None) -> tuple[St
     return future.stop(wait_s, grace_s), had_ended
 
 
+def _side_by_side(do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do something for each of them, some at once. Ctrl-C is not kept waiting: it leaves to themselves what goes on.
+
+    An executor's threads would be waited for, here and again at the end of the process.
+    """
+    answers: list[Answer[R]] = [Answer() for _ in items]
+    left = deque(zip(items, answers, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                item, answer = left.popleft()
+            except IndexError:
+                return
+            try:
+                answer.set_result(do(item))
+            except BaseException as error:
+                answer.set_exception(error)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, len(items)))]
+    for thread in threads:
+        thread.start()
+    try:
+        return [answer.result() for answer in answers]
+    except BaseException as error:
+        left.clear()  # what was not begun is not begun any more
+        if isinstance(error, Exception):
+            for thread in threads:
+                thread.join()
+        raise
+
+
 # ── words into values ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -221,6 +257,8 @@ def _argument(word: str) -> Any:
         return json.loads(word)
     except ValueError:
         return word
+    except RecursionError:
+        raise _too_deep("the argument", word) from None
 
 
 def _named_arguments(text: str) -> dict[str, Any]:
@@ -228,9 +266,16 @@ def _named_arguments(text: str) -> dict[str, Any]:
         named = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"--kwargs {text}: not JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep("--kwargs", text) from None
     if not isinstance(named, dict):
         raise ConfigError(f"--kwargs {text}: expected one JSON object, such as '{{\"size\": 64}}'")
     return named
+
+
+def _too_deep(what: str, text: str) -> ConfigError:
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return ConfigError(f"{what} {shown}: nested too deeply to be read as JSON; a task's arguments may be 100 deep")
 
 
 def _moment(text: str | None) -> str | datetime | None:

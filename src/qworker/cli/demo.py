@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from ..demo.ledger import Ledger, as_json, judge
 from ..demo.screen import Dark, Screen
 from ..demo.show import print_ledger
+from .terminal import Console
 
 __all__ = ["demo"]
 

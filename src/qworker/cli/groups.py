@@ -41,6 +41,7 @@ def is_group(given: str) -> bool:
 
 def show_group(group: str, url: str | None, namespace: str | None, *, as_json: bool) -> None:
     """Show a group and what is in it. Exits 1 when it is not known."""
+    ids.check_group(group)
     with open_broker(url, namespace) as broker:
         facts = facts_of(broker, group)
     if as_json:
@@ -55,8 +56,10 @@ def show_group(group: str, url: str | None, namespace: str | None, *, as_json: b
 
 def stop_group(group: str, grace_s: float | None, url: str | None, namespace: str | None, *, as_json: bool) -> None:
     """Stop a group, whatever it holds. Exits 1 when it is not known."""
-    if not is_group(group):
-        raise ConfigError(f"--group {group}: expected the id of a group, such as g-01JC2M6Q")
+    try:
+        ids.check_group(group)
+    except ConfigError as error:
+        raise ConfigError(f"--group {group}: {error}") from None
     with open_app(url, namespace) as app:
         try:
             app.stop(group=group, grace=grace_s)

@@ -125,7 +125,7 @@ def when(unix_ms: int) -> str:
 
 def print_rows(rows: Iterable[tuple[str, str]], *, file: Any = None) -> None:
     """Print names and what they are, one a line, aligned; continued lines are indented."""
-    shown = [(name, escape_lines(text)) for name, text in rows if text]
+    shown = [(escape(name), escape_lines(text)) for name, text in rows if text]
     width = max((len(name) for name, _ in shown), default=0) + 2
     for name, text in shown:
         print(f"{name:<{width}}" + text.replace("\n", "\n" + " " * width), file=file or sys.stdout)
@@ -152,7 +152,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def print_table(*parts: Any) -> None:
     """Print tables and lines with rich; as wide as the terminal, or as they need where there is none."""
-    from rich.console import Console
+    from .terminal import Console
 
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
     console = Console(width=wide, highlight=False, markup=False, emoji=False)

@@ -75,12 +75,13 @@ def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
             "no app to run: name at least one, as in `qworker start tasks:app`, or modules whose functions may run "
             "without one: --allow MODULE"
         )
+    here = _working_directory()
     # The fork server first: it imports the apps while this process imports the worker.
     from ..pool import linux
     from ..pool.spawn import spawn
 
     linux.check_platform()
-    spawned = spawn(settings.for_tasks(), targets, str(Path.cwd()), settings.allow)
+    spawned = spawn(settings.for_tasks(), targets, here, settings.allow)
     from .. import log
     from ..worker.daemon import serve
 
@@ -89,6 +90,16 @@ def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
         return serve(settings, targets, spawned=spawned)
     finally:
         log.close()
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise ConfigError(
+            "cannot start a worker here: the working directory is gone, and apps are imported from it. "
+            "Change into the project"
+        ) from None
 
 
 def _refuse_file(target: str) -> None:

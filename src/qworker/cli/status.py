@@ -6,9 +6,11 @@ broker.stats, .workers ─► Snapshot ─┬─► --json
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,18 +133,41 @@ def _watch(broker: Broker, only: str | None, *, as_json: bool) -> None:
     if as_json:
         for seen in _looks(broker, only):
             print_json({"error": str(seen)} if isinstance(seen, BrokerError) else _facts(seen, _rates(before, seen)))
+            sys.stdout.flush()
             before = before if isinstance(seen, BrokerError) else seen
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(Group(*_spaced(_parts(before, {}))), auto_refresh=False) as live:
+    with _picture() if sys.stdout.isatty() else contextlib.nullcontext(_print) as show:
+        show(_spaced(_parts(before, {})))
         for seen in _looks(broker, only):
             if isinstance(seen, BrokerError):
-                live.update(Text(escape(str(seen)), style="red"), refresh=True)
+                show([_trouble(seen)])
             else:
-                live.update(Group(*_spaced(_parts(seen, _rates(before, seen)))), refresh=True)
+                show(_spaced(_parts(seen, _rates(before, seen))))
                 before = seen
+
+
+@contextlib.contextmanager
+def _picture() -> Iterator[Callable[[list[Any]], None]]:
+    """Yield what draws one picture anew each time."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from .terminal import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda parts: live.update(Group(*parts), refresh=True)
+
+
+def _print(parts: list[Any]) -> None:
+    """Print one look below the last, at once: whoever reads what is no terminal wants to see it now."""
+    print_table(*parts, "")
+    sys.stdout.flush()
+
+
+def _trouble(error: BrokerError) -> Any:
+    from rich.text import Text
+
+    return Text(escape(str(error)), style="red")
 
 
 def _looks(broker: Broker, only: str | None) -> Iterator[Snapshot | BrokerError]:

@@ -147,8 +147,9 @@ def _screen(*, as_json: bool) -> Iterator[Screen]:
     if as_json or not sys.stderr.isatty():
         yield _Changes(as_json=as_json)
         return
-    from rich.console import Console
     from rich.live import Live
+
+    from .terminal import Console
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     # What is drawn goes when the task has ended: its end is told below, in words that stay.
