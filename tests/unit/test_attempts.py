@@ -164,6 +164,12 @@ def test_only_after_an_answer_of_our_own_the_connection_is_used_on() -> None:
             "rediss://me:pw@h/0?ssl_password=pw&ssl_ca_certs=/ca&password=pw",
             "rediss://me:***@h/0?ssl_password=***&ssl_ca_certs=/ca&password=***",
         ),
+        ("unix:///run/x.sock?password=a@b&db=1", "unix:///run/x.sock?password=***&db=1"),
+        ("redis://me@h/0", "redis://me@h/0"),
+        # Wrong, as its password is not escaped, and so shown in an error:
+        ("redis://:p?w/@1@h:1/0", "redis://:***@h:1/0"),
+        ("redis://:p[w@h:1/0", "redis://:***@h:1/0"),
+        ("redis:me:pw@h", "redis:…"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

@@ -13,7 +13,7 @@ import random
 import re
 import time
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
@@ -87,16 +87,13 @@ def _short(url: str) -> str:
 
 
 def public_url(url: str) -> str:
-    """A URL without its password, for messages and logs."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # no URL at all, so nobody can say which part of it is the password
-        return f"{url.partition(':')[0]}:…"
-    if parts.password is not None:
-        parts = parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}")
-    elif "password=" not in parts.query:
-        return url
-    return urlunsplit(parts._replace(query=_SECRET.sub(r"\1***", parts.query)))
+    """A URL without its password, for messages and logs. It may be wrong: then rather too much is left out."""
+    scheme, is_url, rest = _SECRET.sub(r"\1***", url).partition("://")
+    user, has_user, server = rest.rpartition("@")  # the last: a password that was not escaped may hold anything
+    if not is_url:
+        return url if "@" not in url else f"{url.partition(':')[0]}:…"
+    user = f"{user.partition(':')[0]}:***" if ":" in user else user
+    return f"{scheme}://{user}{has_user}{server}"
 
 
 def options(url: str, name: str, read_s: float | None, connect_s: float, retry: Any) -> dict[str, Any]:
