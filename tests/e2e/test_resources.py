@@ -97,6 +97,21 @@ def test_a_fork_server_without_descriptors_makes_no_child_for_a_while_and_kills_
     assert_both_slots_serve(tasks, execution_log)
 
 
+def test_a_worker_without_descriptors_starts_its_dead_fork_server_again_when_there_are_some(
+    serve, tasks, execution_log
+) -> None:
+    worker = serve("-c", "2")
+    assert isinstance(tasks.pid.submit().result(timeout=10), int)
+
+    with without_descriptors(worker.pid):
+        os.kill(fork_server_of(worker), signal.SIGKILL)
+        failed = worker.wait_event("forkserver.failed")
+
+    assert failed["detail"].startswith("cannot start a process: ")
+    assert_both_slots_serve(tasks, execution_log)
+    assert "Exception in callback" not in worker.log()
+
+
 def assert_both_slots_serve(tasks: ModuleType, log: Path) -> None:
     before = len(runs(log))
     pair = [tasks.nap.submit(30.0) for _ in range(2)]
@@ -141,6 +156,25 @@ def test_where_no_process_can_be_forked_what_runs_ends_and_the_place_is_filled_w
     assert "Resource temporarily unavailable" in failed["detail"]
     assert starts(execution_log)[innocent.id] == 1
     assert not worker.events("forkserver.died")
+
+
+def test_where_no_process_can_be_forked_a_dead_fork_server_is_started_again_when_one_can(
+    serve, tasks, execution_log
+) -> None:
+    worker = serve("-c", "2")
+    assert isinstance(tasks.pid.submit().result(timeout=10), int)
+
+    with cgroup("pids") as group:
+        for pid in worker.processes():
+            (group / "cgroup.procs").write_text(str(pid))
+        (group / "pids.max").write_text("1")
+        os.kill(fork_server_of(worker), signal.SIGKILL)
+        failed = worker.wait_event("forkserver.failed")
+        (group / "pids.max").write_text("max")
+        assert_both_slots_serve(tasks, execution_log)
+
+    assert "Resource temporarily unavailable" in failed["detail"]
+    assert len(worker.events("forkserver.started")) == 1
 
 
 # Memory

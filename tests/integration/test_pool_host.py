@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 
 from qworker.errors import AppImportError
 from qworker.pool import host as host_module
+from qworker.pool import linux, orders
 from qworker.pool.host import Host
+from qworker.pool.spawn import spawn
 from support.pools import a_pool, make_order, value_of
 from support.processes import is_running
 from support.waiting import await_until, wait_until
@@ -223,6 +226,133 @@ def test_a_new_fork_server_that_cannot_import_the_app_is_reported_and_tried_agai
             await await_until(lambda: pool.pool.free == 1, description="it serves again")
             assert len(pool.heard.named("forkserver.started")) == 1
             assert value_of(await pool.run("who", blob=make_blob("breakable_app.fine"))) == "fine"
+
+    asyncio.run(check())
+
+
+def test_a_new_fork_server_for_which_there_is_no_process_is_reported_and_tried_again(monkeypatch):
+    """One fork that failed was the last word: the worker lived on without any process, and claimed for nobody."""
+    real, tries = subprocess.Popen, []
+
+    def no_process(*args, **options):
+        tries.append(args)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def check():
+        async with a_pool("process", 1) as pool:
+            await pool.run("noop")
+            monkeypatch.setattr(subprocess, "Popen", no_process)
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+            await await_until(lambda: len(pool.heard.named("forkserver.failed")) >= 3, description="three tries")
+            failed = pool.heard.named("forkserver.failed")
+            assert [failure["again_in_s"] for failure in failed[:3]] == [0.1, 0.2, 0.4]
+            assert failed[0]["detail"] == "cannot start a process: [Errno 11] Resource temporarily unavailable"
+            assert len(failed) == len(tries)
+
+            monkeypatch.setattr(subprocess, "Popen", real)
+
+            assert value_of(await pool.run("echo", 5)) == 5
+            assert len(pool.heard.named("forkserver.started")) == 1
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("fails", ["Popen", "send"])
+def test_a_fork_server_that_cannot_be_started_leaves_nothing_behind(tmp_path, monkeypatch, fails):
+    """Its process sees the end of its socket as soon as that is closed here, so it is there no longer either way."""
+    made = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            if fails == "Popen":
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    names = ["x" * orders.MESSAGE_MAX * 8] if fails == "send" else ["shop"]
+    before = set(Path("/proc/self/fd").iterdir())
+
+    with pytest.raises(OSError, match=r"temporarily unavailable|Message too long"):
+        spawn({}, names, str(tmp_path), ())
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert [process.returncode for process in made] == [-signal.SIGKILL] * (fails == "send")
+
+
+def test_a_new_fork_server_that_dies_as_soon_as_it_has_told_its_facts_is_replaced_too(monkeypatch):
+    """Its end is read in one go with its answer, before who waits for that answer has heard of it."""
+    heed = Host._heed
+    killed = []
+
+    def heed_and_kill(self, message, fds):
+        heed(self, message, fds)
+        if message[0] == orders.FACTS and len(killed) < 2:
+            killed.append(self._server.pid)
+            self._server.kill()
+            self._server.wait()
+
+    async def check():
+        async with a_pool("process", 1) as pool:
+            await pool.run("noop")
+            monkeypatch.setattr(Host, "_heed", heed_and_kill)
+
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+
+            failed = await await_until(lambda: pool.heard.named("forkserver.failed"), description="the first death")
+            assert "the process that imported it ended right away" in failed[0]["detail"]
+            assert value_of(await pool.run("echo", 5)) == 5
+            assert len(killed) == 2
+            assert pool.host.facts.pid not in killed
+
+    asyncio.run(check())
+
+
+def test_a_restart_that_fails_in_a_way_that_nobody_foresaw_ends_the_worker(monkeypatch):
+    """A worker hears of what fails in a callback, and ends; it hears nothing of a task that nobody awaits."""
+
+    def broken(*_args):
+        raise ValueError("a defect")
+
+    async def check():
+        told = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.set_result(context))
+        async with a_pool("process", 1) as pool:
+            monkeypatch.setattr(host_module, "spawn", broken)
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+
+            context = await asyncio.wait_for(told, 10)
+
+        assert repr(context["exception"]) == "ValueError('a defect')"
+        assert "handle" in context
+
+    asyncio.run(check())
+
+
+def test_what_a_dead_fork_server_left_is_ended_also_when_nobody_could_look_for_a_while(tmp_path, monkeypatch):
+    """Without a descriptor nobody can look; that ended the worker, and forgot what was left."""
+    look, blind = linux.children_of_self, []
+
+    def no_descriptor():
+        blind.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(host_module, "_SWEEP_S", 0.1)
+
+    async def check():
+        async with a_pool("process", 1) as pool:
+            path = tmp_path / "pid"
+            number = pool.put("stubborn", str(path))
+            await pool.running(number)
+            grandchild = int(await await_until(lambda: path.exists() and path.read_text(), description="grandchild"))
+            monkeypatch.setattr(linux, "children_of_self", no_descriptor)
+
+            os.kill(pool.host.facts.pid, signal.SIGKILL)
+            await await_until(lambda: blind and blind[-1] > blind[0] + 0.3, description="looks in vain")
+            assert is_running(grandchild)
+            monkeypatch.setattr(linux, "children_of_self", look)
+
+            await await_until(lambda: not is_running(grandchild), description="the end of what was left")
 
     asyncio.run(check())
 

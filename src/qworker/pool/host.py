@@ -161,6 +161,11 @@ class Host:
         try:
             async with asyncio.timeout(timeout_s):
                 facts = await self._answer
+            if self._control is not ours:
+                # It died between its answer and this line, while `_server_died` left it to who was starting it.
+                raise AppImportError(
+                    f"cannot import {' '.join(self._targets[0])}: the process that imported it ended right away"
+                )
         except (TimeoutError, asyncio.CancelledError) as error:
             # In the middle of an import it would not hear that it is to end.
             self._abandon()
@@ -266,6 +271,7 @@ class Host:
         if not self._closing and self._restart is None and self.facts is not None:
             self._on_event("forkserver.died", "error", {"child": server.pid, "detail": _words(status)})
             self._restart = loop.create_task(self._start_again(), name="qworker fork server restart")
+            self._restart.add_done_callback(_raise_its_error)
 
     async def _start_again(self) -> None:
         delay_s, longest_s = _BACKOFF_S
@@ -276,8 +282,10 @@ class Host:
         while True:
             try:
                 facts = await self._begin(60.0)
-            except AppImportError as error:
-                self._on_event("forkserver.failed", "error", {"detail": str(error), "again_in_s": delay_s})
+            except (AppImportError, OSError) as error:
+                # Without a process, memory or a descriptor for it: there may be one again later.
+                detail = str(error) if isinstance(error, AppImportError) else f"cannot start a process: {error}"
+                self._on_event("forkserver.failed", "error", {"detail": detail, "again_in_s": delay_s})
                 self._abandon()
                 await asyncio.sleep(delay_s)
                 delay_s = min(longest_s, delay_s * 2)
@@ -287,7 +295,7 @@ class Host:
                 return
 
     def _abandon(self) -> None:
-        """Let go of a server that cannot import the app."""
+        """Let go of a server that cannot import the app, or of what there is of one that could not be started."""
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
@@ -299,7 +307,11 @@ class Host:
 
     def _sweep(self, mark: bytes, until: float) -> None:
         """End what the children of a dead server left: it came to this process. Their own children come next."""
-        for pid in linux.children_of_self():
+        try:
+            children = linux.children_of_self()
+        except OSError:  # no descriptor is left to look: there may be some, until it was possible for a while
+            children, until = set(), time.monotonic() + _SWEEP_S
+        for pid in children:
             ours = linux.session_of(pid) in self._sessions or mark in linux.environment_of(pid).split(b"\0")
             if ours and (self._server is None or pid != self._server.pid):
                 try:
@@ -353,6 +365,12 @@ class Host:
             os.close(process.pidfd)
             process.pidfd = None
         process.parent.ended(detail, host_died=host_died)
+
+
+def _raise_its_error(restart: asyncio.Task[None]) -> None:
+    """Let a restart fail as a callback does: that ends the worker, which else would live on without any process."""
+    if not restart.cancelled():
+        restart.result()
 
 
 async def _gone(server: subprocess.Popen[bytes]) -> None:
