@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from qworker.broker import SubmitItem
 from qworker.model import Line, Lose, Window
 from support.blobs import make_blob
@@ -68,3 +70,15 @@ def test_a_claim_of_no_room_brings_what_is_due_into_its_line(broker: TwiceBroker
 
     assert window.tasks == ()
     assert ids(claim_ids(broker, "later", claim="c3")) == ["later"]
+
+
+@pytest.mark.parametrize("body", [b"abc", b"12345678", b"12345678?", b"12345678z"])
+def test_a_body_that_names_no_line_is_left_to_its_line(broker: TwiceBroker, body: bytes) -> None:
+    """It made the script fail, each time, and with it every claim by id of that worker."""
+    seed(broker, "a", "b")
+    broker.client.hset("qw:{t.q}:bodies", "a", body)
+
+    assert ids(claim_ids(broker, "a", "b", claim="c1", needs=("process", "default"))) == ["b"]
+    assert claim_ids(broker, "a", claim="c2").elsewhere == 1
+
+    assert ids(take(broker, "c3")) == ["a"], "whoever takes it from its line says what is wrong with it"

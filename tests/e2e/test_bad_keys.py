@@ -133,3 +133,21 @@ def test_whatever_is_in_the_keys_workers_and_those_who_look_go_on(
 
     assert future.result(timeout=15) == "on"
     wait_until(lambda: not client.exists(PREFIX + "held"), description="no claim to be left")
+
+
+def test_who_waits_for_what_nobody_can_read_keeps_nobody_from_lending(
+    start: Start, one_server: Server, client: redis.Redis
+) -> None:
+    """A claim by id that failed each time was tried for ever: nothing was lent any more."""
+    with bound(one_server.url, "support.apps.trees") as trees:
+        client.set("qw:{default.other}:tasks", "spoiled")
+        client.hset(PREFIX + "bodies", "x", "short")
+        worker = start("-c", "process=3", target="support.apps.trees:app")
+        vain = [trees.waits_for.submit(other) for other in ("default:x", "other:x")]
+        worker.wait_event("redis.unreachable")
+
+        assert trees.by_result.submit(3).result(timeout=20) == 8
+
+        for future in vain:
+            future.stop(wait=5, grace=0)
+        client.flushall()

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from qworker.errors import BrokerUnavailable
 from qworker.model import Record
 from qworker.worker import lender
 from qworker.worker.state import Phase
@@ -29,12 +30,32 @@ def begin(w: World, local: str, *awaited: str, depth: int = 0) -> int:
     w.accept(task(local, extra={"d": depth} if depth else {}), claim=f"of-{local}")
     number = w.pool.number_of(local)
     w.pool.started[number] = 1.0
-    w.collector.waiting(number, [f"default:{one}" for one in awaited], False)
+    w.collector.waiting(number, [one if ":" in one else f"default:{one}" for one in awaited], False)
     return number
 
 
 async def lent(w: World, *expected: str) -> None:
     await await_until(lambda: w.pool.lent == list(expected), description=f"{expected} to be lent, not {w.pool.lent}")
+
+
+class PerQueue:
+    """Answers claims by queue: a list of replies each, the last of which stays."""
+
+    def __init__(self, w: World, verb: str, **replies: list[Any]) -> None:
+        self._replies = replies
+        self._answer, self._verb = w.broker._answer, verb
+        setattr(w.broker, verb, self)
+
+    async def __call__(self, queue: str, *ids: Any, **arguments: Any) -> Any:
+        replies = self._replies.get(queue, [])
+        reply = replies[0] if replies else window(arguments["claim"], queue=queue)
+        del replies[: len(replies) > 1]
+        if ids:
+            arguments["ids"] = list(ids[0])
+        return await self._answer(self._verb, reply, queue=queue, **arguments)
+
+
+GONE = BrokerUnavailable("gone")
 
 
 async def a_round(w: World) -> None:
@@ -250,3 +271,168 @@ async def test_a_chain_with_a_free_end_is_no_cycle(monkeypatch: Any) -> None:
         assert {waiter.held.full_id for waiter in w.collector.waits.knot()} == {
             "default:one", "default:two", "default:three",
         }  # fmt: skip
+
+
+@scenario
+async def test_a_queue_that_does_not_answer_holds_up_nobody_who_waits_for_another() -> None:
+    async with roles(process=2) as w:
+        PerQueue(w, "claim_ids", other=[GONE], default=[window("c2", task("part"))])
+        begin(w, "deep", "other:a", depth=3)
+        begin(w, "flat", "part")
+        w.run(w.lender.run())
+
+        await lent(w, "part")
+        assert w.broker.calls["claim_ids"][0]["queue"] == "other"
+        assert w.answers[:2] == [False, True]
+
+
+@scenario
+async def test_a_claim_that_was_not_answered_is_sent_again_under_its_id_and_the_next_one_has_another() -> None:
+    async with roles(process=1) as w:
+        w.broker.script("claim_ids", GONE, window("c2", task("part")))
+        w.run(w.lender.run(), w.settler.run())
+        number = begin(w, "whole", "part")
+
+        await lent(w, "part")
+        w.pool.end(w.pool.number_of("part"), "returned")
+        w.collector.waiting(number, ["default:more"], False)
+        await w.broker.called("claim_ids", 3)
+
+        first, again, other = (call["claim"] for call in w.broker.calls["claim_ids"][:3])
+        assert first == again != other
+
+
+@scenario
+async def test_a_claim_that_was_not_answered_is_let_go_of_when_nobody_waits_for_what_it_was_for() -> None:
+    """If it was granted, what it took would else come to be in the place of what is awaited now."""
+    async with roles(process=1) as w:
+        PerQueue(w, "claim_ids", default=[GONE, window("c2", task("other"))])
+        w.run(w.lender.run())
+        number = begin(w, "whole", "part")
+        await w.broker.called("claim_ids")
+
+        w.collector.resumed(number)
+        w.collector.waiting(number, ["default:other"], False)
+
+        await lent(w, "other")
+        first, second = w.broker.calls["claim_ids"]
+        assert (first["ids"], second["ids"]) == (["part"], ["other"])
+        assert first["claim"] != second["claim"]
+
+
+@scenario
+async def test_who_waits_again_and_again_for_a_moment_finds_the_claim_that_was_not_answered() -> None:
+    async with roles(process=1) as w:
+        PerQueue(w, "claim_ids", default=[GONE, window("c2", task("part"))])
+        w.run(w.lender.run())
+        number = begin(w, "whole", "part")
+        await w.broker.called("claim_ids")
+        w.collector.resumed(number)
+        await a_round(w)
+        w.collector.waiting(number, ["default:part"], False)
+
+        await lent(w, "part")
+        first, second = w.broker.calls["claim_ids"]
+        assert first["claim"] == second["claim"]
+
+
+@scenario
+async def test_what_a_late_answer_brings_and_nobody_awaits_any_more_is_lent_no_place() -> None:
+    """It waits in the line of its pool, as anything; what is still awaited is taken out of that."""
+    async with roles(process=2) as w:
+        late = w.broker.later("claim_ids")
+        w.run(w.lender.run())
+        begin(w, "one", "a", depth=1)
+        begin(w, "two", "b")
+        await w.broker.called("claim_ids")
+
+        w.collector.resumed(w.pool.number_of("one"))
+        late.set_result(window("c2", task("a"), task("b")))
+
+        await lent(w, "b")
+        assert w.pool.batches[-1] == ["a", "b"]
+        assert not w.held("a").lent
+        assert w.state.ledger.lent["process"] == 1
+
+
+@scenario
+async def test_each_queue_is_seen_to_also_when_another_one_does_not_answer(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lender, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(lender, "SEE_TO_S", 0.0)
+    async with roles(process=1) as w:
+        PerQueue(w, "claim", one=[GONE], two=[GONE], three=[GONE])
+        w.run(w.lender.run())
+        begin(w, "whole", "one:a", "two:b", "three:c")
+
+        await w.broker.called("claim", 3)
+        assert {call["queue"] for call in w.broker.calls["claim"][:3]} == {"one", "two", "three"}
+
+
+@scenario
+async def test_queues_are_seen_to_also_while_much_else_moves(monkeypatch: Any) -> None:
+    """Each task that comes or ends here is an event: a busy worker never came to look at what no event tells of."""
+    monkeypatch.setattr(lender, "LONGEST_PAUSE_S", 0.05)
+    async with roles(process=1) as w:
+
+        async def busy() -> None:
+            while True:
+                w.state.lend.set()
+                await asyncio.sleep(0)
+
+        w.run(w.lender.run(), busy())
+        begin(w, "one", "a")
+
+        await w.broker.called("claim")
+        await w.broker.called("claim_ids", 2)  # and then it is asked for anew
+
+
+@scenario
+async def test_nobody_is_refused_while_a_queue_of_what_is_awaited_does_not_answer(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lender, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(lender, "_PAUSE_S", (0.0, 0.0))
+    async with roles(process=1, settings={"max_lent": 0}) as w:
+        w.pool.stuck = True
+        PerQueue(w, "claim_ids", default=[GONE])
+        w.run(w.lender.run())
+        begin(w, "one", "a")
+
+        for _ in range(5):
+            await a_round(w)
+
+        assert len(w.broker.calls["claim_ids"]) >= 3
+        assert not w.pool.refused
+
+
+@scenario
+async def test_a_queue_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: Any) -> None:
+    """Each call to it may take seconds, in which nobody else is served."""
+    monkeypatch.setattr(lender, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(lender, "_PAUSE_S", (60.0, 60.0))
+    async with roles(process=1, settings={"max_lent": 0}) as w:
+        w.pool.stuck = True
+        PerQueue(w, "claim_ids", default=[GONE])
+        w.run(w.lender.run())
+        begin(w, "one", "a")
+        await w.broker.called("claim_ids")
+
+        for _ in range(5):
+            await a_round(w)
+
+        assert len(w.broker.calls["claim_ids"]) == 1
+        assert not w.pool.refused
+
+
+@scenario
+async def test_what_did_not_answer_once_is_not_kept_for_ever() -> None:
+    async with roles(process=1) as w:
+        PerQueue(w, "claim_ids", default=[GONE])
+        number = begin(w, "one", "a")
+        w.run(w.lender.run())
+        await await_until(lambda: w.answers == [False], description="the end of the call")
+        w.lender._sent = {key: sent._replace(lapses=0.0) for key, sent in w.lender._sent.items()}
+        w.lender._silent = {queue: silence._replace(until=0.0) for queue, silence in w.lender._silent.items()}
+
+        w.collector.resumed(number)
+        w.state.lend.set()
+
+        await await_until(lambda: not w.lender._sent and not w.lender._silent, description="both to be forgotten")

@@ -10,6 +10,10 @@ down before it goes wide, and so needs about depth x slots places. `--max-lent` 
 for a place; only when every slot and every place of a pool waits, for nothing that runs or could run anywhere, is the
 newest of them refused: its wait raises PoolExhausted. Those that wait for each other in a circle need no places:
 the newest of them is refused, too, by WaitCycle.
+
+A queue that does not answer holds up nobody who waits for others: it is asked again later, about the same tasks by the
+same claim id, so that a lost reply costs nothing. When nobody waits for those any more, the claim is let go of: if it
+got through, its lease lapses, and nobody is charged.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .. import clock
 from ..broker.aio import AsyncBroker
@@ -36,7 +41,22 @@ PATIENCE_S = 1.0  # how long nothing moves before a waiter is refused: another w
 SEE_TO_S = 1.0  # how often a queue is seen to in which nobody may be claiming
 _CHUNKS = (32, 128, 512)  # ids per call
 _LOOK_AT = 512  # of what one task waits for, when it is looked for among what is here
-_CLAIMS_PAUSE_S = (0.1, 2.0)
+_PAUSE_S = (0.1, 2.0)  # before a queue that did not answer is asked again
+
+
+class _Silence(NamedTuple):
+    """A queue does not answer."""
+
+    until: float  # monotonic: it is not asked before
+    pause: float
+
+
+class _Sent(NamedTuple):
+    """A claim that was not answered, and may have been granted."""
+
+    claim: str
+    ids: frozenset[str]  # full ones, of what it may have taken
+    lapses: float  # monotonic
 
 
 class Lender:
@@ -55,6 +75,8 @@ class Lender:
         self._waits = waits
         self._unknown: set[str] = set()  # awaited, but nobody here knows their names
         self._seen_to: dict[str, float] = {}  # queue -> when it was last seen to
+        self._silent: dict[str, _Silence] = {}  # by queue
+        self._sent: dict[tuple[str, PoolKind], _Sent] = {}  # by queue and the pool it was claimed for
         self._barren: set[PoolKind] = set()  # nothing of what is awaited can be claimed for these, as far as is known
         self._hopeless_since: float | None = None
         self._knot: dict[tuple[int, int], float] = {}  # (number, which of its waits) -> since when it is in a knot
@@ -64,24 +86,29 @@ class Lender:
 
     async def run(self) -> None:
         """Lend until cancelled."""
-        state, pause = self._state, FIRST_PAUSE_S
+        state, pause, looked = self._state, FIRST_PAUSE_S, time.monotonic()
         while True:
             if any(map(self._waits.count, state.pools)):
+                quiet = False
                 try:
                     async with asyncio.timeout(pause):
                         await state.lend.wait()
                     pause = FIRST_PAUSE_S
                 except TimeoutError:
-                    # What waits may have been put aside, or be held by a worker that died.
-                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                    quiet, pause = True, min(pause * 2, LONGEST_PAUSE_S)
+                # What waits may have been put aside, or be held by a worker that died. No event here tells of that, so
+                # it is looked at also while there are many.
+                if quiet or time.monotonic() - looked >= LONGEST_PAUSE_S:
                     await self._see_to_queues()
                     self._waits.news = True
+                    looked = time.monotonic()
             else:
                 self._unknown.clear()
                 self._untied.clear()
+                self._forget_old()
                 self._hopeless_since = None
                 await state.lend.wait()
-                pause = FIRST_PAUSE_S
+                pause, looked = FIRST_PAUSE_S, time.monotonic()
             state.lend.clear()
             if self._waits:
                 await self._round()
@@ -199,12 +226,20 @@ class Lender:
         """Claim up to `room` of these for a pool. Return how much room is left when there is nothing more to be had."""
         state = self._state
         for queue, ids in self._wanted(waiters):
-            sent, window = await self._claim(queue, ids, most=room, needs=state.needs(kind))
+            if not self._may_ask(queue):
+                continue  # another queue may answer
+            claim = self._claim_id(queue, kind, ids)
+            sent, window = await self._claim(queue, ids, claim=claim, most=room, needs=state.needs(kind))
             if window is None:
-                return 0
+                continue
+            del self._sent[queue, kind]
             if not window.tasks:
                 continue
-            self._dispatcher.accept(window, sent, alone=False, lent=lent)
+            full_ids = [f"{queue}:{task.id}" for task in window.tasks]
+            # A claim that is answered late brings what it took then. Unless all of that still has its place, it goes
+            # into the pool's line, out of which a round takes what is awaited.
+            fits = len(full_ids) <= room and all(map(self._waits.is_awaited, full_ids))
+            self._dispatcher.accept(window, sent, alone=False, lent=lent and fits)
             for task in window.tasks:
                 held = state.ledger.by_id.get(f"{queue}:{task.id}")
                 if held is not None and held.ended and held.header.name not in state.names:
@@ -215,32 +250,60 @@ class Lender:
                 return 0
         return room
 
+    def _claim_id(self, queue: str, kind: PoolKind, ids: Sequence[str]) -> str:
+        """Return the id of the claim that was not answered, if somebody waits for what it was for; else a new one."""
+        before = self._sent.get((queue, kind))
+        awaited = frozenset(filter(self._waits.is_awaited, before.ids if before is not None else ()))
+        claim = before.claim if before is not None and awaited else new_token()
+        wanted = awaited | {f"{queue}:{local}" for local in ids}
+        self._sent[queue, kind] = _Sent(claim, wanted, time.monotonic() + self._state.lease.lease_s)
+        return claim
+
+    def _forget_old(self) -> None:
+        """Nobody waits now. Who does again soon, as in a loop of short waits, finds what was not answered."""
+        now = time.monotonic()
+        self._sent = {key: sent for key, sent in self._sent.items() if sent.lapses > now}
+        self._silent = {queue: silence for queue, silence in self._silent.items() if silence.until > now}
+
     async def _claim(
-        self, queue: str, ids: Sequence[str], *, most: int, needs: Sequence[PoolNeed]
+        self, queue: str, ids: Sequence[str], *, claim: str, most: int, needs: Sequence[PoolNeed]
     ) -> tuple[float, Window | None]:
-        """Claim by id until answered: the same claim id each time, so that a lost reply costs nothing."""
-        state, lease = self._state, self._state.lease
-        claim, pause = new_token(), _CLAIMS_PAUSE_S[0]
-        while state.phase is Phase.RUNNING:
-            sent = clock.now()
-            self.idle.clear()
-            try:
-                window = await self._broker.claim_ids(
-                    queue, ids, claim=claim, worker=state.id, lease_ms=int(lease.lease_s * 1000), most=most, needs=needs
-                )
-            except ServerUnfit:
-                raise
-            except UNANSWERED as error:
-                self._on_call(False, str(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _CLAIMS_PAUSE_S[1])
-                continue
-            finally:
-                self.idle.set()
-            self._on_call(True, "")
-            state.see_epoch(queue, window.epoch)
-            return sent, window
-        return 0.0, None
+        """Claim by id, once; None: no answer came."""
+        state = self._state
+        sent, since = clock.now(), time.monotonic()
+        self.idle.clear()
+        try:
+            window = await self._broker.claim_ids(
+                queue, ids, claim=claim, worker=state.id, lease_ms=int(state.lease.lease_s * 1000), most=most,
+                needs=needs,
+            )  # fmt: skip
+        except ServerUnfit:
+            raise
+        except UNANSWERED as error:
+            self._fell_silent(queue, since, error)
+            return 0.0, None
+        finally:
+            self.idle.set()
+        self._answered(queue)
+        state.see_epoch(queue, window.epoch)
+        return sent, window
+
+    def _may_ask(self, queue: str) -> bool:
+        silence = self._silent.get(queue)
+        return self._may_claim() and (silence is None or time.monotonic() >= silence.until)
+
+    def _fell_silent(self, queue: str, since: float, error: Exception) -> None:
+        """Leave a queue alone for a while that has not answered a call of that time."""
+        first, longest = _PAUSE_S
+        before, now = self._silent.get(queue), time.monotonic()
+        pause = first if before is None else min(before.pause * 2, longest)
+        # A call that waits for its answer holds up all others, so they have as much time in between, within limits.
+        self._silent[queue] = _Silence(now + max(pause, min(now - since, longest)), pause)
+        self._on_call(False, str(error))
+
+    def _answered(self, queue: str) -> None:
+        self._silent.pop(queue, None)
+        self._on_call(True, "")
 
     async def _see_to_queues(self) -> None:
         """Claim nothing from the queues of what is awaited: what is due, or was a dead worker's, comes into its line.
@@ -249,9 +312,10 @@ class Lender:
         """
         state, now = self._state, time.monotonic()
         for queue in {queue for queue, _ in self._wanted(self._waits.blocked())}:
-            if not self._may_claim() or now - self._seen_to.get(queue, 0.0) < SEE_TO_S:
+            if not self._may_ask(queue) or now - self._seen_to.get(queue, 0.0) < SEE_TO_S:
                 continue
-            self._seen_to[queue], sent = time.monotonic(), clock.now()
+            self._seen_to[queue] = since = time.monotonic()
+            sent = clock.now()
             witness = state.witness(queue)
             stalled = witness.stalled(queue, sent)
             witness.asked(sent)
@@ -262,10 +326,10 @@ class Lender:
                 )  # fmt: skip
             except UNANSWERED as error:
                 witness.unanswered()
-                self._on_call(False, str(error))
-                return
+                self._fell_silent(queue, since, error)
+                continue  # another queue may answer
             state.hear(witness, queue, sent, window.now_ms, told=stalled)
-            self._on_call(True, "")
+            self._answered(queue)
 
     # ── no place left ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -327,7 +391,9 @@ class Lender:
         queues: set[str] = set()
         for queue, ids in self._wanted(waiters):
             queues.add(queue)
-            _, window = await self._claim(queue, ids, most=0, needs=POOL_NEEDS)
+            if not self._may_ask(queue):
+                return False
+            _, window = await self._claim(queue, ids, claim=new_token(), most=0, needs=POOL_NEEDS)
             if window is None or window.elsewhere:
                 return False
         return not await self._is_served_elsewhere(queues)

@@ -99,6 +99,10 @@ class Waits:
         """How many tasks of a pool wait now."""
         return self._blocked[kind]
 
+    def is_awaited(self, full_id: str) -> bool:
+        """Does a task wait for this one now?"""
+        return any(waiter.blocked for waiter in self._by_id.get(full_id, ()))
+
     def is_blocked(self, number: int) -> bool:
         """Does this one wait?"""
         waiter = self._waiters.get(number)

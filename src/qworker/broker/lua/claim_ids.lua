@@ -32,7 +32,9 @@ for i = REST, #ARGV do
   local blob, text = call('HGET', K.bodies, id), call('HGET', K.tasks, id)
   local r = nil
   if blob then
-    if text then r = parse(text) else r = fresh(sub(blob, 9, 9)) end
+    local line = sub(blob, 9, 9)
+    -- What names no line, though nobody claimed it yet, is handed out by the line that it stands in.
+    if text then r = parse(text) elseif is_line(line) then r = fresh(line) end
   end
   if not r or r.state ~= 'q' then
     elsewhere = elsewhere + 1
