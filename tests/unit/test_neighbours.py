@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +152,116 @@ def test_a_neighbour_that_cannot_be_watched_is_not_rescued(neighbour, monkeypatc
             assert not w.broker.calls["rescue_worker"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("pid", [2**31, 2**40, 10**30, 0, -1, -(2**40)])
+def test_a_pid_that_no_process_can_have_is_not_looked_at(monkeypatch, pid) -> None:
+    """Any of them ended the worker, or could have named a whole group of processes."""
+    opened: list[int] = []
+    monkeypatch.setattr(os, "pidfd_open", opened.append)
+
+    async def scenario() -> None:
+        async with roles() as w:
+            await look(w, record(pid))
+            await asyncio.sleep(0)
+
+            assert not opened
+            assert not w.broker.calls["rescue_worker"]
+
+    asyncio.run(scenario())
+
+
+def test_two_records_of_one_id_are_one_neighbour_that_dies_once(neighbour) -> None:
+    """The list names workers by what it was given; what a record says of its id is another matter."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            told = record(neighbour.pid)
+            found = await look(w, told, told, record(gone_pid(), id=told.id))
+            assert not w.broker.calls["rescue_worker"]
+
+            neighbour.kill()
+
+            await w.broker.called("retire")
+            assert not found._watched
+            assert [call["queue"] for call in w.broker.calls["rescue_worker"]] == ["default", "slow"]
+
+    asyncio.run(scenario())
+
+
+def test_nobody_can_have_a_worker_rescue_from_itself_by_a_record_in_its_name() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            found = Neighbours(w.state, w.broker)
+            dead = record(gone_pid(), id=w.state.id)
+            w.broker.workers = lambda **_: answer(dead)
+
+            await found.look()
+            await asyncio.sleep(0)
+
+            assert not w.broker.calls["rescue_worker"]
+
+    async def answer(*records: WorkerRecord) -> tuple[WorkerRecord, ...]:
+        return records
+
+    asyncio.run(scenario())
+
+
+def test_a_neighbour_is_watched_also_by_a_descriptor_beyond_a_thousand(neighbour, monkeypatch) -> None:
+    """A worker with many children has so many, and `select` takes none of them."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2_048), limits[1]))
+    open_low = os.pidfd_open
+
+    def open_high(pid: int) -> int:
+        low = open_low(pid)
+        try:
+            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1_024)
+        finally:
+            os.close(low)
+
+    monkeypatch.setattr(os, "pidfd_open", open_high)
+
+    async def scenario() -> None:
+        async with roles() as w:
+            found = await look(w, record(neighbour.pid))
+            assert min(found._watched.values()) >= 1_024
+
+            neighbour.kill()
+            await w.broker.called("rescue_worker")
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_records_beyond_number_take_no_more_than_some_descriptors(neighbour, monkeypatch) -> None:
+    monkeypatch.setattr(neighbours_module, "MOST_WATCHED", 2)
+
+    async def scenario() -> None:
+        async with roles() as w:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            found = await look(w, *(record(neighbour.pid, id=f"box:1:{n}") for n in range(5)))
+            await asyncio.sleep(0)
+
+            assert list(found._watched) == ["box:1:0", "box:1:1"]
+            assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
+            assert not w.broker.calls["rescue_worker"]
+            found.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_start_of_a_process_is_read_whatever_bytes_its_name_has() -> None:
+    text = "import sys; open('/proc/self/comm', 'wb').write(b'\\xff) \\xfe'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-S", "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
+        assert odd.stdout is not None
+        odd.stdout.readline()
+
+        assert (start_time(odd.pid) or 0) >= (start_time(os.getpid()) or 0) > 0
+
+        odd.kill()
 
 
 def test_where_the_pid_namespace_is_not_told_no_pid_says_anything(monkeypatch) -> None:

@@ -49,7 +49,7 @@ def start_time(pid: int) -> int | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()  # any process may have any bytes as its name
     except OSError:
         return ""
 
@@ -70,8 +70,10 @@ def identity() -> Identity:
     return Identity(socket.gethostname(), pid, boot_id(), pid_ns(), start_time(pid) or 0)
 
 
+MOST_PID = 2**31 - 1  # the kernel's type for them holds no more
 FIRST_S = 1.0  # for the look before the first claim
 MOST_ELSEWHERE = 10_000  # workers come and go for months
+MOST_WATCHED = 500  # each costs a descriptor, and anybody may write records
 
 
 class Neighbours:
@@ -124,12 +126,15 @@ class Neighbours:
         self._watched.clear()
 
     def _is_here(self, record: WorkerRecord) -> bool:
-        # Where the system does not name its boot or its namespace, a pid says nothing.
+        # Where the system does not name its boot or its namespace, a pid says nothing. Nor does one that no process can
+        # have: whoever may write to the server can write records.
         here = self.me.boot_id, self.me.pid_ns
-        return all(here) and (record.boot_id, record.pid_ns) == here
+        return all(here) and (record.boot_id, record.pid_ns) == here and 0 < record.pid <= MOST_PID
 
     def _watch(self, record: WorkerRecord) -> bool:
         """Watch a process for its end; False if it is certain that it has ended."""
+        if record.id in self._watched or record.id == self._state.id:
+            return True  # another one's record in its name: whether that process lives says nothing of this worker
         try:
             fd = os.pidfd_open(record.pid)
         except ProcessLookupError:
@@ -140,9 +145,12 @@ class Neighbours:
         # (hidepid), or a zombie, whose pidfd tells at once.
         started = start_time(record.pid)
         other = started is not None and record.start_time and started != record.start_time
-        if other or select.select([fd], [], [], 0)[0]:  # readable: it has ended, and only waits to be reaped
+        if other or _is_readable(fd):  # it has ended, and only waits to be reaped
             os.close(fd)
             return False
+        if len(self._watched) >= MOST_WATCHED:
+            os.close(fd)
+            return True  # left to its lease; looked at again the next time
         self._watched[record.id] = fd
         asyncio.get_running_loop().add_reader(fd, self._on_exit, record)
         return True
@@ -174,3 +182,9 @@ class Neighbours:
                              note="a worker of this host is gone; its tasks run again")  # fmt: skip
             self._state.counters["rescued"] += count
             self._state.wake.set()
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()  # select itself takes no number beyond 1,023, and a worker with many children has such
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
