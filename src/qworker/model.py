@@ -172,7 +172,7 @@ class Window:
 
     @property
     def cut(self) -> bool:
-        """Say whether the claim stopped at a limit: another one may bring more at once, though this one brought none."""
+        """Say whether the claim stopped at a limit: another one may bring more at once, though this brought none."""
         return self.next_due_ms is not None and self.next_due_ms <= self.now_ms
 
 

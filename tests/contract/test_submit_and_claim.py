@@ -201,6 +201,73 @@ def test_a_large_window_comes_whole_and_in_order(broker: TwiceBroker) -> None:
     assert ids(take(broker, "c2", 2_300)) == names[1_500:]
 
 
+def test_a_claim_that_passes_over_a_thousand_entries_says_that_it_has_not_seen_the_end(broker: TwiceBroker) -> None:
+    """They are of cancelled tasks, and behind them is one that can be had: with the next call."""
+    gone = [f"g{n}" for n in range(1_100)]
+    broker.submit(QUEUE, Line(), [item(local) for local in gone], given=True)
+    seed(broker, "a")
+    broker.client.hdel("qw:{t.q}:bodies", *gone)
+    broker.twice = False
+
+    first, second, third = (take(broker, f"c{n}") for n in range(3))
+
+    assert (first.tasks, first.cut, first.next_due_ms) == ((), True, START_MS)
+    assert (ids(second), second.cut) == (["a"], False)
+    assert (third.tasks, third.cut) == ((), False)
+
+
+def test_a_claim_that_brings_due_tasks_to_others_says_that_more_are_due(broker: TwiceBroker) -> None:
+    """One that is for this worker may be among them."""
+    names = [f"d{n:04}" for n in range(600)]
+    broker.submit(QUEUE, Line("thread"), [item(local, delay_ms=1_000) for local in names], given=True)
+    seed(broker, "z", delay_ms=1_001)
+    broker.at(1_001)
+    broker.twice = False
+
+    first, second = (take(broker, f"c{n}", needs=("default",)) for n in range(2))
+
+    assert (first.tasks, first.cut) == ((), True)
+    assert (ids(second), second.cut) == (["z"], False)
+
+
+def test_a_claim_that_leaves_lapsed_ones_says_so(broker: TwiceBroker) -> None:
+    for n in range(33):
+        seed(broker, f"t{n}", line=Line("thread"))
+        take(broker, f"d{n}", 1)
+    seed(broker, "z")
+    take(broker, "dz", 1)
+    broker.at(LEASE_MS)
+    broker.twice = False
+
+    first, second = (take(broker, f"c{n}", needs=("default",)) for n in range(2))
+
+    assert (first.rescued, first.tasks, first.cut) == (32, (), True)
+    assert (second.rescued, ids(second), second.cut) == (2, ["z"], False)
+
+
+def test_a_claim_that_puts_back_as_many_tasks_as_one_may_says_so(broker: TwiceBroker) -> None:
+    seed(broker, *(f"t{n}" for n in range(501)), line=Line("thread"))
+    for claim, size in (("d1", 500), ("d2", 1)):
+        take(broker, claim, size)
+    broker.at(LEASE_MS)
+    broker.twice = False
+
+    first, second = (take(broker, f"c{n}", needs=("default",)) for n in range(2))
+
+    assert (first.rescued, first.cut) == (500, True)
+    assert (second.rescued, second.cut) == (1, False)
+
+
+def test_a_window_that_is_full_of_bytes_says_that_there_is_more(broker: TwiceBroker) -> None:
+    seed(broker, "a", "b", "c")
+    size = broker.client.hstrlen("qw:{t.q}:bodies", "a")
+    broker.twice = False
+
+    assert take(broker, "c1", 10, max_bytes=2 * size).cut
+    assert not take(broker, "c2", 1, max_bytes=size).cut, "there was no room for more"
+    assert not take(broker, "c3", 3, max_bytes=2 * size).cut
+
+
 def test_a_delayed_task_comes_when_it_is_due_at_the_back_of_its_line(broker: TwiceBroker) -> None:
     seed(broker, "later", delay_ms=1_000)
     seed(broker, "sooner", delay_ms=500)

@@ -112,6 +112,38 @@ def test_a_primary_that_is_killed_is_replaced_and_its_queues_go_on(
     assert (counters["submitted"], counters["succeeded"]) == (4, 4)
 
 
+@pytest.mark.parametrize("first", ["away", "there"])
+@pytest.mark.valkey
+def test_a_primary_that_is_away_holds_up_the_queues_of_no_other(
+    make: Callable[..., Cluster], start: Callable[..., Worker], execution_log: Path, first: str
+) -> None:
+    """Whichever of them comes first; for longer than a lease, and with tasks that the worker held by then."""
+    cluster = make("valkey")
+    for node in cluster.nodes:
+        with node.client() as client:
+            client.config_set("cluster-require-full-coverage", "no")
+    away = "qa"
+    there = next(queue for queue in QUEUES if cluster.primary_of(queue) is not cluster.primary_of(away))
+    queues = (away, there) if first == "away" else (there, away)
+    start("-c", "1", "-q", ",".join(queues), "--lease", "3", target=PROMISES, server_url=cluster.url)
+    with bound(cluster.url) as tasks:
+        assert tasks.nap.options(queue=there).submit(0.0, "first").result(timeout=10) == "first"
+        held = tasks.nap.options(queue=away).submit(1.0, "held")
+        wait_until(lambda: len(starts(execution_log)) == 2, description="its start")
+        waits = tasks.nap.options(queue=away).submit(0.0, "waits")
+        server = cluster.primary_of(away).server
+        server.freeze()
+        try:
+            many = [tasks.nap.options(queue=there).submit(0.4, n) for n in range(15)]
+            assert [future.result(timeout=30) for future in many] == list(range(15))
+            assert not held.done()
+        finally:
+            server.thaw()
+        assert (held.result(timeout=30), waits.result(timeout=30)) == ("held", "waits")
+    assert set(starts(execution_log).values()) == {1}
+    assert len(starts(execution_log)) == 18
+
+
 @pytest.mark.valkey
 def test_a_slot_that_has_moved_is_found_where_it_is(make: Callable[..., Cluster], start: Callable[..., Worker]) -> None:
     cluster = make("valkey")

@@ -87,3 +87,15 @@ def test_a_task_past_its_own_deadline_cannot_submit(start, tree, execution_log) 
 def test_a_detached_task_is_in_no_group(tree) -> None:
     with tree.app.group() as g, pytest.raises(BadOption, match="its option detached=True keeps it out of all groups"):
         g.submit(tree.add.options(detached=True), 1, 2)
+
+
+def test_a_task_that_runs_out_of_time_on_its_way_to_a_worker_never_starts(start, tree, execution_log) -> None:
+    """The worker hears of it late: its answer is held up, as in a worker that is frozen."""
+    start("-c", "1", "--burst", target=TREE).wait()  # the server has the script from then on
+    future = tree.polite.options(deadline=2).submit(0.0)
+    start("-c", "1", target=TREE, env={"QWORKER_FAULT": "claim.reply:sleep=3:1"})
+
+    with pytest.raises(TaskExpired):
+        future.result(timeout=20)
+
+    assert (future.outcome.how, executions(execution_log)) == ("never_started", [])

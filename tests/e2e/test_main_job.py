@@ -144,6 +144,17 @@ def test_burst_ends_by_itself_when_the_queue_is_empty(start, tasks) -> None:
     assert [future.result(timeout=10) for future in futures] == [n + 1 for n in range(50)]
 
 
+def test_burst_leaves_nothing_behind_a_thousand_cancelled_tasks(start, tasks) -> None:
+    """Their entries stay in the line, and one claim passes over a thousand of them at most."""
+    cancelled = tasks.add.submit_many([call(n, 1) for n in range(1_100)])
+    last = tasks.add.submit(20, 22)
+    assert all(future.cancel() for future in cancelled)
+
+    assert start("-c", "1", "--burst").wait() == 0
+
+    assert last.result(timeout=10) == 42
+
+
 def test_queues_are_served_in_strict_order(start, tasks, execution_log) -> None:
     from e2e.conftest import executions
 

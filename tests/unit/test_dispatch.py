@@ -11,7 +11,7 @@ from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import How, State
 from qworker.model import End, Outcome, Park, Record, Release, StopOrder
 from qworker.worker.state import MOST_UNKNOWN, OTHERS, Phase
-from support.roles import NOW_MS, renewal, roles, task
+from support.roles import NOW_MS, renewal, roles, task, window
 
 
 def outcome_of(settle: object) -> Outcome:
@@ -92,6 +92,42 @@ def test_a_task_whose_deadline_has_passed_is_buried_unrun() -> None:
             assert (outcome_of(end).id, outcome_of(end).state) == ("default:late", State.EXPIRED)
             (order,) = w.pool.orders.values()
             assert order.deadline_s == pytest.approx(60, abs=0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_counts_from_when_the_server_answered_not_from_when_the_answer_is_read() -> None:
+    """A worker that was frozen, or whose answer was on its way for long, started what was out of time."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            w.run(w.settler.run())
+            now, lost = clock.now(), [task(local, record=Record(deliveries=1, deadline_ms=NOW_MS + ms))
+                                      for local, ms in (("late", 2_000), ("early", 60_000))]  # fmt: skip
+
+            w.dispatcher.accept(window("c1", *lost), now - 8.0, alone=False)
+
+            (end,) = await w.settles(1)
+            assert (outcome_of(end).id, outcome_of(end).state) == ("default:late", State.EXPIRED)
+            (order,) = w.pool.orders.values()
+            assert order.deadline_s == pytest.approx(52, abs=0.5)
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_that_stood_for_long_before_it_was_filled_takes_no_time_from_its_task() -> None:
+    """Its call was sent long ago; the answers since then tell what time it is there."""
+
+    async def scenario() -> None:
+        async with roles() as w:
+            now = clock.now()
+            w.state.hear(w.state.witness("default"), "default", now - 1.002, NOW_MS - 1_000, told=False)
+            limited = task("a", record=Record(deliveries=1, deadline_ms=NOW_MS + 2_000))
+
+            w.dispatcher.accept(window("c1", limited), now - 10.0, alone=False)
+
+            (order,) = w.pool.orders.values()
+            assert order.deadline_s == pytest.approx(2, abs=0.5)
 
     asyncio.run(scenario())
 

@@ -46,14 +46,17 @@ class Dispatcher:
         self._starting: set[asyncio.Task[None]] = set()
         self._kinds: dict[bytes, PoolKind] = {}  # by the letter of the line
 
-    def accept(self, window: Window, sent: float, *, alone: bool, lent: bool = False) -> dict[PoolKind, int]:
+    def accept(
+        self, window: Window, sent: float, *, alone: bool, lent: bool = False, back: bool = False
+    ) -> dict[PoolKind, int]:
         """Take in a window whose claim was sent at `sent` (`clock`); return how many tasks went to each pool.
 
-        `lent`: its tasks run in the places of those that wait for them.
+        `lent`: its tasks run in the places of those that wait for them. `back`: they cannot run here now.
         """
         state = self._state
         now = clock.now()
-        state.lease.opened(sent, alone=not state.ledger.claims)
+        given = state.given(window.queue, sent, window.now_ms)
+        state.lease.opened(sent, alone=not state.at_stake())
         if state.lease.uncertain(now):
             state.mark_soon.set()  # older claims must be renewed before anything may start
         claim = OpenClaim(window.claim, window.queue, window.fence, time.monotonic(), alone)
@@ -71,8 +74,10 @@ class Dispatcher:
             terms = None if self._early_stops else alike.get(like)
             if terms is None:
                 if task.record.deadline_ms:
-                    held.deadline = now + (task.record.deadline_ms - window.now_ms) / 1000
-                if state.phase is Phase.DRAINING and not task.record.once:
+                    # From when the server said what time it is: this worker may have been frozen since, or the answer
+                    # have been on its way. What is out of time by then never starts.
+                    held.deadline = given + (task.record.deadline_ms - window.now_ms) / 1000
+                if (back or state.phase is Phase.DRAINING) and not task.record.once:
                     # Its claim was under way when the drain began: it goes back as what was recalled did. But what may
                     # start once, and did elsewhere, is buried below: a release takes its mark.
                     self._bury(held, RELEASE)
@@ -108,6 +113,25 @@ class Dispatcher:
         """Give back what waits for its start to be recorded: a drain began first."""
         for start in self._starting:
             start.cancel()
+
+    def give_back(self, queue: str) -> None:
+        """Give back what has not started of a queue whose server is away: its lease must not hold up the others'.
+
+        What else waits in the same pools is taken back with it, and is claimed again at once.
+        """
+        state = self._state
+        mine = [held for held in state.ledger.tasks.values() if held.claim.queue == queue and not held.ended]
+        pools = [state.pools[kind] for kind in {held.kind for held in mine}]
+        running = {task.number for pool in pools for task in pool.running()}
+        if all(held.number in running for held in mine):
+            return
+        recalled = [number for pool in pools for number in pool.recall()]
+        waiting = [held.number for held in mine if not state.pools[held.kind].holds(held.number)]
+        # In the order in which they were claimed, so that they stand in their line as before.
+        for number in sorted({*recalled, *waiting}):
+            held = state.ledger.tasks.get(number)
+            if held is not None and not held.ended:
+                self._bury(held, RELEASE)
 
     @faultpoints.before("stop.begin")
     def stop(self, queue: str, claim: str, task_id: str, order: StopOrder) -> None:

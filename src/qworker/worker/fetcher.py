@@ -4,6 +4,9 @@
       ▲          │ nothing left
       └── wake ◄─┴── bell (a hint), at the latest after 1 s or when the next scheduled task is due
 
+Queues on several servers of a cluster do not wait for each other: a claim that is not answered soon goes on by itself,
+and the later queues have their turn meanwhile.
+
 Only when a claim left room unused does the worker wait for the bell; while it leaves work behind, the script rings for
 the others. A bell wakes one worker, so each listens only to those that it has room for, and only while it waits. A
 suspect that must run alone is claimed only by a worker that holds nothing.
@@ -31,10 +34,13 @@ POLL_S = 1.0
 BELL_S = 20.0  # how long one listens to the bell at a time; a connection that died unseen is found out by then
 AFTER_YOU_S = 0.2  # a worker that does not know a task comes so much later than one that may
 MAX_BYTES = 16 << 20  # of bodies in one window
-MOST_CLAIMS = 256  # open at once: one renewal serves them all
+MOST_CLAIMS = 256  # open at once, but for those that fill free slots: each of them has to be renewed
 PATIENCE_S = 2.0  # how long suspects wait for an idle worker before a busy one makes room
 MAKE_ROOM_S = 10.0  # and how long it will claim nothing to become idle
 COOL_DOWN = 6  # and how many times as long as that took it serves the others, before it makes room again
+TURN_S = 0.5  # how long the queues of other servers wait for one that does not answer
+
+Taken = tuple[Window, dict[PoolKind, int]]  # what a claim brought, and how many of it went to each pool
 
 
 class Fetcher:
@@ -65,6 +71,8 @@ class Fetcher:
         self.empty = asyncio.Event()
         self.idle = asyncio.Event()  # no claim is under way
         self.idle.set()
+        self._calls = 0  # how many are
+        self._apart: dict[str, asyncio.Task[None]] = {}  # by queue, of several servers: its claim until it is answered
         self._withdrawal: asyncio.Task[None] | None = None
         self._at_rest = False
 
@@ -103,6 +111,8 @@ class Fetcher:
             self._at_rest = True
             if self._withdrawal is not None:
                 self._withdrawal.cancel()
+            for claim in self._apart.values():
+                claim.cancel()  # what it may have got all the same is put back when its lease lapses, uncharged
 
     def handed(self, window: Window) -> None:
         """Take in what a submit has put into a claim that stood, unless its window is here already."""
@@ -130,30 +140,34 @@ class Fetcher:
         state = self._state
         if not self._may_claim():
             return {}
-        held = state.ledger.in_pool
-        rooms = {}
-        for kind, room in state.rooms.items():
-            wanted = room.wanted(held[kind])
-            if wanted:
-                rooms[kind] = wanted
-        return rooms
+        return {kind: wanted for kind in state.rooms if (wanted := self._wanted(kind))}
+
+    def _wanted(self, kind: PoolKind) -> int:
+        """Return how many tasks to claim for a pool now, if anything may be claimed.
+
+        Where tasks come one by one each claim holds one of them. However many claims are open then, and for whatever
+        pool: no slot stays free for that, only nothing is claimed ahead.
+        """
+        ledger, room = self._state.ledger, self._state.rooms[kind]
+        held = ledger.in_pool[kind]
+        if held >= room.slots and len(ledger.claims) >= MOST_CLAIMS:
+            return 0
+        return room.wanted(held)
 
     def _may_claim(self) -> bool:
         state, ledger = self._state, self._state.ledger
         if not ledger.tasks:
             state.alone = False
-        elif state.alone or len(ledger.claims) >= MOST_CLAIMS:
+        elif state.alone:
             return False
-        if not ledger.claims:
-            return True
-        if state.lease.uncertain(clock.now()):
+        if state.at_stake() and state.lease.uncertain(clock.now()):
             return False  # it cannot renew what it holds: it takes nothing on top
         return time.monotonic() >= self._no_claims_until or not ledger.tasks
 
     def _has_room(self, need: PoolNeed) -> bool:
         state = self._state
         kind = state.kind_of(need)
-        return kind in state.rooms and self._may_claim() and state.rooms[kind].wanted(state.ledger.in_pool[kind]) > 0
+        return kind in state.rooms and self._may_claim() and self._wanted(kind) > 0
 
     async def _round(self, rooms: dict[PoolKind, int]) -> None:
         """Claim from each queue in turn until the rooms are full."""
@@ -168,15 +182,15 @@ class Fetcher:
         for kind in asked:
             self._left[kind] = True  # until this round has seen the end of its lines
         for queue in state.queues:
-            alone = not state.ledger.tasks
-            sent, window = await self._claim(queue, rooms, alone=alone)
-            if window is None:
+            taken = None if queue in self._apart else await self._turn(queue, rooms)
+            if taken is None:
+                if queue in self._apart:
+                    whole = False
+                    continue
                 return
-            self._note(window, alone=alone)
+            window, sizes = taken
             if window.tasks:
                 took += len(window.tasks)
-                state.alone = window.alone
-                sizes = self._dispatcher.accept(window, sent, alone=window.alone)
                 if window.alone:
                     return  # the lines were not looked at
                 for kind in list(rooms):
@@ -185,23 +199,75 @@ class Fetcher:
                         del rooms[kind]
                 if not rooms:
                     break
+            if window.cut:
+                return  # it has not seen the end of these lines: the next round goes on there, before later queues
         for kind in asked:
             # A pool that was filled may find more next time; one that was not has emptied its lines.
             self._left[kind] = kind not in rooms
         if whole and took == 0 and time.monotonic() >= state.owed_until:
             self.empty.set()
 
-    async def _claim(self, queue: str, rooms: dict[PoolKind, int], *, alone: bool) -> tuple[float, Window | None]:
-        """Claim until answered: the same claim id each time, so that a lost reply costs nothing."""
+    async def _turn(self, queue: str, rooms: dict[PoolKind, int]) -> Taken | None:
+        """Claim from a queue, and take in what comes; None: no answer. Of several servers none is waited for long."""
+        state, alone = self._state, not self._state.ledger.tasks
+        if not state.apart(state.queues):
+            sent, window = await self._claim(queue, rooms, alone=alone)
+            return None if window is None else self._take(window, sent, alone=alone)
+        answer: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()
+        self._apart[queue] = state.spawn(self._claim_apart(queue, rooms, answer, alone=alone))
+        await asyncio.wait({answer}, timeout=TURN_S)
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        return None
+
+    async def _claim_apart(
+        self, queue: str, rooms: dict[PoolKind, int], answer: asyncio.Future[Taken | None], *, alone: bool
+    ) -> None:
+        """Claim from a queue whose server may be away, and take in what comes, however late."""
+        taken = None
+        try:
+            sent, window = await self._claim(queue, rooms, alone=alone, apart=True)
+            if window is not None:
+                taken = self._take(window, sent, alone=alone and not answer.cancelled())
+        finally:
+            del self._apart[queue]
+        if not answer.cancelled():
+            answer.set_result(taken)
+        elif taken is not None:
+            # The queue is served again, and may hold more. Not lost where a round is under way: the next one looks.
+            self._bell.rung = True
+            self._state.wake.set()
+
+    def _take(self, window: Window, sent: float, *, alone: bool) -> Taken:
+        """Take in what a claim brought."""
+        state = self._state
+        self._note(window, alone=alone)
+        if not window.tasks:
+            return window, {}
+        # A claim from another server, asked before, may have come first: what has to be alone is not, and goes back.
+        back = bool(state.ledger.tasks) and (window.alone or state.alone)
+        if not back:
+            state.alone = window.alone
+        return window, self._dispatcher.accept(window, sent, alone=window.alone, back=back)
+
+    async def _claim(
+        self, queue: str, rooms: dict[PoolKind, int], *, alone: bool, apart: bool = False
+    ) -> tuple[float, Window | None]:
+        """Claim until answered: the same claim id each time, so that a lost reply costs nothing.
+
+        `apart`: other queues are claimed meanwhile, so later tries ask for no more than there is room for by then.
+        """
         state, witness = self._state, self._state.witness(queue)
         claim, pause = new_token(), 0.1
         standing = self._standing.asked()
         stand = offered = self._standing.offer(queue) if alone else None
-        wanted: list[tuple[tuple[PoolNeed, ...], int]] = [(state.needs(kind), room) for kind, room in rooms.items()]
+        wanted = self._wishes(rooms)
         while state.phase is Phase.RUNNING:
             sent = clock.now()
             stalled = witness.stalled(queue, sent)
             witness.asked(sent)
+            self._calls += 1
             self.idle.clear()
             try:
                 window = await self._broker.claim(
@@ -225,11 +291,18 @@ class Fetcher:
                 self._on_call(False, str(error))
                 if stand is not None:
                     standing, stand = [*standing, stand], None  # it may have been left, and been filled
-                await self._wait_wake(pause * (0.5 + random.random()))
+                wait_s = pause * (0.5 + random.random())
+                if apart:
+                    await asyncio.sleep(wait_s)  # what wakes the worker is for the other queues
+                    wanted, alone = self._wishes(self._rooms()), False
+                else:
+                    await self._wait_wake(wait_s)
                 pause = min(pause * 2, 2.0)
                 continue
             finally:
-                self.idle.set()
+                self._calls -= 1
+                if not self._calls:
+                    self.idle.set()
                 self._standing.answered(offered)
             state.hear(witness, queue, sent, window.now_ms, told=stalled)
             self._on_call(True, "")
@@ -239,6 +312,9 @@ class Fetcher:
             self._standing.gone(standing)
             return sent, window
         return 0.0, None
+
+    def _wishes(self, rooms: dict[PoolKind, int]) -> list[tuple[tuple[PoolNeed, ...], int]]:
+        return [(self._state.needs(kind), room) for kind, room in rooms.items()]
 
     async def _withdraw(self) -> None:
         """Ask once about what was left standing: what has filled it comes as from a claim that was under way."""

@@ -1,17 +1,21 @@
-"""Keep the leases: renew every claim in one call a second, and act on what the reply brings.
+"""Keep the leases: renew every claim once a second, in one call mostly, and act on what the reply brings.
 
     claims, started, notes ──renew──► Redis ──► lost claims ──► kill, drop
                                            └──► pending stops ──► dispatcher.stop()
 
 While renewals go unanswered, what runs goes on; nothing new starts after `lease.start_until` (each child's page holds
 that instant), and tasks can see `current.lease_uncertain`. The first confirmed loss kills.
+
+Where one server of several is away, what has not started of its queues goes back: once nothing of them runs any more,
+the others' answers are all that counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from .. import clock
 from ..broker.aio import AsyncBroker
@@ -24,6 +28,7 @@ from .state import UNANSWERED, State
 RENEW_S = 1.0
 AGAIN_S = 0.1  # after one without an answer: that took a third of a lease, and another worker may rescue soon
 NOTES_PER_CALL = 512  # keeps one script within some milliseconds
+CLAIMS_PER_CALL = 512  # within one
 RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
 
 
@@ -36,9 +41,19 @@ class Keeper:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._every_s = min(RENEW_S, state.lease.lease_s / 5)
         self._uncertain = False
+        # By queue, where others are on other servers: it did not answer, and is asked beside them until it does.
+        self._silent: dict[str, asyncio.Task[None] | None] = {}
 
     async def run(self) -> None:
         """Renew until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for call in self._silent.values():
+                if call is not None:
+                    call.cancel()
+
+    async def _run(self) -> None:
         state, wait_s = self._state, self._every_s
         while True:
             slept = clock.now()
@@ -68,7 +83,7 @@ class Keeper:
             pool.look_again()
 
     async def renew(self) -> bool:
-        """Renew every open claim once, and say whether all were answered."""
+        """Renew every open claim once, and say whether all who were waited for answered."""
         state = self._state
         by_queue, notes = state.ledger.claims_by_queue(), state.notes.gather(state.pools)
         if not by_queue:
@@ -77,25 +92,58 @@ class Keeper:
         sent = clock.now()
         state.lease.renewing()
         marks = self._to_mark()
-        answers = await asyncio.gather(
-            *(
-                self._renew_queue(queue, claims, marks.get(queue, []), notes.get(queue, []), sent)
-                for queue, claims in by_queue.items()
-            )
-        )
-        answered = all(answers)
-        if answered:
+        self._silent = {queue: call for queue, call in self._silent.items() if call is not None or queue in by_queue}
+        calls: dict[str, Coroutine[Any, Any, bool]] = {}
+        for queue, claims in by_queue.items():
+            asked = queue, claims, marks.get(queue, []), notes.get(queue, [])
+            if queue not in self._silent:
+                calls[queue] = self._renew_queue(*asked)
+            elif self._silent[queue] is None:
+                self._silent[queue] = state.spawn(self._renew_silent(*asked))
+        answers = dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))
+        if state.apart({*state.queues, *by_queue}):
+            for queue in [queue for queue, answered in answers.items() if not answered]:
+                self._silent[queue] = None
+                self._dispatcher.give_back(queue)
+        # What has ended only waits to be settled: its lease allows nothing.
+        doubtful = [claim for queue, claims in by_queue.items() if not answers.get(queue) for claim in claims]
+        if any(answers.values()) and not any(claim.running for claim in doubtful):
             state.lease.renewed(sent)
             state.allow()
-        self._say_uncertain(state.lease.uncertain(clock.now()))
-        return answered
+        self._say_uncertain(state.lease.uncertain(clock.now()) and (self._uncertain or state.at_stake()))
+        return all(answers.values())
+
+    async def _renew_silent(
+        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written]
+    ) -> None:
+        answered = False
+        try:
+            answered = await self._renew_queue(queue, claims, marks, notes)
+        finally:
+            self._silent[queue] = None
+        if answered:
+            del self._silent[queue]
+            self._state.mark_soon.set()  # the next one is for all again
+        else:
+            self._dispatcher.give_back(queue)  # a claim may have been answered in between
 
     async def _renew_queue(
-        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written], sent: float
+        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written]
     ) -> bool:
-        state, witness = self._state, self._state.witness(queue)
         # Of thousands of tasks that tell something the first go with the renewal itself, which nothing may hold up.
         notes, later = notes[:NOTES_PER_CALL], notes[NOTES_PER_CALL:]
+        for first in range(0, len(claims), CLAIMS_PER_CALL):
+            if not await self._renew_some(queue, claims[first : first + CLAIMS_PER_CALL], marks, notes):
+                return False
+            marks, notes = [], []
+        if later:
+            await self._write_notes(queue, later)
+        return True
+
+    async def _renew_some(
+        self, queue: str, claims: list[OpenClaim], marks: list[tuple[Held, float]], notes: list[Written]
+    ) -> bool:
+        state, witness, sent = self._state, self._state.witness(queue), clock.now()
         stalled = witness.stalled(queue, sent)
         witness.asked(sent)
         try:
@@ -125,8 +173,6 @@ class Keeper:
         for claim_id in renewal.lost:
             self._lose(claim_id)
         self.stops(queue, renewal.stops)
-        if later:
-            await self._write_notes(queue, later)
         return True
 
     async def _write_notes(self, queue: str, notes: list[Written]) -> None:

@@ -21,6 +21,7 @@ from ..model import Order, PoolKind, PoolNeed, Reason
 from ..pool.pool import Pool
 from .lease import Lease
 from .ledger import Held, Ledger
+from .moments import Moments
 from .notes import Notes
 from .window import Room
 from .witness import Witness
@@ -52,6 +53,7 @@ class State:
     lease: Lease
     server_of: Callable[[str], str | None] = lambda _: ""  # which server has a queue; None: not known yet
     witnesses: dict[str, Witness] = field(default_factory=dict)  # by server
+    moments: dict[str, Moments] = field(default_factory=dict)  # by server
     ledger: Ledger = field(default_factory=Ledger)
     notes: Notes = field(default_factory=Notes)
     pools: dict[PoolKind, Pool] = field(default_factory=dict)
@@ -88,14 +90,31 @@ class State:
             found = self.witnesses[server] = Witness(self.lease.lease_s)
         return found
 
+    def apart(self, queues: Iterable[str]) -> bool:
+        """Say whether these queues are on more than one server: then one may be away, and the others there."""
+        return len({self.server_of(queue) for queue in queues}) > 1
+
+    def at_stake(self) -> bool:
+        """Say whether anything is held that runs, or may start: all else waits to be settled, and needs no lease."""
+        return any(claim.running for claim in self.ledger.claims.values())
+
     def hear(self, witness: Witness, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
         """Take note of a reply to a claim or a renewal, and of the server's time in it. `told`: as for a Witness."""
-        step_s = witness.answered(queue, sent, clock.now(), server_ms, told=told)
+        now = clock.now()
+        step_s = witness.answered(queue, sent, now, server_ms, told=told)
+        server = self.server_of(queue)
+        if server is not None:
+            self.moments.setdefault(server, Moments()).heard(sent, now, server_ms, stepped=bool(step_s))
         if step_s:
             self.emit(
                 "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
                 note="the server's clock stepped, or this host's stood still; delays and results follow that clock",
             )  # fmt: skip
+
+    def given(self, queue: str, sent: float, server_ms: int) -> float:
+        """Return when (`clock`) the server gave a reply that is here now, at the earliest; `sent` is its call's."""
+        moments = self.moments.get(self.server_of(queue) or "")
+        return sent if moments is None else moments.given(sent, clock.now(), server_ms)
 
     def see_epoch(self, queue: str, epoch: str) -> None:
         """Notice that the server lost a queue's data: its scripts then tell of another epoch."""

@@ -8,6 +8,7 @@
 -- Sent twice, the same claim id brings the same window and fence again. `standing` are claims that this worker has left
 -- before: one that was filled meanwhile is answered in place of this claim, the others stand no longer. If there is
 -- nothing to be had, `stand` is left standing. All of them are whole entries, the former one a line.
+-- A call that stops at one of its limits has not seen the end of what is there: then next_due_ms is the present.
 --
 -- transition: rescue, due, claim
 -- KEYS: bodies, tasks, later, leases, held, standing, stops, suspects, cursors, meta, stats, lines, bells
@@ -16,7 +17,7 @@
 -- reply: now_ms, epoch, next_due_ms or 0, suspects, 0 or what was rescued ('count claim id …'), fence or 0, alone, how many cursors, then id, blob, record
 --   of each task, then id, cursor of each that has one; a large blob is empty here, and is to be fetched
 -- refuses: none
--- cost: O(tasks handed out + tasks put back and tasks due, at most 500 each + entries passed over, at most 1,000)
+-- cost: O(tasks handed out + tasks put back and tasks due, at most 500 each + entries and suspects passed over, at most 1,000 each)
 
 local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 500, 500, 1000, 128, 32
 
@@ -33,6 +34,7 @@ end
 local epoch, fence, hold = read_meta(now, lease, quiet)
 local left = {} -- pools that may have work when we are done
 local due_ms, rescued = '0', 0
+local cut = false -- this call stopped at a limit, so that more may be had at once
 
 if not quiet then
   -- library
@@ -62,6 +64,7 @@ if not quiet then
       size = size + tonumber(call('HGET', K.held, lapsed[i] .. '#') or '0')
       if size >= RESCUE_TASKS then break end
     end
+    cut = #part < #lapsed or #lapsed == 32
     rescued = rescue(part)
   end
 
@@ -171,6 +174,7 @@ local function drain(line, room)
   while room > 0 do
     if size >= max_bytes or passed >= PASS_OVER then
       left[pool_of(line)] = true
+      cut = true
       return room
     end
     -- Bodies are fetched to be looked at, so a batch is kept to what the byte limit is likely to allow.
@@ -191,6 +195,7 @@ local function drain(line, room)
           for j = i, #popped do rest[#rest + 1] = popped[j] end
           push_front(key, rest)
           size, left[pool_of(line)] = max_bytes, true
+          cut = true
           break
         end
         text = claimed_text(id, line, records[i], false)
@@ -216,22 +221,32 @@ if A.alone == '1' and not quiet then
   for i = REST, #ARGV, 2 do
     for digit in string.gmatch(ARGV[i], '%d') do serves[tonumber(digit)] = true end
   end
-  local waiting = call('LRANGE', K.suspects, 0, 99)
+  -- Their records say what they need, so that no body is brought here for what another worker is to run.
+  local waiting = call('LRANGE', K.suspects, 0, PASS_OVER - 1)
+  local records, others = fetch(K.tasks, waiting), {}
   for i = 1, #waiting do
-    local id = waiting[i]
-    local blob, record = call('HGET', K.bodies, id), call('HGET', K.tasks, id)
-    local line = blob and sub(blob, 9, 9)
-    if not blob or not record or not is_id(id) then
+    local id, record = waiting[i], records[i]
+    local line = record and sub(record, 16, 16) or ''
+    if not is_line(line) or not is_id(id) or call('HSTRLEN', K.bodies, id) == 0 then
       call('LREM', K.suspects, 1, id)
-    elseif is_line(line) and serves[pool_of(line)] then
-      local text = claimed_text(id, line, record, true)
+    elseif serves[pool_of(line)] then
       call('LREM', K.suspects, 1, id)
+      local blob = call('HGET', K.bodies, id)
+      local named = sub(blob, 9, 9)
+      local text = (named == line or not is_line(named)) and claimed_text(id, line, record, true)
       if text then
         take(id, blob, text, #blob)
         alone = '1'
         break
       end
+    else
+      others[#others + 1] = id
     end
+  end
+  if taken == 0 and call('LLEN', K.suspects) > #others then
+    -- None of so many is for this worker: the next look is for those behind them, who else would wait for ever.
+    call('LPOP', K.suspects, #others)
+    many('RPUSH', K.suspects, others)
   end
 end
 
@@ -287,6 +302,8 @@ if taken == 0 and A.stand ~= '' then
   stand(A.stand, now)
 end
 
+-- What stays in `later` and is due says so by itself.
+if cut then due_ms = int(now) end
 local suspects = quiet and 0 or call('LLEN', K.suspects)
 local reply = { int(now), epoch, due_ms, suspects, rescued, int(fence), alone, 0 }
 local at = 8
