@@ -128,6 +128,7 @@ class Record:
     deadline_ms: int = 0  # server time; 0: none
     stop: StopOrder | None = None
     once: bool = False  # at_most_once, and its start was recorded
+    adrift: bool = False  # an earlier start of it may run still: its worker went silent, or could not end it
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ class Again(NamedTuple):
     claim: str
     delay_ms: int
     cursor: bytes = b""  # where its `current.iterate` had come to; empty: what was kept of it stays
+    runs_on: bool = False  # the code of this attempt could not be ended
 
 
 class Release(NamedTuple):
@@ -287,6 +289,7 @@ class Outcome(NamedTuple):
     tombstone: bool = False  # the value is not kept
     shielded_s: float | None = None  # how long its end by force waited for `current.shield`
     flight: tuple[Sighting, ...] = ()  # where it was when it was asked to end, and when it was ended by force
+    adrift: bool = False  # as in Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ PUSH_MAX = 4096  # a larger outcome is not pushed to its client, only its id is
 
 _OUTCOME_VERSION = "1"
 _NO_CLAIM = "-" * 12
+_ADRIFT_CLAIM = "-" * 11 + "a"  # of what is adrift, and no worker had when it ended; a script puts it in
 
 # A letter each, as for states; never changed, because outcomes are stored.
 _HOWS: dict[str, How] = {
@@ -45,13 +46,13 @@ _CODES = {
 }
 _SUCCESS = _CODES[State.SUCCEEDED, How.RETURNED]
 _KINDS = {codes: kind for kind, codes in _CODES.items()}
-_STILL_RUNNING, _TOMBSTONE, _HAS_VALUE, _HAS_ERROR = 1, 2, 4, 8
+_STILL_RUNNING, _TOMBSTONE, _HAS_VALUE, _HAS_ERROR, _ADRIFT = 1, 2, 4, 8, 16
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes: a msgpack array whose first elements lie at fixed places."""
     payload = outcome.value
-    flags = outcome.still_running | outcome.tombstone << 1
+    flags = outcome.still_running | outcome.tombstone << 1 | (_ADRIFT if outcome.adrift else 0)
     if payload is not None:
         flags |= _HAS_VALUE
     elif outcome.error is not None:
@@ -93,13 +94,14 @@ def pack_success(
     ended_ms: int,
     ran_s: float | None,
     value: bytes | None,
+    adrift: bool = False,
 ) -> bytes:
     """Pack the outcome of a task that returned unasked, as `pack_outcome` would; `value` None: it is not kept.
 
     A value of APART bytes and more is left out: it follows what is returned here, and nobody copies it. Nearly all
     outcomes are of this kind, and to make an Outcome first would cost more than to pack it.
     """
-    flags = _TOMBSTONE if value is None else _HAS_VALUE
+    flags = (_TOMBSTONE if value is None else _HAS_VALUE) | (_ADRIFT if adrift else 0)
     apart = value is not None and len(value) >= APART
     packed = pack_plain(
         [
@@ -193,7 +195,7 @@ def _outcome_of(fields: Any) -> Outcome:
         kind[1],
         run,
         attempt,
-        "" if claim == _NO_CLAIM else claim,
+        "" if claim in (_NO_CLAIM, _ADRIFT_CLAIM) else claim,
         digest,
         worker,
         ended,
@@ -207,6 +209,7 @@ def _outcome_of(fields: Any) -> Outcome:
         flags & _TOMBSTONE != 0,
         shielded_s,
         flight,
+        flags & _ADRIFT != 0 or claim == _ADRIFT_CLAIM,
     )
 
 

@@ -16,6 +16,7 @@ from .model import Outcome, Progress
 from .views import Inspection, StopReceipt
 
 __all__ = [
+    "MAY_RUN",
     "Status",
     "describe",
     "describe_outcome",
@@ -26,6 +27,8 @@ __all__ = [
     "wait_timeout",
 ]
 
+MAY_RUN = "an earlier start of it may run still: its worker went silent, or could not end it"
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -34,6 +37,7 @@ class Status:
     `state` is None when nothing is known of the id. `attempts` is how many it may take, `before` about how many tasks
     are before it in its line, `workers` how many workers serve its queue (None: it is neither queued nor scheduled, so
     they were not counted), `lease_left` what remains of its worker's lease (negative: that worker has gone silent).
+    `adrift`: an earlier start of it may run still, as its worker went silent, or could not end it.
     """
 
     id: str
@@ -53,6 +57,7 @@ class Status:
     reason: str = ""
     progress: Progress | None = None  # what it told last; None: nothing, or it has ended
     unmet: str = ""  # why none of the workers that serve its queue can run it
+    adrift: bool = False
 
     @property
     def ended(self) -> bool:
@@ -60,6 +65,9 @@ class Status:
         return self.state in OUTCOMES
 
     def __str__(self) -> str:
+        return f"{self._sentence()}; {MAY_RUN}" if self.adrift else self._sentence()
+
+    def _sentence(self) -> str:
         match self.state:
             case None:
                 return "no task of this id is known"
@@ -135,6 +143,7 @@ def describe(id: str, found: Inspection, *, name: str = "") -> Status:  # noqa: 
         stopping=record is not None and record.stop is not None,
         progress=progress_of(found),
         unmet=_unmet(found, header_name),
+        adrift=record is not None and record.adrift,
     )
 
 
@@ -184,6 +193,7 @@ def describe_outcome(outcome: Outcome, *, name: str = "") -> Status:
         ran_for=outcome.ran_s,
         still_running=outcome.still_running,
         reason=outcome.reason,
+        adrift=outcome.adrift,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import codec, durations, lending
 from .errors import BrokerError, TaskNotFound, WaitTimeout
 from .lifecycle import How, State
-from .status import Status, describe, host_of, stopped_late
+from .status import MAY_RUN, Status, describe, host_of, stopped_late
 from .views import StopReceipt
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ _HOW_NOTE: dict[How, str] = {
 
 
 def never_started(outcome: Outcome) -> bool:
-    """Whether the task was cancelled and its code never ran."""
-    return outcome.state is State.CANCELLED and outcome.how is How.NEVER_STARTED
+    """Whether the task was cancelled and its code never ran, nor may an earlier start of it."""
+    return outcome.state is State.CANCELLED and outcome.how is How.NEVER_STARTED and not outcome.adrift
 
 
 def stop(future: Future[Any], wait: Duration, grace: Duration | None) -> StopReceipt:
@@ -159,6 +159,9 @@ def _ended(future: Future[Any], outcome: Outcome, began: float, *, asked: bool) 
         note += "; its code is still running"
     elif still_running is None:
         note += f"; whether its code still runs is not known: {host_of(outcome.worker)} does not answer"
+    elif outcome.adrift:
+        still_running = None
+        note += f"; {MAY_RUN}"
     return _receipt(future, began, still_running=still_running, note=note, outcome=outcome)
 
 
@@ -175,7 +178,7 @@ def _not_ended(future: Future[Any], status: Status, began: float) -> StopReceipt
         still_running, note = True if _is_shown_running(future, status.worker) else None, str(status)
     else:
         # Back in its line with the stop on it: whichever worker takes it next ends it unrun. Or it is gone.
-        still_running = None if status.state is None else False
+        still_running = None if status.state is None or status.adrift else False
         note = f"{status}; it was asked to stop and will not start again" if status.state else str(status)
     return _receipt(future, began, still_running=still_running, note=note, state=status.state)
 

@@ -23,7 +23,7 @@ from .errors import (
 from .lifecycle import How, State
 from .log import escape
 from .model import Outcome
-from .status import host_of
+from .status import MAY_RUN, host_of
 
 __all__ = ["error_of", "not_found", "result_expired", "value_of"]
 
@@ -116,8 +116,9 @@ def _remote(outcome: Outcome) -> Exception | None:
 
 def _sentence(outcome: Outcome, shown: str) -> str:
     reason = f" ({outcome.reason})" if outcome.reason else ""
+    silent = f"; {MAY_RUN}" if outcome.adrift else ""
     if outcome.how is How.NEVER_STARTED:
-        return f"{shown} {_WORDS_UNSTARTED[outcome.state]}{reason}"
+        return f"{shown} {_WORDS_UNSTARTED[outcome.state]}{reason}{silent}"
     where = f" on {host_of(outcome.worker)}" if outcome.worker else ""
     after = "" if outcome.ran_s is None else f" after {durations.text(outcome.ran_s)}"
     if outcome.still_running:
@@ -126,4 +127,4 @@ def _sentence(outcome: Outcome, shown: str) -> str:
         end = "" if outcome.took_s is None else f", {durations.text(outcome.took_s)} after it was asked"
     if outcome.shielded_s is not None:
         end += f" (force waited {durations.text(outcome.shielded_s)} for its shield)"
-    return f"{shown} {_WORDS[outcome.state]}{where}{after}{reason}: {_HOW[outcome.how]}{end}"
+    return f"{shown} {_WORDS[outcome.state]}{where}{after}{reason}: {_HOW[outcome.how]}{end}{silent}"

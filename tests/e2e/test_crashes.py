@@ -115,6 +115,27 @@ def test_a_frozen_worker_loses_its_lease_and_its_late_outcome_is_refused(start, 
     assert not first.events("task.ended", task=future.id)
 
 
+def test_a_stop_of_what_a_frozen_worker_had_does_not_say_that_its_code_has_ended(start, tasks, execution_log) -> None:
+    first = start("-c", "1", env={"QWORKER_LEASE": str(LEASE_S)})
+    future = tasks.nap.submit(20)
+    wait_until(lambda: executions(execution_log), description="the start")
+    child = int(executions(execution_log)[0][3])
+
+    first.freeze()  # but not its child, in which the task runs on
+    second = start("-c", "1", env={"QWORKER_LEASE": str(LEASE_S)})
+    second.wait_event("tasks.rescued")
+    receipt = future.stop(wait=10, grace=0)
+
+    assert alive(child)
+    assert (receipt.outcome, receipt.still_running) == ("cancelled", None)
+    assert not receipt
+    assert "an earlier start of it may run still" in receipt.note
+    assert second.wait_event("task.ended")["outcome"] == "cancelled"
+    first.thaw()
+    first.wait_event("claim.lost")
+    wait_until(lambda: not alive(child), description="the first worker to end it")
+
+
 def test_a_worker_killed_with_all_its_processes_at_once_costs_each_task_one_start_more_at_most(
     start, tasks, execution_log, url
 ) -> None:

@@ -212,7 +212,7 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert answer.code == "cancelled"
             value = cancelled(local)
-            self.model.ended(local, State.CANCELLED, value[:3] + make_blob(task.content)[:8] + value[11:])
+            self.model.finished(local, State.CANCELLED, value)
 
     @rule(local=st.sampled_from(IDS))
     def expire(self, local: str) -> None:
@@ -225,7 +225,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert answer.code == "held"
         elif 0 < task.record.deadline_ms <= START_MS + self.model.now:
             assert answer.code == "expired"
-            self.model.ended(local, State.EXPIRED, value[:3] + make_blob(task.content)[:8] + value[11:])
+            self.model.finished(local, State.EXPIRED, value)
         else:
             assert answer.code == "waiting"
 
@@ -351,7 +351,7 @@ class BrokerMachine(RuleBasedStateMachine):
             value = make_value(_padded(local, state.value.encode()), blob=blob, claim=claim)
             settles[local] = {
                 "end": End(local, claim, state, value, 600_000, NOBODY),
-                "again": Again(local, claim, delay_ms, cursor),
+                "again": Again(local, claim, delay_ms, cursor, exact),
                 "release": Release(local, claim, cursor),
                 "park": Park(local, claim, delay_ms),
                 "lose": Lose(local, claim, exact, cursor),
@@ -405,7 +405,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def rescue_worker(self, worker: str) -> None:
         dead = [claim for claim, lease in self.model.claims.items() if lease.worker == worker]
-        expected = self.model.rescue(dead)
+        expected = self.model.rescue(dead, dead=True)
         found = self.broker.rescue_worker(QUEUE, worker)
         assert (found.tasks, sorted(found.names)) == (len(expected), sorted(expected))
 

@@ -83,14 +83,16 @@ class Model:
         if not lease.tasks:
             del self.claims[claim]
 
-    def rescue(self, claims: list[str]) -> list[tuple[str, str]]:
-        """Put back what these claims hold; returns claim and id of each task."""
+    def rescue(self, claims: list[str], *, dead: bool) -> list[tuple[str, str]]:
+        """Put back what these claims hold; returns claim and id of each task. `dead`: their worker is known to be."""
         names = []
         for claim in claims:
             lease = self.claims.pop(claim)
             names += [(claim, local) for local in lease.tasks]
             for local in lease.tasks:
-                self.tasks[local].left = ""
+                task = self.tasks[local]
+                task.left = ""
+                task.record = replace(task.record, adrift=task.record.adrift or not dead)
                 if lease.seen:
                     self.charged(local, exact=lease.alone)
                 else:
@@ -101,7 +103,7 @@ class Model:
     def lapse(self) -> list[tuple[str, str]]:
         """Have a claim put back what lapsed, and bring what is due; returns what was rescued."""
         lapsed = [each for each, lease in self.claims.items() if lease.ends_ms <= self.now and self.hold <= self.now]
-        rescued = self.rescue(lapsed)
+        rescued = self.rescue(lapsed, dead=False)
         for task in self.tasks.values():
             if task.record.state is State.SCHEDULED and task.due_ms <= self.now:
                 task.record = replace(task.record, state=State.QUEUED)
@@ -120,6 +122,12 @@ class Model:
         if state in KEPT_FOR_RETRY:
             kept = b"%d %s" % (task.record.run, make_blob(task.content, line=task.line))
             self.dead[local] = START_MS + self.now, kept
+
+    def finished(self, local: str, state: State, value: bytes) -> None:
+        """A task that no worker has was ended from outside: its outcome says of whom, and whether it is adrift."""
+        task = self.tasks[local]
+        claim = b"-----------a" if task.record.adrift else value[12:24]
+        self.ended(local, state, value[:3] + make_blob(task.content)[:8] + value[11:12] + claim + value[24:])
 
     def opened(self, claim: str, worker: str, window: Any, *, alone: bool) -> None:
         if not window.tasks:
@@ -175,6 +183,7 @@ class Model:
             self.put_back(local, deliveries=fewer, once=False)
         else:
             self.counts["retried"] += 1
+            record = task.record = replace(record, adrift=record.adrift or settle.runs_on)
             self.put_back(local, attempt=record.attempt + 1, deliveries=0)
             if settle.delay_ms:
                 self.delay(task, settle.delay_ms)

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
-from qworker import codec
+from qworker import TaskCancelled, codec
 from qworker.broker.values import StopAnswer
 from qworker.future import Future
 from qworker.lifecycle import How, State
-from qworker.model import Record, StopOrder
+from qworker.model import Outcome, Record, StopOrder
 from qworker.views import Inspection, WorkerRecord
 from support.outcomes import ID, FakeChannel, ended, succeeded
 
 WORKER = "box-2:4711:ab"
 REQUESTED = StopAnswer("t1", "requested", "claim", WORKER)
 STOPPING = Record(stop=StopOrder())
+EARLIER = "an earlier start of it may run still: its worker went silent, or could not end it"
 
 
 def record(**more: Any) -> WorkerRecord:
@@ -43,6 +44,45 @@ def test_a_queued_task_is_cancelled_here_and_now(future: Future[Any], channel: F
     assert receipt.note == "cancelled while it was queued: it will not start"
     assert receipt
     assert future.cancelled()
+
+
+def test_of_a_task_that_a_silent_worker_had_nobody_can_tell_whether_its_code_runs(
+    future: Future[Any], channel: FakeChannel
+) -> None:
+    adrift = ended(State.CANCELLED, adrift=True)
+    channel.answers = [StopAnswer("t1", "cancelled", outcome=codec.pack_outcome(adrift))]
+
+    receipt = future.stop()
+
+    assert (receipt.outcome, receipt.how, receipt.still_running) == ("cancelled", "never_started", None)
+    assert not receipt
+    assert receipt.note == f"cancelled while it was queued: it will not start; {EARLIER}"
+    assert not future.cancel(), "it is not known that it never runs"
+    assert str(future.status()).endswith(f"; {EARLIER}")
+    with pytest.raises(TaskCancelled, match=f"; {EARLIER}"):
+        future.result()
+
+
+@pytest.mark.parametrize("outcome", [succeeded(5, adrift=True), ended(State.TIMED_OUT, How.KILLED, adrift=True)])
+def test_what_ended_elsewhere_says_so_of_its_earlier_start_too(
+    future: Future[Any], channel: FakeChannel, outcome: Outcome
+) -> None:
+    channel.answers = [StopAnswer("t1", "ended", outcome=codec.pack_outcome(outcome))]
+
+    receipt = future.stop()
+
+    assert receipt.still_running is None
+    assert receipt.note.endswith(f"; {EARLIER}")
+
+
+def test_what_waits_again_after_its_worker_went_silent_may_run_still(future: Future[Any], channel: FakeChannel) -> None:
+    channel.answers = [REQUESTED] * 3
+    channel.inspection = Inspection(ID, State.QUEUED, replace(STOPPING, adrift=True))
+
+    receipt = future.stop(wait=0)
+
+    assert receipt.still_running is None
+    assert receipt.note.endswith(f"; {EARLIER}; it was asked to stop and will not start again")
 
 
 def test_grace_is_passed_on_in_milliseconds(future: Future[Any], channel: FakeChannel) -> None:

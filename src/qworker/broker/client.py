@@ -175,7 +175,7 @@ class Client:
         value_of = self._never_started(queue, State.CANCELLED)
         mode = "cancel" if cancel_only else "stop"
         answer = self._broker.stop(queue, (local,), mode=mode, grace_ms=grace_ms, value_of=value_of)[0]
-        if answer.code == "cancelled":
+        if answer.code == "cancelled" and answer.outcome is None:
             return dataclasses.replace(answer, outcome=value_of(local))
         return answer
 

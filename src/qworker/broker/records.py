@@ -1,9 +1,10 @@
 """The text that Redis keeps of a claimed, delayed or flagged task, and the `Record` that it stands for.
 
-    state claim line stop run attempt deliveries losses exact started_ms deadline_ms once l
+    state claim line stop run attempt deliveries losses exact started_ms deadline_ms once a l
     c     k2m…  e    -    1   1       1          0      0     0          0           0
 
-The last word is there when the task's blob is too large to be brought into a script, so that claims leave it alone.
+`a`, adrift, is there when an earlier start of the task may run still; `l` when the task's blob is too large to be brought
+into a script, so that claims leave it alone.
 State, claim (12 characters), line and the start of `stop` sit at fixed places, so that scripts compare them without
 taking the text apart. `-` is no stop, `d` one with the task's own grace, a number one with that grace in ms. A task
 that is not held keeps the last claim's id, unless that claim was rescued: so a settle that comes twice is known.
@@ -38,7 +39,8 @@ def read_record(text: bytes | None) -> Record:
     if not text:
         return Record()
     try:
-        state_code, claim, _line, stop, *numbers = text.decode("ascii").removesuffix(" l").split(" ")
+        words = text.decode("ascii").removesuffix(" l")
+        state_code, claim, _line, stop, *numbers = words.removesuffix(" a").split(" ")
         if max(map(len, numbers)) >= _DIGITS:
             raise ValueError("a number that nobody counted to")
         run, attempt, deliveries, losses, exact, started_ms, deadline_ms, once = map(int, numbers)
@@ -55,6 +57,7 @@ def read_record(text: bytes | None) -> Record:
             deadline_ms=deadline_ms,
             stop=read_stop(stop),
             once=bool(once),
+            adrift=words.endswith(" a"),
         )
     except (ValueError, KeyError) as exc:
         raise DecodeError(f"cannot read the record of a task: {text[:80]!r} is not what qworker writes") from exc
@@ -67,5 +70,5 @@ def write_record(record: Record, line: Line) -> str:
     return (
         f"{CODES[record.state]} {record.claim or NO_CLAIM} {line.code} {write_stop(record.stop)} {record.run}"
         f" {record.attempt} {record.deliveries} {record.losses} {int(record.exact)} {record.started_ms}"
-        f" {record.deadline_ms} {int(record.once)}"
+        f" {record.deadline_ms} {int(record.once)}{' a' if record.adrift else ''}"
     )

@@ -35,6 +35,6 @@ def cancel(broker: Broker, queue: str, locals_: Sequence[str], now_ms: int) -> I
     for start in range(0, len(locals_), MOST_PER_CALL):
         some = locals_[start : start + MOST_PER_CALL]
         for answer in broker.stop(queue, some, mode="cancel", grace_ms=None, value_of=value_of):
-            outcome = value_of(answer.id) if answer.code == "cancelled" else answer.outcome
+            outcome = answer.outcome or (value_of(answer.id) if answer.code == "cancelled" else None)
             if outcome is not None:
                 yield codec.unpack_outcome(outcome)

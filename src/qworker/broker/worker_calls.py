@@ -301,7 +301,7 @@ def settle(
 
 def _move(item: Settle) -> tuple[Arg, ...]:
     if isinstance(item, Again):
-        return ("A", item.id, item.claim, max(0, item.delay_ms), item.cursor)
+        return ("O" if item.runs_on else "A", item.id, item.claim, max(0, item.delay_ms), item.cursor)
     if isinstance(item, Release):
         return ("R", item.id, item.claim, 0, item.cursor)
     if isinstance(item, Park):

@@ -143,6 +143,7 @@ def _record_facts(found: Inspection, record: Record) -> dict[str, Any]:
         "running_for_s": (found.now_ms - record.started_ms) / 1000 if record.started_ms else None,
         "lease_left_s": None if found.lease_ms is None else (found.lease_ms - found.now_ms) / 1000,
         "stopping": True if record.stop is not None else None,
+        "adrift": record.adrift or None,
         "progress": None if (progress := progress_of(found)) is None else progress._asdict(),
     }
 
@@ -163,6 +164,7 @@ def _outcome_facts(packed: bytes) -> dict[str, Any]:
         "took_s": outcome.took_s,
         "shielded_s": outcome.shielded_s,
         "still_running": outcome.still_running,
+        "adrift": outcome.adrift or None,
         "reason": outcome.reason or None,
         "flight": [sighting._asdict() for sighting in outcome.flight] or None,
         "error": error_facts(outcome.error),

@@ -32,14 +32,15 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
     if state is None or how is None:
         cursor = held.cursor or b""
         if back == "again":
-            return Again(task.id, claim, delay_ms, cursor)
+            return Again(task.id, claim, delay_ms, cursor, ending is not None and ending.kind == "left_running")
         return Lose(task.id, claim, exact, cursor) if back == "lose" else Release(task.id, claim, cursor)
     blob, record = task.blob, task.record
     if verdict is SUCCESS and ending is not None and ending.took_s is None:
         kept = ending.payload if held.header.result_ttl_ms > 0 else None
         packed = codec.pack_success(
-            held.full_id, claim, blob[:8], record.run, record.attempt, worker, ended_ms, ending.ran_s, kept
-        )
+            held.full_id, claim, blob[:8], record.run, record.attempt, worker, ended_ms, ending.ran_s, kept,
+            record.adrift,
+        )  # fmt: skip
         return _end(held, state, packed, kept if kept is not None and len(kept) >= codec.APART else b"")
     _, kind, payload, ran_s, _, asked_after_s, took_s, _, _, _, _, shielded_s, flight = ending or NO_ENDING
     kept = payload if held.header.result_ttl_ms > 0 else None
@@ -48,7 +49,7 @@ def settle_of(held: Held, verdict: Verdict, ending: Ending | None, *, worker: st
     outcome = Outcome(
         held.full_id, state, how, record.run, record.attempt, claim, blob[:8], worker, ended_ms,
         ran_s, asked_after_s, took_s, kind == "left_running", reason, value, error, kept is None,
-        shielded_s, flight,
+        shielded_s, flight, record.adrift,
     )  # fmt: skip
     return _end(held, state, codec.pack_outcome(outcome))
 

@@ -162,6 +162,7 @@ def ended_of(outcome: Outcome, at: float, *, source: str = "future") -> Ended:
     return Ended(
         outcome.id, outcome.state.value, outcome.how.value, outcome.attempt, at, fence, value, outcome.worker,
         source,  # type: ignore[arg-type]
+        outcome.still_running or outcome.adrift,
     )  # fmt: skip
 
 

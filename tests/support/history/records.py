@@ -94,6 +94,7 @@ class Ended:
     value: str | None = None
     worker: str = ""
     source: Literal["future", "server"] = "future"
+    may_run: bool = False  # it says that its code ran on, or may have
 
     def __str__(self) -> str:
         made = "" if self.fence is None else f" fence {self.fence}"

@@ -106,6 +106,8 @@ def _scene(jobs: Sequence[Job], blows: Sequence[tuple[float, str, float]], **fie
 
 _ONCE = _scene([Job("t0", 0.1, 3.0, once=True)], [(0.2, "kill worker", 0.0)], workers=1)
 _LONG = _scene([Job("t0", 0.1, 20.0)], [(0.5, "freeze worker", 6.0)])
+# It is stopped where it runs by then, and its first start goes on in a child of the worker that is frozen.
+_STOPPED = _scene([Job("t0", 0.1, 60.0, verb="stop", after_s=5.0)], [(0.5, "freeze worker", 20.0)])
 # Behind long tasks others wait in a child of the worker that is frozen; another worker has them by then.
 _BEHIND = _scene([Job(f"t{n}", 0.1, 1.6) for n in range(7)], [(0.2, "freeze worker", 7.0)], workers=3)
 # The server is away for longer than a lease, and who holds nothing stands still itself meanwhile.
@@ -128,6 +130,7 @@ FLAWS: dict[str, Flaw] = {
             "call('ZRANGEBYSCORE', K.leases, '-inf', '+inf', 'LIMIT', 0, 32)",
         ),
     ),
+    "a rescue that forgets what may run": Flaw(0, _lua("if not dead then cast_adrift(r) end", ""), _STOPPED),
     "no rescue": Flaw(3, _lua("if 0 < lapses and lapses <= now and hold", "if false and hold")),
     "no amnesty": Flaw(180, _lua("if A.stalled == '1' or (", "if false and (")),
     "a newcomer that rescues": Flaw(535, _lua(" and A.expected_ms ~= 'new' then", " then")),

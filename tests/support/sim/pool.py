@@ -82,6 +82,11 @@ class SimPool:
             return False
         order = known[0]
         self._take_back()
+        for child in self.children:
+            if order in child.orders:  # of one that is alone: it ends without it
+                child.orders.remove(order)
+                self._line.append(order)
+                self._part(child)
         if order in self._line:
             self._line.remove(order)
             self._end(number, "unstarted", asked=reason, detail=f"asked to end: {reason}")

@@ -4,6 +4,7 @@ once     what may start only once has started only once
 overlap  a run in a process that a later claim has superseded is killed as soon as its worker can know
 late     nothing starts that the server has given to another claim, or put back
 heeded   a stop that was answered `requested` ends its task
+truthful an outcome that does not say that its code may run on is recorded when no code of the task runs any more
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .children import Span
 from .plans import Plan
 
 SLACK_S = 0.5
+KILLED_S = 0.05  # between a worker's end, which others hear of at once, and that of the last of its code
 FOUL_SLACK_S = 3.0  # for calls that are cut, slow, and sent again
 
 
@@ -55,11 +57,20 @@ def heeded(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tupl
         if stop.answer != "requested" or stop.id not in ends:
             continue
         ended = ends[stop.id].at
-        if ends[stop.id].how == "never_started":
+        if ends[stop.id].how == "never_started" and not ends[stop.id].may_run:
             ended = max([stop.answered, *(span.ended for span in spans if span.id == stop.id)])
         allowed = _over(history, stop.answered, ended) + jobs[stop.id].grace_s + 3 * plan.lease_s + _slack_s(plan)
         if ended > allowed:
             yield stop.id, f"ended {ended - stop.answered:.1f} s after its stop was requested"
+
+
+def truthful(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
+    """What was stopped, or started again, runs nowhere; or it is said that nobody can tell."""
+    ends = {end.id: end for end in history.ended if not end.may_run}
+    for span in spans:
+        end = ends.get(span.id)
+        if end is not None and span.began < end.at and span.ended > end.at + KILLED_S:
+            yield span.id, f"{end.state} at {end.at:.4f}, and its code ran for {span.ended - end.at:.2f} s more"
 
 
 def _slack_s(plan: Plan) -> float:

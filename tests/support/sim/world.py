@@ -24,7 +24,7 @@ from .children import Span
 from .fleet import QUEUE, Producer, Worker, make_blob
 from .network import Server
 from .plans import Blow, Job, Plan
-from .rules import heeded, late, once, overlap
+from .rules import heeded, late, once, overlap, truthful
 from .store import Store
 from .times import START_S, Universe
 
@@ -289,7 +289,7 @@ class World:
         violations += [Violation("TROUBLE", "", text) for text in universe.troubles]
         violations += [
             Violation(rule.__name__.upper(), id_, text)
-            for rule in (once, overlap, heeded)
+            for rule in (once, overlap, heeded, truthful)
             for id_, text in rule(history, plan, self.spans)
         ]
         violations += [Violation("LATE", id_, text) for id_, text in late(history, self.late)]

@@ -22,14 +22,14 @@ for i = REST, #ARGV, 2 do
     if r and r.state ~= 'q' and r.state ~= 's' then
       code = 'held'
     elseif r and r.deadline ~= '0' and tonumber(r.deadline) <= now then
-      finish(id, blob, r, 'E', value, result_key, now)
+      outcome = finish(id, blob, r, 'E', value, result_key, now)
       code = 'expired'
     end
   else
     outcome = call('GET', result_key) or ''
     if outcome ~= '' then
       code = 'ended'
-      if sub(outcome, 12) == sub(value, 12) then code = 'expired' end
+      if is_made_of(outcome, value) then code = 'expired' end
     end
   end
   reply[at + 1], reply[at + 2] = code, outcome

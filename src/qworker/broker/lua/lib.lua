@@ -1,9 +1,9 @@
 -- What the scripts share; scripts.py puts what each of them uses into its text, and places for the names of keys (K) and
 -- arguments (A), LINES, BELLS, RESULTS and REST.
 --
--- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once`, and ` l` behind
--- it says that the body is too large to be brought into a script (records.py describes it); no record stands for another
--- task that was queued and never touched. `held` has three fields per claim:
+-- A record is text, `state claim line stop run attempt deliveries losses exact started_ms deadline_ms once`; ` a` behind it
+-- says that an earlier start of it may run still, ` l` that the body is too large to be brought into a script (records.py
+-- describes it); no record stands for another task that was queued and never touched. `held` has three fields per claim:
 --   <claim>   fence worker alone id id …   as it was handed out
 --   <claim>#  how many of them it still holds; the claim goes with the last one
 --   <claim>+  there once it was renewed or settled: its worker has seen it
@@ -12,7 +12,7 @@
 
 local call, sub, byte, KEYS, ARGV = redis.call, string.sub, string.byte, KEYS, ARGV
 local CHUNK = 1000 -- values per variadic call: unpack ends near 7,000. Even, so that pairs stay together.
-local NO_CLAIM = '------------'
+local NO_CLAIM, ADRIFT = '------------', '-----------a'
 local STAND_MS = 2500 -- an idle worker asks each second
 local DEAD_MAX, DEAD_MS = 10000, 7 * 24 * 3600 * 1000
 
@@ -75,17 +75,17 @@ local function fetch(key, fields)
   return found
 end
 
-local RECORD = '^(%a) (............) (%l) (%S+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d)( ?l?)$'
+local RECORD = '^(%a) (............) (%l) (%S+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d)( ?a? ?l?)$'
 
 -- Take a record apart; nil for text that is none.
 local function parse(text)
-  local state, claim, line, stop, run, attempt, deliveries, losses, exact, started, deadline, once, large =
+  local state, claim, line, stop, run, attempt, deliveries, losses, exact, started, deadline, once, marks =
     string.match(text, RECORD)
   if not state then return nil end
   return {
     state = state, claim = claim, line = line, stop = stop, run = run, attempt = tonumber(attempt),
     deliveries = tonumber(deliveries), losses = tonumber(losses), exact = exact, started = started,
-    deadline = deadline, once = once, large = large,
+    deadline = deadline, once = once, marks = marks,
   }
 end
 
@@ -93,13 +93,22 @@ local function text_of(r)
   return table.concat({
     r.state, r.claim, r.line, r.stop, r.run, int(r.attempt), int(r.deliveries), int(r.losses), r.exact, r.started,
     r.deadline, r.once,
-  }, ' ') .. r.large
+  }, ' ') .. r.marks
+end
+
+-- Whether an earlier start of it may run still: its worker went silent, or could not end it. Nobody takes that back.
+local function is_adrift(r)
+  return sub(r.marks, 2, 2) == 'a'
+end
+
+local function cast_adrift(r)
+  if not is_adrift(r) then r.marks = ' a' .. r.marks end
 end
 
 local function fresh(line)
   return {
     state = 'q', claim = NO_CLAIM, line = line, stop = '-', run = '1', attempt = 1, deliveries = 0, losses = 0,
-    exact = '0', started = '0', deadline = '0', once = '0', large = '',
+    exact = '0', started = '0', deadline = '0', once = '0', marks = '',
   }
 end
 
@@ -189,8 +198,9 @@ end
 
 -- Put back what these claims hold. A claim that its worker never renewed nor settled was not delivered: nobody is
 -- charged. A stop that waits stays on its task, and the next claim's worker buries it. Returns how many tasks, and claim
--- and id of the first 20, as one text: 'count claim id claim id …'.
-local function rescue(claims)
+-- and id of the first 20, as one text: 'count claim id claim id …'. `dead`: the worker's process is known to have ended;
+-- of one that is merely silent what it had begun may go on, whatever becomes of the task.
+local function rescue(claims, dead)
   local returns, count, named = new_returns(), 0, {}
   for i = 1, #claims do
     local claim = claims[i]
@@ -206,6 +216,7 @@ local function rescue(claims)
       if r then
         if r.stop ~= '-' then call('ZREM', K.stops, claim .. ' ' .. ids[j]) end
         if about[2] then charge(r, alone) end
+        if not dead then cast_adrift(r) end
         r.claim = NO_CLAIM -- so that a late settle of this claim is refused, not taken for a repetition
         give_back(returns, ids[j], r)
         count = count + 1
@@ -335,9 +346,15 @@ local function trim_dead(now)
 end
 
 -- End a task that no worker has: record the outcome that the caller packed (with the digest of this task's blob put in)
--- and tell the client that waits.
+-- and tell the client that waits. The caller has not read the task's record, which may say that it is adrift: then the
+-- outcome says so in place of a claim's name, and is returned; else '' is.
 local function finish(id, blob, record, code, value, result_key, now)
   local outcome = #blob < 8 and value or sub(value, 1, 3) .. sub(blob, 1, 8) .. sub(value, 12)
+  local told = ''
+  if record and is_adrift(record) then
+    outcome = sub(outcome, 1, 12) .. ADRIFT .. sub(outcome, 25)
+    told = outcome
+  end
   call('SET', result_key, outcome, 'PX', A.ttl_ms)
   call('HDEL', K.bodies, id)
   forget_notes({ id })
@@ -353,4 +370,11 @@ local function finish(id, blob, record, code, value, result_key, now)
   call('HINCRBY', K.stats, OUTCOMES[code], 1)
   local client = sub(blob, 10, 21)
   if client ~= '            ' then call('PUBLISH', A.inbox .. client, outcome) end
+  return told
+end
+
+-- Whether an outcome is what `finish` made of this value before.
+local function is_made_of(outcome, value)
+  local claim = sub(outcome, 13, 24)
+  return (claim == NO_CLAIM or claim == ADRIFT) and sub(outcome, 25) == sub(value, 25)
 end

@@ -20,4 +20,4 @@ for i = 1, #claims do
     size = size + tonumber(call('HGET', K.held, claims[i] .. '#') or '0')
   end
 end
-return { rescue(part), more }
+return { rescue(part, true), more }

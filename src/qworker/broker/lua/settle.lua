@@ -1,7 +1,8 @@
 -- Record outcomes, retries, losses and releases of tasks, each only if its claim still holds the task.
 --
 -- `items` are `groups` groups of ends (claim, outcome's letter, ttl_ms, client, how many, and of each id, value, hint),
--- then `moves` moves (A again, R release, P park, L lose; id, claim, delay_ms or exact, the cursor or nothing), then the
+-- then `moves` moves (A again, O again while it runs on, R release, P park, L lose; id, claim, delay_ms or exact, the
+-- cursor or nothing), then the
 -- claims whose stops are wanted. The result keys are those of the ends, in their order; behind them come those of the
 -- `stashed` values that lie there already, as long as their result may live, and are none here.
 -- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
@@ -115,6 +116,7 @@ if moves > 0 then
       else
         word, later = 'retried', tonumber(x) > 0
         r.attempt, r.deliveries = r.attempt + 1, 0
+        if kind == 'O' then cast_adrift(r) end
         if not later then
           local key = list_of(r)
           local list = back[key]

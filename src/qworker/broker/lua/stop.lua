@@ -21,7 +21,7 @@ for i = REST, #ARGV, 2 do
     local text = call('HGET', K.tasks, id)
     local r = text and parse(text)
     if not text or (r and (r.state == 'q' or r.state == 's')) then
-      finish(id, blob, r, 'X', value, result_key, now)
+      outcome = finish(id, blob, r, 'X', value, result_key, now)
       code = 'cancelled'
     elseif r then
       code, claim = 'held', r.claim
@@ -41,7 +41,7 @@ for i = REST, #ARGV, 2 do
     outcome = call('GET', result_key) or ''
     if outcome ~= '' then
       code = 'ended'
-      if sub(outcome, 12) == sub(value, 12) then code = 'cancelled' end
+      if is_made_of(outcome, value) then code = 'cancelled' end
     end
   end
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = code, claim, worker, outcome

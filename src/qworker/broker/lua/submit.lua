@@ -62,7 +62,7 @@ else
       local deadline = step == 4 and tonumber(ARGV[at + 3]) or 0
       if delay > 0 or deadline > 0 or large then
         local r = fresh(A.line)
-        if large then r.large = ' l' end
+        if large then r.marks = ' l' end
         if deadline > 0 then r.deadline = int(now + deadline) end
         if delay > 0 then
           r.state, delayed = 's', true
