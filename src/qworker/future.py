@@ -265,7 +265,8 @@ class Future(concurrent.futures.Future[R]):
         future, must be told once, neither never nor twice.
         """
         with self._condition:
-            if self.__dict__.get("_waiters") or self.__dict__.get("_done_callbacks"):
+            made = self.__dict__
+            if made.get("_waiters") or made.get("_done_callbacks"):
                 return False
             self._take(outcome)
         self._wake()

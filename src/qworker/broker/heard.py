@@ -44,18 +44,18 @@ class Heard:
             _log.warning("a push that cannot be read was dropped, and what it told of is asked for: %s", error)
             self.missed = True
             return
+        alone = uninterrupted.may_be_interrupted()
         for entry in entries:
             if isinstance(entry, str):
                 self.large.add(entry)
             elif isinstance(entry, Outcome):
-                self.settle(entry.id, entry)
+                self.settle(entry.id, entry, alone=alone)
             elif entry.progress is not None:
                 for future in self._registry.futures(entry.id):
                     future.tell(entry.progress)
 
-    def settle(self, id: str, outcome: Outcome) -> None:  # noqa: A002 - the public word
-        """Tell the futures of an id what came of its task, or, in the main thread, have the I/O thread tell them."""
-        alone = uninterrupted.may_be_interrupted()
+    def settle(self, id: str, outcome: Outcome, *, alone: bool = False) -> None:  # noqa: A002 - the public word
+        """Tell the futures of an id what came of its task. `alone`: in the main thread, which leaves some to others."""
         entries = self._registry.entries(id)
         for entry in entries:
             future = entry()

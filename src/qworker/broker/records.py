@@ -3,8 +3,8 @@
     state claim line stop run attempt deliveries losses exact started_ms deadline_ms once a l
     c     k2m…  e    -    1   1       1          0      0     0          0           0
 
-`a`, adrift, is there when an earlier start of the task may run still; `l` when the task's blob is too large to be brought
-into a script, so that claims leave it alone.
+`a`, adrift, is there when an earlier start of the task may run still; `l` when the task's blob is too large to be
+brought into a script, so that claims leave it alone.
 State, claim (12 characters), line and the start of `stop` sit at fixed places, so that scripts compare them without
 taking the text apart. `-` is no stop, `d` one with the task's own grace, a number one with that grace in ms. A task
 that is not held keeps the last claim's id, unless that claim was rescued: so a settle that comes twice is known.

@@ -71,7 +71,7 @@ class Registry:
         # A signal's handler may come in the middle of any of this, and wait, submit or close.
         self._lock = threading.RLock()
         self._questions = 0
-        self._entries: dict[str, list[_Entry]] = {}
+        self._entries: dict[str, tuple[_Entry, ...]] = {}  # another one with each change: see `leave`
         self._dead: deque[_Entry] = deque()
         self._hurried: dict[str, tuple[float, float]] = {}  # id -> (when to ask next, the pause after that)
         self._asking: list[tuple[float, str]] = []  # a heap of the same; an entry with another time than there is old
@@ -97,10 +97,7 @@ class Registry:
                 if not own:
                     entry.sent = self._questions
                 known = self._entries.get(entry.id)
-                if known is None:
-                    self._entries[entry.id] = [entry]
-                else:
-                    known.append(entry)
+                self._entries[entry.id] = (entry,) if known is None else (*known, entry)
             # Afterwards: what is swept before it is entered would stay for ever.
             if len(self._dead) > _SWEEP_AT:
                 self._sweep()
@@ -135,12 +132,18 @@ class Registry:
 
     def entries(self, id: str) -> tuple[_Entry, ...]:  # noqa: A002 - the public word
         """Return what is awaited of an id: each, called, gives its future, or None when nobody holds it any more."""
-        return tuple(self._entries.get(id, ()))
+        return self._entries.get(id, ())
 
     def leave(self, id: str, settled: tuple[_Entry, ...]) -> None:  # noqa: A002 - the public word
         """Await these of an id no longer. Only when they are settled: if Ctrl-C comes before, that is still to do."""
         with self._lock:
-            self._replace(id, [entry for entry in self._entries.get(id, ()) if entry not in settled])
+            known = self._entries.get(id, ())
+            if known is not settled:  # as nearly never: somebody else has come, or gone
+                self._replace(id, [entry for entry in known if entry not in settled])
+            elif known:
+                del self._entries[id]
+                if self._hurried:
+                    self._hurried.pop(id, None)
 
     def asking(self) -> int:
         """A question is about to be sent; returns its number."""
@@ -251,10 +254,9 @@ class Registry:
             if known is not None:
                 self._replace(dead.id, [entry for entry in known if entry is not dead])
 
-    def _replace(self, id: str, left: list[_Entry]) -> None:  # noqa: A002 - the public word
+    def _replace(self, id: str, left: Sequence[_Entry]) -> None:  # noqa: A002 - the public word
         if left:
-            self._entries[id] = left
+            self._entries[id] = tuple(left)
         else:
             self._entries.pop(id, None)
-            self._hurried.pop(id, None)
             self._hurried.pop(id, None)

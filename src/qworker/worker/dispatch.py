@@ -55,7 +55,6 @@ class Dispatcher:
         """
         state = self._state
         now = clock.now()
-        given = state.given(window.queue, sent, window.now_ms)
         state.lease.opened(sent, alone=not state.at_stake())
         if state.lease.uncertain(now):
             state.mark_soon.set()  # older claims must be renewed before anything may start
@@ -76,6 +75,7 @@ class Dispatcher:
                 if task.record.deadline_ms:
                     # From when the server said what time it is: this worker may have been frozen since, or the answer
                     # have been on its way. What is out of time by then never starts.
+                    given = state.given(window.queue, sent, window.now_ms)
                     held.deadline = given + (task.record.deadline_ms - window.now_ms) / 1000
                 if (back or state.phase is Phase.DRAINING) and not task.record.once:
                     # Its claim was under way when the drain began: it goes back as what was recalled did. But what may

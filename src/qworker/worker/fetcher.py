@@ -210,7 +210,7 @@ class Fetcher:
     async def _turn(self, queue: str, rooms: dict[PoolKind, int]) -> Taken | None:
         """Claim from a queue, and take in what comes; None: no answer. Of several servers none is waited for long."""
         state, alone = self._state, not self._state.ledger.tasks
-        if not state.apart(state.queues):
+        if len(state.queues) == 1 or not state.apart(state.queues):
             sent, window = await self._claim(queue, rooms, alone=alone)
             return None if window is None else self._take(window, sent, alone=alone)
         answer: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()

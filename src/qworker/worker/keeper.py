@@ -101,8 +101,9 @@ class Keeper:
             elif self._silent[queue] is None:
                 self._silent[queue] = state.spawn(self._renew_silent(*asked))
         answers = dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))
-        if state.apart({*state.queues, *by_queue}):
-            for queue in [queue for queue, answered in answers.items() if not answered]:
+        failed = [queue for queue, answered in answers.items() if not answered]
+        if failed and state.apart({*state.queues, *by_queue}):
+            for queue in failed:
                 self._silent[queue] = None
                 self._dispatcher.give_back(queue)
         # What has ended only waits to be settled: its lease allows nothing.

@@ -96,7 +96,8 @@ class State:
 
     def at_stake(self) -> bool:
         """Say whether anything is held that runs, or may start: all else waits to be settled, and needs no lease."""
-        return any(claim.running for claim in self.ledger.claims.values())
+        claims = self.ledger.claims
+        return bool(claims) and any(claim.running for claim in claims.values())
 
     def hear(self, witness: Witness, queue: str, sent: float, server_ms: int, *, told: bool) -> None:
         """Take note of a reply to a claim or a renewal, and of the server's time in it. `told`: as for a Witness."""
@@ -104,7 +105,10 @@ class State:
         step_s = witness.answered(queue, sent, now, server_ms, told=told)
         server = self.server_of(queue)
         if server is not None:
-            self.moments.setdefault(server, Moments()).heard(sent, now, server_ms, stepped=bool(step_s))
+            moments = self.moments.get(server)
+            if moments is None:
+                moments = self.moments[server] = Moments()
+            moments.heard(sent, now, server_ms, stepped=step_s != 0)
         if step_s:
             self.emit(
                 "redis.clock_stepped", level="warning", step_s=round(step_s, 1),
