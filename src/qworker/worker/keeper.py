@@ -111,7 +111,7 @@ class Keeper:
         if any(answers.values()) and not any(claim.running for claim in doubtful):
             state.lease.renewed(sent)
             state.allow()
-        self._say_uncertain(state.lease.uncertain(clock.now()) and (self._uncertain or state.at_stake()))
+        self._say_uncertain(state.lease.uncertain(clock.now()))
         return all(answers.values())
 
     async def _renew_silent(
