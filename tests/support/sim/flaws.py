@@ -126,8 +126,8 @@ FLAWS: dict[str, Flaw] = {
     "a rescue that ignores the lease": Flaw(
         0,
         _lua(
-            "call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)",
-            "call('ZRANGEBYSCORE', K.leases, '-inf', '+inf', 'LIMIT', 0, 32)",
+            "call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, RESCUE_CLAIMS)",
+            "call('ZRANGEBYSCORE', K.leases, '-inf', '+inf', 'LIMIT', 0, RESCUE_CLAIMS)",
         ),
     ),
     "a rescue that forgets what may run": Flaw(0, _lua("if not dead then cast_adrift(r) end", ""), _STOPPED),

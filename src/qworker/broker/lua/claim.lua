@@ -20,6 +20,7 @@
 -- cost: O(tasks handed out + tasks put back and tasks due, at most 500 each + entries and suspects passed over, at most 1,000 each)
 
 local RESCUE_TASKS, DUE_TASKS, PASS_OVER, BATCH, MANY = 500, 500, 1000, 128, 32
+local RESCUE_CLAIMS = 32
 
 local now = clock()
 local claim, lease, max_bytes = A.claim, tonumber(A.lease_ms), tonumber(A.max_bytes)
@@ -57,14 +58,14 @@ if not quiet then
   -- by a newcomer: if the clock has just stepped it cannot know, and those who do have not called yet.
   local lapses = tonumber(call('ZRANGE', K.leases, 0, 0, 'WITHSCORES')[2] or '0')
   if 0 < lapses and lapses <= now and hold <= now and A.expected_ms ~= 'new' then
-    local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, 32)
+    local lapsed = call('ZRANGEBYSCORE', K.leases, '-inf', int(now), 'LIMIT', 0, RESCUE_CLAIMS)
     local part, size = {}, 0
     for i = 1, #lapsed do
       part[i] = lapsed[i]
       size = size + tonumber(call('HGET', K.held, lapsed[i] .. '#') or '0')
       if size >= RESCUE_TASKS then break end
     end
-    cut = #part < #lapsed or #lapsed == 32
+    cut = #part < #lapsed or #lapsed == RESCUE_CLAIMS
     rescued = rescue(part)
   end
 

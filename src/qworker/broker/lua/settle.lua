@@ -2,9 +2,9 @@
 --
 -- `items` are `groups` groups of ends (claim, outcome's letter, ttl_ms, client, how many, and of each id, value, hint),
 -- then `moves` moves (A again, O again while it runs on, R release, P park, L lose; id, claim, delay_ms or exact, the
--- cursor or nothing), then the
--- claims whose stops are wanted. The result keys are those of the ends, in their order; behind them come those of the
--- `stashed` values that lie there already, as long as their result may live, and are none here.
+-- cursor or nothing), then the claims whose stops are wanted. The result keys are those of the ends, in their order;
+-- behind them come those of the `stashed` values that lie there already, as long as their result may live, and are none
+-- here.
 -- A settle whose claim no longer holds the task changes nothing: if it is its own repetition it says so, else it is
 -- counted as refused. A stop that waits goes before any move: the worker then settles the task as cancelled.
 -- `stand`, if any, is a claim that this worker leaves standing: it has nothing else to do.
