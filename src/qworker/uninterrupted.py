@@ -18,7 +18,7 @@ def may_be_interrupted() -> bool:
 
 
 def call(work: Callable[[], object]) -> None:
-    """Call it, and return when it has ended. Ctrl-C ends the wait alone; only what had not begun does not come."""
+    """Call it, and return when it has ended. Ctrl-C ends the wait, not the work, unless it comes before that begins."""
     if not may_be_interrupted():
         work()
         return

@@ -236,6 +236,7 @@ class Client:
                     # Nobody else would settle futures: whatever it was, go on, but not in a tight loop.
                     _log.exception("unexpected error in the I/O thread of a qworker client; going on")
                     self._ear.lost(None)
+            self._heard.settle_later()  # an outcome that the main thread heard last, and left to this one
         finally:
             self._ear.end()
 
@@ -359,9 +360,8 @@ class Client:
             for start in range(0, len(locals_), PEEK_SIZE):
                 if not self._ask_of(queue, partial(self._peek_some, queue, locals_[start : start + PEEK_SIZE])):
                     break
-                self._ear.take_messages(
-                    self._heard.take
-                )  # of many thousands the pushed ones do not wait for the others
+                # Of many thousands the pushed ones do not wait for the others.
+                self._ear.take_messages(self._heard.take)
 
     def _peek_some(self, queue: str, locals_: Sequence[str]) -> None:
         asked = self.registry.asking()
