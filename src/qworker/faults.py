@@ -25,6 +25,7 @@ __all__ = ["RemoteTraceback", "describe_error", "pack_error", "rebuild_error", "
 _MAX_TRACEBACK = 64 * 1024
 _MAX_TEXT = 16 * 1024
 _MAX_ARGS = 64 * 1024
+_MAX_ATTRIBUTES = 64 * 1024
 _MAX_NOTE = 4 * 1024
 _MAX_NOTES = 16
 _MAX_BASES = 32
@@ -92,7 +93,7 @@ def rebuild_error(info: ErrorInfo, *, id: str | None = None) -> Exception:  # no
 
     It is of the task's own class when that is a subclass of Exception which is builtin or whose module was already
     imported here, and when it can be made so that it reads the same; else a `TaskFailed` that names the class.
-    Nothing is imported. Of its attributes those are carried that can be encoded, 64 KiB of them at most.
+    Nothing is imported. Of its attributes those are carried that can be encoded, and of these what fits into 64 KiB.
     """
     error = _rebuild_own(info)
     if error is None:
@@ -130,19 +131,30 @@ def _args_of(error: BaseException) -> tuple[Any, ...] | None:
 
 
 def _attributes_of(error: BaseException) -> dict[str, Any]:
+    """Return those that can be encoded, in their order, each as long as there is room for it."""
+    found: dict[str, Any] = {}
+    left: float = _MAX_ATTRIBUTES
     try:
-        found = {name: value for name, value in vars(error).items() if not name.startswith("__") and _is_plain(value)}
-        return found if len(pack_value(found)) <= _MAX_ARGS else {}
+        for name, value in list(vars(error).items()):
+            size = _size_of({name: value})
+            if size <= left and _is_free(name):
+                found[name] = value
+                left -= size
     except Exception:
         return {}
+    return found
 
 
-def _is_plain(value: object) -> bool:
+def _size_of(value: object) -> float:
     try:
-        pack_value(value)
+        return len(pack_value(value))
     except Exception:
-        return False
-    return True
+        return float("inf")  # it cannot be carried
+
+
+def _is_free(name: str) -> bool:
+    """Say whether an attribute may have this name: none of the language's, and none of every exception's methods."""
+    return not name.startswith("__") and not hasattr(BaseException, name)
 
 
 def _notes_of(error: BaseException) -> tuple[str, ...]:
@@ -211,7 +223,7 @@ def _rebuild_own(info: ErrorInfo) -> Exception | None:
     for make in makers:
         try:
             error = make()
-            vars(error).update((name, value) for name, value in info.attributes.items() if not name.startswith("__"))
+            vars(error).update((name, value) for name, value in info.attributes.items() if _is_free(name))
             if isinstance(error, kind) and _clip(str(error), _MAX_TEXT) == info.text:
                 return error
         except Exception:  # noqa: S112 - a constructor that cannot be called so: the next way, or a TaskFailed

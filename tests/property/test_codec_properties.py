@@ -278,8 +278,12 @@ def test_progress_that_is_nested_without_end_is_a_decode_error():
         codec.unpack_told(b"\x81\xa1p\x93\xa1i\xc0\x91" + DEEP)
 
 
-@given(st.text())
-def test_any_name_of_a_class_and_any_text_can_be_rebuilt_into_an_exception(kind):
+@given(
+    st.text() | st.sampled_from(["builtins.OSError", "builtins.UnicodeDecodeError", "json.decoder.JSONDecodeError"]),
+    st.dictionaries(st.text() | st.sampled_from(dir(OSError)), st.none() | st.integers() | st.text(), max_size=4),
+)
+def test_any_name_of_a_class_any_text_and_any_attributes_can_be_rebuilt_into_an_exception(kind, attributes):
     from qworker.model import ErrorInfo
 
-    assert isinstance(codec.rebuild_error(ErrorInfo(kind, (kind,), kind, kind, (kind,)), id="q:1"), Exception)
+    info = ErrorInfo(kind, (kind,), kind, kind, (kind,), attributes=attributes)
+    assert isinstance(codec.rebuild_error(info, id="q:1"), Exception)

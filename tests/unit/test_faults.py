@@ -247,14 +247,29 @@ def test_what_the_standard_library_keeps_in_attributes_comes_along():
     assert (called.returncode, called.cmd, called.stdout, called.stderr) == (3, "make", "out", "err")
 
 
-def test_attributes_without_bound_stay_behind():
-    assert not describe_error(Coded("x" * 100_000, code=7)).attributes
+def test_of_the_attributes_what_is_too_large_stays_behind_alone():
+    assert describe_error(Coded("x" * 100_000, code=7)).attributes == {"code": 7}
+
+    many = ValueError()
+    vars(many).update((f"part_{n}", "x" * 1000) for n in range(1000))
+    assert list(describe_error(many).attributes) == [f"part_{n}" for n in range(64)]
+    assert len(pack_error(describe_error(many))) < 70_000
 
 
 def test_no_attribute_from_the_wire_is_one_of_the_language():
-    info = ErrorInfo("builtins.ValueError", ("x",), "x", "", attributes={"__notes__": [1], "code": 3})
+    names = {"__notes__": [1], "add_note": 1, "with_traceback": 2, "args": 3, "code": 3}
+    back = rebuild_error(ErrorInfo("builtins.ValueError", ("x",), "x", "", attributes=names))
+    assert vars(back) == {"code": 3}
 
-    assert vars(rebuild_error(info)) == {"code": 3}
+    noted = rebuild_error(ErrorInfo("builtins.ValueError", ("x",), "x", "", ("a note",), attributes=names))
+    assert noted.__notes__ == ["a note"]
+
+
+def test_what_a_task_hung_on_its_exception_in_the_place_of_a_method_is_not_carried():
+    error = ValueError("x")
+    error.add_note = error.code = 3
+
+    assert describe_error(error).attributes == {"code": 3}
 
 
 def test_a_class_of_the_running_script_is_found_under_the_name_that_a_worker_imports_it_by(monkeypatch):
