@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from qworker import clock, codec
@@ -296,13 +296,13 @@ class World:
             now_ms=lambda: NOW_MS,
             on_settled=self.collector.settled,
             on_stops=lambda queue, stops: self.keeper.stops(queue, stops),
-            on_call=lambda ok, _: self.answers.append(ok),
+            on_call=lambda _, error: self.answers.append(error is None),
             on_empty=self.state.wake.set,
         )  # fmt: skip
         self.collector.settler = self.settler
         self.dispatcher = Dispatcher(self.state, self.broker, self.settler)
         self.collector.stopped_group_of = self.dispatcher.groups.stopped_of
-        on_call = lambda ok, _: self.answers.append(ok)  # noqa: E731
+        on_call = lambda _, error: self.answers.append(error is None)  # noqa: E731
         self.keeper = Keeper(self.state, self.broker, self.dispatcher, on_call=on_call)
         self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, self.standing, on_call=on_call)
         self.lender = Lender(self.state, self.broker, self.dispatcher, self.collector.waits, on_call=on_call)
@@ -353,12 +353,15 @@ class World:
 @contextlib.asynccontextmanager
 async def roles(
     *, names: Iterable[str] = ("t",), queues: tuple[str, ...] = ("default",), settings: dict[str, Any] | None = None,
-    **slots: int,
+    servers: Mapping[str, str] | None = None, **slots: int,
 ) -> AsyncIterator[World]:  # fmt: skip
-    """A world with these slots; two process slots unless told otherwise."""
+    """A world with these slots; two process slots unless told otherwise. `servers`: of each queue, on a cluster."""
+    queues = tuple(servers) if servers else queues
     concurrency = slots or {"process": 2}
     pool = "process" if "process" in concurrency else next(iter(concurrency))
     world = World(Settings(concurrency=concurrency, pool=pool, queues=queues, **(settings or {})), names)  # type: ignore[arg-type]
+    if servers:
+        world.state.server_of = servers.get
     try:
         yield world
     finally:

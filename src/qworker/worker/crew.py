@@ -26,7 +26,7 @@ from .neighbours import Neighbours
 from .settler import Settler
 from .signals import Signals
 from .standing import Standing
-from .state import State
+from .state import OnCall, State
 from .stopper import listen
 from .window import Room
 
@@ -42,7 +42,7 @@ class Crew:
         neighbours: Neighbours,
         health: HealthFile,
         *,
-        on_call: Callable[[bool, str], None],
+        on_call: OnCall,
     ) -> None:
         """Join the roles; nothing runs yet. `pool` makes the pool of a kind, with so many slots."""
         self.state, self._broker, self._neighbours = state, broker, neighbours

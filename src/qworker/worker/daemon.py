@@ -165,11 +165,11 @@ class _Daemon:
                 facts = await broker.check_fit(allow_eviction=self._settings.allow_eviction)
                 break
             except BrokerUnavailable as error:
-                outage.call(False, str(error))
+                outage.call("", error)
                 self._health.turned()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
-        outage.call(True, "")
+        outage.call("", None)
         for warning in _warnings(facts):
             self._emit("server.warning", level="warning", note=warning)
 
@@ -180,7 +180,7 @@ class _Daemon:
             lease=Lease(settings.lease_s), slots=slots_for(settings.concurrency, facts.needs),
             server_of=broker.server_of,
         )  # fmt: skip
-        outage = Outage(self._emit, self._health, self._revive)
+        outage = Outage(self._emit, self._health, self._revive, broker.server_of)
 
         def pool(kind: PoolKind, slots: int, events: Events) -> Pool:
             return Pool(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 
 from .. import clock
 from ..broker.aio import AsyncBroker
@@ -28,7 +27,7 @@ from .dispatch import Dispatcher
 from .doorbell import Doorbell
 from .rescued import named
 from .standing import Standing
-from .state import UNANSWERED, Phase, State
+from .state import UNANSWERED, OnCall, Phase, State
 
 POLL_S = 1.0
 BELL_S = 20.0  # how long one listens to the bell at a time; a connection that died unseen is found out by then
@@ -53,7 +52,7 @@ class Fetcher:
         dispatcher: Dispatcher,
         standing: Standing,
         *,
-        on_call: Callable[[bool, str], None],
+        on_call: OnCall,
     ) -> None:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._standing = standing
@@ -288,7 +287,7 @@ class Fetcher:
                 raise  # it stays so, however often it is asked: the worker ends, and says why
             except UNANSWERED as error:
                 witness.unanswered()
-                self._on_call(False, str(error))
+                self._on_call(queue, error)
                 if stand is not None:
                     standing, stand = [*standing, stand], None  # it may have been left, and been filled
                 wait_s = pause * (0.5 + random.random())
@@ -305,7 +304,7 @@ class Fetcher:
                     self.idle.set()
                 self._standing.answered(offered)
             state.hear(witness, queue, sent, window.now_ms, told=stalled)
-            self._on_call(True, "")
+            self._on_call(queue, None)
             if window.claim != claim and any(window.claim == stood.claim for stood in standing):
                 self.handed(window)
                 return 0.0, None  # the lines were not looked at

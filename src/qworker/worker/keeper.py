@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from .. import clock
@@ -23,7 +23,7 @@ from ..model import StopOrder
 from .dispatch import Dispatcher
 from .ledger import Held, OpenClaim
 from .notes import Written
-from .state import UNANSWERED, State
+from .state import UNANSWERED, OnCall, State
 
 RENEW_S = 1.0
 AGAIN_S = 0.1  # after one without an answer: that took a third of a lease, and another worker may rescue soon
@@ -35,9 +35,7 @@ RUNNING_AFTER_S = 1.0  # short tasks never pay for the `running` mark
 class Keeper:
     """Renews the worker's claims. Owned by the event loop."""
 
-    def __init__(
-        self, state: State, broker: AsyncBroker, dispatcher: Dispatcher, *, on_call: Callable[[bool, str], None]
-    ) -> None:
+    def __init__(self, state: State, broker: AsyncBroker, dispatcher: Dispatcher, *, on_call: OnCall) -> None:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._every_s = min(RENEW_S, state.lease.lease_s / 5)
         self._uncertain = False
@@ -163,10 +161,10 @@ class Keeper:
             )  # fmt: skip
         except UNANSWERED as error:
             witness.unanswered()
-            self._on_call(False, str(error))
+            self._on_call(queue, error)
             return False
         state.hear(witness, queue, sent, renewal.now_ms, told=stalled)
-        self._on_call(True, "")
+        self._on_call(queue, None)
         state.see_epoch(queue, renewal.epoch)
         for held, _ in marks:
             held.start_recorded = True
@@ -190,7 +188,7 @@ class Keeper:
                     lease_ms=int(state.lease.lease_s * 1000),
                 )
             except UNANSWERED as error:
-                self._on_call(False, str(error))
+                self._on_call(queue, error)
                 return
             state.notes.kept(some)
 

@@ -22,7 +22,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .. import clock
@@ -33,7 +33,7 @@ from ..ids import new_token
 from ..model import POOL_NEEDS, PoolKind, PoolNeed, Window
 from .dispatch import Dispatcher
 from .ledger import Held
-from .state import UNANSWERED, Phase, State
+from .state import UNANSWERED, OnCall, Phase, State
 from .waits import Waiter, Waits
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 1.0
@@ -69,7 +69,7 @@ class Lender:
         dispatcher: Dispatcher,
         waits: Waits,
         *,
-        on_call: Callable[[bool, str], None],
+        on_call: OnCall,
     ) -> None:
         self._state, self._broker, self._dispatcher, self._on_call = state, broker, dispatcher, on_call
         self._waits = waits
@@ -299,11 +299,11 @@ class Lender:
         pause = first if before is None else min(before.pause * 2, longest)
         # A call that waits for its answer holds up all others, so they have as much time in between, within limits.
         self._silent[queue] = _Silence(now + max(pause, min(now - since, longest)), pause)
-        self._on_call(False, str(error))
+        self._on_call(queue, error)
 
     def _answered(self, queue: str) -> None:
         self._silent.pop(queue, None)
-        self._on_call(True, "")
+        self._on_call(queue, None)
 
     async def _see_to_queues(self) -> None:
         """Claim nothing from the queues of what is awaited: what is due, or was a dead worker's, comes into its line.

@@ -20,7 +20,7 @@ from .blame import Verdict, how_of
 from .ledger import Held, Ledger
 from .outcomes import settle_of
 from .standing import Standing
-from .state import UNANSWERED
+from .state import UNANSWERED, OnCall
 
 MOST_PER_CALL = 512  # keeps one script within its 2 ms
 MOST_BYTES = 4 << 20
@@ -69,7 +69,7 @@ class Settler:
         now_ms: Callable[[], int],
         on_settled: Callable[[Held, Ending | None, Verdict, str], None],
         on_stops: Callable[[str, tuple[tuple[str, str, StopOrder], ...]], None],
-        on_call: Callable[[bool, str], None],
+        on_call: OnCall,
         on_empty: Callable[[], None],
     ) -> None:
         self._broker, self._ledger, self._worker, self._standing = broker, ledger, worker, standing
@@ -129,7 +129,7 @@ class Settler:
             while lane.entries:
                 entries = lane.take()
                 reply = await self._settle(lane.queue, [entry[1] for entry in entries])
-                self._on_call(True, "")
+                self._on_call(lane.queue, None)
                 self._heed(lane.queue, entries, reply)
                 lane.under_way = 0
             lane.work.clear()
@@ -147,7 +147,7 @@ class Settler:
             except UNANSWERED as error:
                 # Nothing is given up: the outcomes stay here, their claims are renewed as soon as Redis answers,
                 # and the same settle is sent again. If the lease lapsed meanwhile it is refused, and said so.
-                self._on_call(False, str(error))
+                self._on_call(queue, error)
                 resend = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)

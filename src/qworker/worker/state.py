@@ -28,6 +28,8 @@ from .witness import Witness
 
 # What a call to the server may raise, and a later repetition may not.
 UNANSWERED = (BrokerError, ServerFull)
+# Told of each call that counts: its queue, and why it was not answered, or None.
+OnCall = Callable[[str, Exception | None], None]
 MOST_UNKNOWN = 100  # names that nobody here knows: anybody may submit, and each worker tells of all of them
 OTHERS = "(others)"
 
