@@ -167,8 +167,13 @@ class Stage:
                     f"{worker.last_words()}"
                 )
 
+    def freeze(self, worker: Worker) -> None:
+        """Stop a worker's own process; return when it stands still, or has ended."""
+        worker.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
     def kill(self, worker: Worker) -> None:
-        """kill -9 a worker."""
+        """kill -9 a worker, frozen or not."""
         worker.expected_dead = True
         worker.process.kill()
         worker.process.wait()

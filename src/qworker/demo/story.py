@@ -26,7 +26,7 @@ from typing import Any
 
 from ..durations import text
 from ..future import Future
-from ..lifecycle import How, State
+from ..lifecycle import LIVE, How, State
 from ..task import call
 from ..views import StopReceipt
 from . import processes, tasks
@@ -230,7 +230,7 @@ class Story:
         other.process.send_signal(signal.SIGTSTP)  # quiet: it claims nothing, so that the victim gets the next window
         self._until(lambda: list(other.events("worker.quiet")), f"worker {other.label} is quiet")
         census = self._cast(self._work.census(slice(len(self._kills), None)), FINE)
-        self._until(lambda: self._running_in(victim, census), f"worker {victim.label} runs a census")
+        self._until(lambda: self._caught(victim, census), f"worker {victim.label} runs a census")
         self._stage.kill(victim)
         kill, killed_at = Kill(time.monotonic(), victim.pid, victim.label), time.time()
         other.process.send_signal(signal.SIGCONT)
@@ -239,6 +239,20 @@ class Story:
         running = self._running_in(victim, self._parts)
         self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks")
         return self._see_rescue(kill, killed_at, running, other)
+
+    def _caught(self, victim: Worker, census: Iterable[Part]) -> bool:
+        """Freeze a worker while it runs some of these: what has no outcome on the server then, gets none from there.
+
+        Without that, on a busy machine, the last of them could end between the look and the kill.
+        """
+        running = self._running_in(victim, census)
+        if not running:
+            return False
+        self._stage.freeze(victim)
+        if any(part.future.status().state in LIVE for part in running):
+            return True
+        victim.process.send_signal(signal.SIGCONT)
+        return False
 
     def _see_rescue(self, kill: Kill, killed_at: float, seen: Sequence[Part], other: Worker) -> Rescue:
         found = self._until(lambda: list(other.events("worker.died")), "the other one has noticed", required=False)
