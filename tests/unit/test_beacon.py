@@ -148,4 +148,8 @@ def test_any_ending_signal_begins_the_drain(number) -> None:
             assert not signals.stop.is_set()
             assert signals.last is number
 
-    asyncio.run(scenario())
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests themselves run under nohup
+    try:
+        asyncio.run(scenario())
+    finally:
+        signal.signal(signal.SIGHUP, before)
