@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,6 @@ from qworker.errors import BrokerError, TaskExpired
 from support.fake_worker import FakeWorker
 from support.servers import Server
 from support.waiting import wait_until
-
-
-@pytest.fixture
-def server(new_server: Callable[..., Server]) -> Server:
-    return new_server()
-
-
-@pytest.fixture
-def app(server: Server) -> Iterator[App]:
-    with App(server.url, connect_timeout=1.0) as app:
-        yield app
-
-
-@pytest.fixture
-def worker(server: Server) -> Iterator[FakeWorker]:
-    worker = FakeWorker(server.url)
-    yield worker
-    worker.close()
 
 
 def test_a_server_that_is_not_there_is_a_typed_error_within_the_timeout(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -18,7 +17,6 @@ from qworker.broker.registry import Registry
 from qworker.loops import Entrance
 from support.fake_worker import FakeWorker
 from support.interrupts import raises_at
-from support.servers import Server
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -41,24 +39,6 @@ SETTLING: set[CodeType] = {
         *(concurrent.futures.Future.set_running_or_notify_cancel, threading.Condition.notify),
     )
 }
-
-
-@pytest.fixture
-def server(new_server: Callable[..., Server]) -> Server:
-    return new_server()
-
-
-@pytest.fixture
-def app(server: Server) -> Iterator[App]:
-    with App(server.url, connect_timeout=1.0) as app:
-        yield app
-
-
-@pytest.fixture
-def worker(server: Server) -> Iterator[FakeWorker]:
-    worker = FakeWorker(server.url)
-    yield worker
-    worker.close()
 
 
 class Others:

@@ -21,24 +21,6 @@ from support.servers import Server
 from support.waiting import wait_until
 
 
-@pytest.fixture
-def server(new_server: Callable[..., Server]) -> Server:
-    return new_server()
-
-
-@pytest.fixture
-def app(server: Server) -> Iterator[App]:
-    with App(server.url, connect_timeout=1.0) as app:
-        yield app
-
-
-@pytest.fixture
-def worker(server: Server) -> Iterator[FakeWorker]:
-    worker = FakeWorker(server.url)
-    yield worker
-    worker.close()
-
-
 @pytest.fixture(autouse=True)
 def _never_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is found by the client's rounds: what arrives was heard."""
