@@ -20,7 +20,7 @@ from .errors import ConfigError
 from .ids import check_namespace, check_queue
 from .model import PoolKind
 
-__all__ = ["Settings", "Slots", "children_for", "default_slots", "most_lent", "usable_cpus"]
+__all__ = ["Settings", "Slots", "children_for", "default_slots", "most_lent", "usable_cpus", "working_directory"]
 
 _MOST_SLOTS = 10_000
 EVERYTHING = "*"  # of --allow
@@ -287,7 +287,7 @@ class Settings:
             ConfigError: a value cannot be used; the message names it as the user wrote it.
         """
         environ = os.environ if environ is None else environ
-        path, table = _project_table(_here() if cwd is None else cwd)
+        path, table = _project_table(working_directory() if cwd is None else cwd)
         known = {_short(setting): setting for setting in fields(cls)}
         _refuse_unknown(path, table, known)
         found: dict[str, Any] = {}
@@ -323,7 +323,7 @@ def _shown(value: object, *, quoted: bool = False) -> str:
     return text if text.isprintable() and len(text) <= 200 else ascii(text)[:200]
 
 
-def _here() -> Path | None:
+def working_directory() -> Path | None:
     """Return the working directory; None: it was removed, so no project is around it."""
     try:
         return Path.cwd()

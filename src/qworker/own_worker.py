@@ -131,10 +131,17 @@ def _make_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="qworker-", dir=base))
 
 
+def _absolute(path: str) -> Path | None:
+    try:
+        return Path(path or os.curdir).absolute()
+    except FileNotFoundError:
+        return None  # the working directory was removed: nothing is found there, and an interpreter would not begin
+
+
 def environment() -> dict[str, str]:
     """Return an environment in which modules are found where this process finds them."""
     own = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()}
     own |= {str(Path(path) / "lib-dynload") for path in list(own)}
-    here = [str(Path(path or os.curdir).absolute()) for path in sys.path if not path.endswith(".zip")]
-    found = [path for path in here if path not in own]
+    here = [_absolute(path) for path in sys.path if not path.endswith(".zip")]
+    found = [str(path) for path in here if path is not None and str(path) not in own]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(found))}

@@ -169,6 +169,25 @@ def test_exceptions_of_the_script_itself_are_retried_for_and_caught_as_what_they
     assert (done.returncode, done.stdout) == (0, "no pears 0\n"), done.stderr
 
 
+def test_a_script_whose_directory_was_removed_has_an_executor_as_it_has_a_process_pool(tmp_path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import os, sys, tempfile
+        from qworker import Executor
+        if __name__ == "__main__":
+            gone = tempfile.mkdtemp()
+            os.chdir(gone)
+            os.rmdir(gone)
+            sys.path.insert(0, "")
+            with Executor(workers=1) as executor:
+                print(executor.submit(pow, 2, 8).result(timeout=30))
+        """,
+    )
+
+    assert (done.stdout, done.stderr) == ("256\n", "")
+
+
 def test_submitting_at_the_interpreters_exit_is_refused(tmp_path) -> None:
     done = run_script(
         tmp_path,

@@ -110,3 +110,15 @@ def test_the_help_names_every_verb(tmp_path) -> None:
 
     for verb in "start demo status submit result show cancel stop dessert check doctor embedded".split():  # noqa: SIM905
         assert verb in said
+
+
+@pytest.mark.parametrize("files", [8, 10])
+def test_a_worker_that_may_open_too_few_files_says_which_limit_it_is(tmp_path, files) -> None:
+    limited = f'ulimit -n {files}; exec "$@"'
+    words = [sys.executable, "-m", "qworker", "start", "--allow", "math"]
+    environment = {**os.environ, "QWORKER_URL": "redis://127.0.0.1:1"}
+    done = subprocess.run(
+        ["bash", "-c", limited, "-", *words], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=30
+    )
+
+    refused(done, 1, "qworker start: cannot go on: Too many open files. Allow this process more open files (ulimit -n)")

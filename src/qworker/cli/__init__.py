@@ -12,6 +12,7 @@ signal n.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -58,6 +59,12 @@ VERBS: dict[str, Verb] = {
     "check": Verb("check:check", "Say whether this host's workers are live or ready.", "Look"),
     "doctor": Verb("doctor:doctor", "Examine the server and this host, and say what to do.", "Look"),
 }
+_LIMITS = {
+    errno.EMFILE: "Allow this process more open files (ulimit -n)",
+    errno.ENFILE: "Allow this host more open files (sysctl fs.file-max)",
+    errno.EAGAIN: "Allow this user more processes (ulimit -u), or this container (pids.max)",
+    errno.ENOMEM: "Leave it more memory, or allow it more (ulimit -v, memory.max)",
+}
 _FAMILIES = {"Run": "Run", "Tasks": "Single tasks", "Look": "Look"}
 
 
@@ -86,11 +93,12 @@ def run(argv: Sequence[str]) -> int:
     except QWorkerError as error:  # before OSError, which some of them are
         _say(verb, error)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR
-    except OSError:
+    except OSError as error:
         refusal = _refusal()
-        if refusal is None:
+        if refusal is not None:
+            _drop_stdout()
+        elif (refusal := _shortage(error)) is None:
             raise
-        _drop_stdout()
         _say(verb, refusal)
         return EXIT_ERROR
 
@@ -213,6 +221,12 @@ def _refusal() -> QWorkerError | None:
             "for may be done: look (qworker status, show) before you repeat it"
         )
     return None
+
+
+def _shortage(error: OSError) -> QWorkerError | None:
+    """Return that this process is not allowed what it needs, and by what; None: that is not it."""
+    advice = _LIMITS.get(error.errno or 0)
+    return QWorkerError(f"cannot go on: {error.strerror}. {advice}") if advice else None
 
 
 def _drop_stdout() -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from .. import faultpoints
-from ..config import Settings
+from ..config import Settings, working_directory
 from ..errors import ConfigError
 
 SWITCHES = frozenset({"burst", "embedded", "allow_eviction"})
@@ -93,13 +92,13 @@ def run_worker(targets: list[str], flags: dict[str, Any]) -> int:
 
 
 def _working_directory() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:
+    here = working_directory()
+    if here is None:
         raise ConfigError(
             "cannot start a worker here: the working directory is gone, and apps are imported from it. "
             "Change into the project"
-        ) from None
+        )
+    return str(here)
 
 
 def _refuse_file(target: str) -> None:

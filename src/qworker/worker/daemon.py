@@ -15,14 +15,13 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .. import faultpoints, log
 from ..allowed import Names
 from ..broker.aio import AsyncBroker
 from ..broker.values import ServerFacts
-from ..config import EVERYTHING, Settings, default_slots
+from ..config import EVERYTHING, Settings, default_slots, working_directory
 from ..durations import text
 from ..errors import BrokerUnavailable, QWorkerError
 from ..health import Aside as HealthFile
@@ -136,7 +135,8 @@ class _Daemon:
     async def _import(self, host: Host) -> AppFacts:
         """Have the fork server import the apps and the allowed modules; return what can be run here."""
         allow = self._settings.allow
-        facts = await host.start(self._targets, Path.cwd(), allow=allow)
+        # An Executor's worker needs none, and may be started where somebody has removed it.
+        facts = await host.start(self._targets, working_directory() or "", allow=allow)
         if EVERYTHING in allow:
             self._emit(
                 "worker.allows_everything", level="warning", worker=self._id,
