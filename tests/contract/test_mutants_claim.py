@@ -177,3 +177,11 @@ def test_who_takes_the_last_of_its_pool_rings_for_nobody(broker: TwiceBroker) ->
     assert ids(take(broker, "c1", 1, needs=("default",))) == ["a"]
 
     assert not broker.client.exists(PREFIX + "bell:default", PREFIX + "bell:process")
+
+
+def test_a_line_that_is_taken_in_several_batches_does_not_hide_the_next_one(broker: TwiceBroker) -> None:
+    first, second = [f"a{number}" for number in range(40)], ["b0", "b1"]
+    seed(broker, *first, line=Line("process", "high"))
+    seed(broker, *second, line=Line("process", "normal"))
+
+    assert claim(broker, "c1", [(("process",), 100)], alone=False) == [*first, *second]
