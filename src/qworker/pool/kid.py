@@ -107,7 +107,7 @@ class Kid:
         self.recycle_at: float | None = None  # what still runs then is asked to end
         self.slots_used = set(range(plan.slots))  # slots whose threads take orders
         self.silent_since: float | None = None  # when its pulse was first seen to be old
-        self.lost_since: float | None = None  # when it was first seen to have an order that is nowhere in it
+        self.missing: dict[int, float] = {}  # the orders that are nowhere in it -> when that was seen first
         self.stacks = Stacks(self.page)
         self.dump = Dump()
         self._stream, self._theirs = socket.socketpair()

@@ -164,7 +164,7 @@ class Patrol:
             elif full and now - kid.oldest_unstarted_at(marked) >= _AHEAD_MAX_S:
                 pool.take_back(kid)
         else:
-            kid.lost_since = None
+            kid.missing.clear()
         if kid.recycle_at is not None:
             if now >= kid.recycle_at:
                 kid.recycle_at = None
@@ -181,21 +181,20 @@ class Patrol:
         child says disappears, leaves an order that is nowhere: it would never end, and no limit of it be due.
         """
         marked = {number for _, number, _ in kid.seen()}
-        missing = [number for number in kid.entries if number not in marked]
         # Code that holds the GIL may keep a thread for long between its token and its slot.
-        if not missing or kid.role is Role.DYING or kid.silent_since is not None:
-            kid.lost_since = None
+        if kid.role is Role.DYING or kid.silent_since is not None:
+            kid.missing.clear()
             return False
-        if kid.lost_since is None:
-            kid.lost_since = now
-        if now - kid.lost_since < _VANISHED_S:
+        kid.missing = {number: kid.missing.get(number, now) for number in kid.entries if number not in marked}
+        vanished = [number for number, since in kid.missing.items() if now - since >= _VANISHED_S]
+        if not vanished:
             return False
         # This worker may have been stopped itself: what came meanwhile has not been read.
         endings: list[Ending] = []
         self._pool.hearing.absorb(kid, kid.drain(), endings)
-        if not kid.fault and any(number in kid.entries for number in missing):
-            self._pool.nursery.crash(kid, f"{len(missing)} order(s) vanished in it: user code took its descriptors")
-        kid.lost_since = None
+        if not kid.fault and any(number in kid.entries for number in vanished):
+            self._pool.nursery.crash(kid, f"{len(vanished)} order(s) vanished in it: user code took its descriptors")
+        kid.missing.clear()
         self._pool.tell(endings)
         return True
 
