@@ -152,6 +152,15 @@ def descendants(pid: int) -> list[int]:
 
 def pss_mib(pids: list[int]) -> float:
     """Return the memory of processes, with what they share divided among those that share it."""
+    return _mib(pids, "Pss:")
+
+
+def private_mib(pids: list[int]) -> float:
+    """Return the memory that is of these processes alone: it changes by nothing that other processes do."""
+    return _mib(pids, "Private_Clean:", "Private_Dirty:", "Swap:")
+
+
+def _mib(pids: list[int], *kinds: str) -> float:
     total_kib = 0
     for pid in pids:
         try:
@@ -159,7 +168,7 @@ def pss_mib(pids: list[int]) -> float:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended after it was listed
         for line in lines:
-            if line.startswith("Pss:"):
+            if line.startswith(kinds):
                 total_kib += int(line.split()[1])
     return total_kib / 1024
 

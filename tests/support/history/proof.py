@@ -159,7 +159,7 @@ def _soak(run: Mapping[str, Any] | None) -> list[str]:
         f"({run['spared']:,} that were due were spared a machine that was too busy).",
         f"A child is replaced after {run['tasks_per_child']} tasks: {run['children_started']:,} were started. Medians",
         "of the first and of the last quarter after the warm-up, from [proof/soak.json](proof/soak.json), of commit",
-        f"{run['machine']['commit']}.",
+        f"{run['machine']['commit']}. Memory is what a process shares with no other.",
         "",
         "| | First | Last |",
         "| --- | ---: | ---: |",
