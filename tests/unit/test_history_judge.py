@@ -265,6 +265,43 @@ def test_c7_lets_no_fault_explain_two_starts():
     assert rules(story.start(4.5, fence=1, attempt=1).history()) == {"C7"}
 
 
+@pytest.mark.parametrize("kind", ["kill child", "kill fork server"])
+def test_c7_lets_a_fault_take_one_task_of_a_child_with_one_slot(kind):
+    """What had ended there in the second before had told so: forty of them by one kill were once taken for explained."""
+    event = "task.lost_child" if kind == "kill child" else "forkserver.died"
+
+    def again(n: int, pool: str = "process") -> Story:
+        story = Story(f"q:{n}").submit(pool=pool).start(1 + n / 50).end(1.01 + n / 50).event(event)
+        return story.moves("w1", 12).start(3 + n / 50, attempt=2).end(3.01 + n / 50).told(5)
+
+    def history(count: int, pool: str = "process") -> History:
+        stories = [again(n, pool) for n in range(count)]
+        stories[0].moves("w1", 11).fault(kind, 1.9)
+        return joined(stories)
+
+    assert rules(history(1)) == set()
+    assert rules(history(2, "thread")) == set(), "two slots"
+    assert [violation.rule for violation in judge(history(40))] == ["C7"] * 39
+
+
+def test_c7_lets_nothing_start_twice_that_may_start_once():
+    assert rules(worker_killed().history()) == set()
+    once = worker_killed()
+    once.submitted = [dataclasses.replace(submit, once=True) for submit in once.submitted]
+    assert rules(once.history()) == {"C7"}
+
+
+def test_c5_lets_a_task_kill_its_child_as_often_as_it_may():
+    def dies(times: int) -> Story:
+        story = Story().submit(max_crashes=2)
+        for n in range(times):
+            story.moves("w1", 11 + n).start(1 + n).end(1.1 + n, "dies").event("task.lost_child")
+        return story.told(9, "crashed", "host_died")
+
+    assert rules(dies(2).history()) == set()
+    assert rules(dies(3).history()) == {"C5"}
+
+
 def test_c7_lets_what_the_server_could_not_be_told_start_again():
     # Its code ended while the server was away, so the kill a while later took an outcome that was not recorded.
     story = Story().submit().start(1).end(2).fault("restart server", 1.5, 4)

@@ -85,6 +85,8 @@ def _recoveries(index: Index, task: Task) -> Iterator[Timed]:
         fault = max((reason for reason in reasons if isinstance(reason, Fault)), key=lambda fault: fault.at)
         lease_s, again = index.history.lease_s, after.start.at
         allowed_s = lease_s + RESCUE_S + SLOT_S
+        if fault.kind == "drain worker":
+            allowed_s += fault.until - fault.at  # its time to end what runs
         for other in index.between(fault.at, again):
             if other != fault:
                 # It may have been claimed by whom that hit; and a server that stood still puts rescue off for a lease.

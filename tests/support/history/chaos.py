@@ -9,6 +9,7 @@ PYTHONPATH=src:tests python -m support.history.chaos --seed 7 --tasks 20000 --fa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import sys
 import tempfile
@@ -43,6 +44,7 @@ QUIET_S = 60.0
 START_S = 60.0
 STOPPED_AFTER_S = 5.0  # what has not started by then is stopped where it waits
 LOOK_S = 0.05
+DRAIN_S = 2.0  # shorter than what some tasks run
 TRIES = 10  # a stop that got no answer is asked for again
 
 
@@ -194,7 +196,10 @@ class Fleet:
         return found
 
     def _new(self, more: Mapping[str, str] = MappingProxyType({})) -> Worker:
-        env = {"EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), **self.plan.env, **more}
+        env = {
+            "EXECUTION_LOG": str(self.log), "QWORKER_LEASE": str(self.lease_s), "QWORKER_DRAIN_TIMEOUT": str(DRAIN_S),
+            **self.plan.env, **more,
+        }  # fmt: skip
         url = self._wire(-1) if self.plan.needs_wires else self.server.url
         queues = ",".join(self.plan.queues)
         worker = spawn_worker(url, f"{APP}:app", "-c", self.plan.slots, "-q", queues, log_dir=self.directory, env=env)
@@ -231,7 +236,7 @@ class Producer(threading.Thread):
                     lambda: client.pending < MOST_PENDING and len(client.futures) < self._most, LOOK_S
                 ):
                     self._stop_started()
-                futures = client.submit(batch)
+                futures = self._submit(batch)
                 if batch.stop == "stop":
                     self._later += [(executions.now(), future) for future in futures]
                 elif batch.stop:
@@ -243,6 +248,16 @@ class Producer(threading.Thread):
                 self._stop_started()
         except BaseException as error:  # told by the main thread
             self.error = error
+
+    def _submit(self, batch: Batch) -> list[Future[Any]]:
+        """As one does whose server is full: what it refused is submitted again until there is room."""
+        futures = self._client.submit(batch)
+        while self._client.full:
+            self._client.wait(lambda: False, LOOK_S)
+            known = {future.id for future in futures}
+            left = tuple(id_ for id_ in batch.ids if f"{batch.queue}:{id_}" not in known)
+            futures += self._client.submit(dataclasses.replace(batch, ids=left, count=batch.count - len(futures)))
+        return futures
 
     def _stop_started(self) -> None:
         if not self._later:

@@ -20,7 +20,7 @@ import redis
 
 from qworker import App, Future, codec
 from qworker.broker.keys import PERMANENT, QueueKeys
-from qworker.errors import BrokerError, DecodeError, QWorkerError, Refused, SubmitUnknown
+from qworker.errors import BrokerError, DecodeError, QWorkerError, Refused, ServerFull, SubmitUnknown
 from qworker.lifecycle import State
 from qworker.model import Outcome
 
@@ -52,12 +52,13 @@ class Recorder:
         self.stopped: list[Stopped] = []
         self.ended: list[Ended] = []
         self.futures: dict[str, Future[Any]] = {}
+        self.full = False  # the server was, and refused some of the last batch
         self._moved = threading.Condition()
         self._done = 0
 
     def submit(self, batch: Batch) -> list[Future[Any]]:
         """Submit a batch, and return the futures of those that are known to be queued."""
-        asked = now()
+        asked, self.full = now(), False
         task = getattr(self._tasks, batch.task).options(queue=batch.queue, **batch.options)
         calls = [task.options(id=id_).call(*batch.args) for id_ in batch.ids]
         calls = calls or [task.call(*batch.args)] * batch.count
@@ -70,6 +71,7 @@ class Recorder:
             futures, unknown = list(error.accepted), error.ids
         except (Refused, BrokerError) as error:
             futures, refused = list(getattr(error, "accepted", ())), True
+            self.full = isinstance(error, ServerFull)
         for future in futures:
             self._note(batch, future.id, asked, "accepted")
             self.futures[future.id] = future
@@ -130,10 +132,12 @@ class Recorder:
 
     def _note(self, batch: Batch, id_: str, asked: float, answer: Answer) -> None:
         options = batch.options
+        once = options.get("delivery") == "at_most_once"
         self.submitted.append(
             Submitted(
                 id_, asked, now(), answer, retries=options.get("retries", 0), timeout_s=options.get("timeout"),
                 pool=batch.pool, kind=batch.kind, deadline_s=options.get("deadline"),
+                max_crashes=1 if once else options.get("max_crashes", 3), once=once,
             )
         )  # fmt: skip
 

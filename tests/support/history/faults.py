@@ -27,9 +27,10 @@ from support.waiting import wait_until
 from .executions import Tail, now
 from .records import Fault, Line
 
-KINDS = ("kill child", "kill worker", "freeze worker", "kill fork server", "kill clients", "flush scripts",
-         "freeze child", "freeze server", "restart server", "pause server", "cut calls", "reset links",
-         "half-open links", "slow wire", "stalled wire", "refused links", "cut off worker")  # fmt: skip
+KINDS = ("kill child", "kill worker", "freeze worker", "drain worker", "kill fork server", "freeze fork server",
+         "freeze child", "freeze server", "restart server", "pause server", "full server", "kill clients",
+         "flush scripts", "cut calls", "reset links", "half-open links", "slow wire", "stalled wire", "refused links",
+         "cut off worker")  # fmt: skip
 # What is done to the wire between one of them, or the producer, and the server. A run that plans any has proxies.
 WIRE_KINDS = frozenset({"cut calls", "reset links", "half-open links", "slow wire", "stalled wire", "refused links",
                         "cut off worker"})  # fmt: skip
@@ -83,12 +84,16 @@ class Faults:
         self._running: dict[tuple[str, int, int], Line] = {}  # starts without an end so far
         self._last: dict[str, Line] = {}  # the last start of each task
         self._frozen: list[Frozen] = []
+        self._drained: list[tuple[Worker, float]] = []  # those that were told to end, and when
         self.done: list[Fault] = []
         self._ways: dict[str, Callable[[], Fault | None]] = {
             "kill child": self._kill_child,
             "kill worker": self._kill_worker,
             "kill fork server": self._kill_fork_server,
             "freeze worker": self._freeze_worker,
+            "drain worker": self._drain_worker,
+            "full server": lambda: self._to_server("full server", _fill),
+            "freeze fork server": self._freeze_fork_server,
             "freeze child": self._freeze_child,
             "freeze server": self._freeze_server,
             "restart server": self._restart_server,
@@ -107,7 +112,7 @@ class Faults:
     def do(self, kind: str) -> Fault | None:
         """Do one fault and return it; None if there was nothing to do it to just now."""
         fault = self._ways[kind]()
-        if fault is not None and kind != "freeze worker":  # which is not over yet
+        if fault is not None and kind not in ("freeze worker", "drain worker"):  # which are not over yet
             self.done.append(fault)
         return fault
 
@@ -177,8 +182,26 @@ class Faults:
         self._frozen.append(Frozen(worker, at, held))
         return Fault("freeze worker", at, at, worker=str(worker.pid))
 
+    def _drain_worker(self) -> Fault | None:
+        """TERM, and another one in its place at once, as a rolling restart does it; `tend` sees it end."""
+        worker = self._some_worker(but=[frozen.worker for frozen in self._frozen])
+        if worker is None:
+            return None
+        at = now()
+        worker.term()
+        self._drained.append((worker, at))
+        self._fleet.replace(worker)
+        return Fault("drain worker", at, at, worker=str(worker.pid))
+
     def tend(self) -> bool:
-        """Thaw who was frozen for long enough: until what it ran has started elsewhere. True if nobody is frozen."""
+        """Thaw who was frozen for long enough: until what it ran has started elsewhere. True if nothing lasts.
+
+        Who drains takes its time, and is looked at.
+        """
+        for worker, at in list(self._drained):
+            if worker.process.poll() is not None:
+                self._drained.remove((worker, at))
+                self.done.append(Fault("drain worker", at, now(), worker=str(worker.pid)))
         if self._frozen:
             self.look()
         lease_s = self._fleet.lease_s
@@ -192,7 +215,7 @@ class Faults:
                     worker.thaw()
                 self._frozen.remove(frozen)
                 self.done.append(Fault("freeze worker", at, now(), worker=str(worker.pid)))
-        return not self._frozen
+        return not self._frozen and not self._drained
 
     def _freeze_child(self) -> Fault | None:
         line = self._some_child()
@@ -204,6 +227,18 @@ class Faults:
             _pass(SHORT_FREEZE_S)
             os.kill(line.pid, signal.SIGCONT)
         return Fault("freeze child", at, now(), line.pid, line.worker)
+
+    def _freeze_fork_server(self) -> Fault | None:
+        worker = self._some_worker()
+        below = [] if worker is None else descendants(worker.pid)
+        if worker is None or not below:
+            return None
+        at = now()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(below[0], signal.SIGSTOP)
+            _pass(SHORT_FREEZE_S)
+            os.kill(below[0], signal.SIGCONT)
+        return Fault("freeze fork server", at, now(), below[0], str(worker.pid))
 
     def _freeze_server(self) -> Fault:
         """For a moment, or for longer than the leases: neither proves that a worker is dead."""
@@ -299,6 +334,14 @@ def kill_clients(client: redis.Redis) -> None:
     """Close every connection but this one."""
     client.client_kill_filter(_type="normal", skipme=True)
     client.client_kill_filter(_type="pubsub")
+
+
+def _fill(client: redis.Redis) -> None:
+    """It refuses what is new for a moment, and gives nothing up."""
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+    _pass(SHORT_FREEZE_S)
+    client.config_set("maxmemory", 0)
 
 
 def _refuse(wire: Proxy) -> None:

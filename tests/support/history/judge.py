@@ -10,7 +10,7 @@ C4  no start after the outcome
 C5  the attempt that is recorded is the one that the starts show, but for what a fault may have hidden, each one once;
     never more than the options allow, and of a failure never fewer
 C6  no superseded outcome: nothing is recorded under a fence once a later one has started the task
-C7  a task starts again only where a retry, a timeout or a fault explains it
+C7  a task starts again only where a retry, a timeout or a fault explains it, and never if it may start only once
 C8  at quiet nothing is left: no live task, no key, and the counters equal a recount
 C9  no key runs more often at once than its limit, counted by valid fences; a process slot runs one task
 C10 what a fault cost, and what was refused, was told by a worker; the server's counter is heard where that one cannot
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .explain import REPEATING, TICK_S, Index, Run, Task
+from .explain import ONE_EACH, REPEATING, TICK_S, Index, Run, Task
 from .records import Ended, Fault, History
 
 FREEZES = (
@@ -148,6 +148,9 @@ def c5(index: Index, task: Task) -> Iterator[str]:
         yield f"ended in attempt {ended.attempt}, and attempt {max(attempts)} has started"
     if ended.attempt not in attempts and ended.how not in ("host_died", "killed"):
         yield f"ended in attempt {ended.attempt} ({ended.how}), which has no start"
+    own = sum(run.end is not None and run.end.how == "dies" for run in task.runs)
+    if own > task.max_crashes and all(map(index.charges, task.faults)):
+        yield f"killed its child {own} times, and may {task.max_crashes} times"
     lost = [attempt for attempt, fault in index.unseen(task, ended).items() if fault is None]
     if lost:
         yield f"ended in attempt {ended.attempt} ({ended.how}), and there is no start of {lost}, nor a fault for each"
@@ -174,7 +177,9 @@ def c6(index: Index, task: Task) -> Iterator[str]:
 
 
 def c7(index: Index, task: Task) -> Iterator[str]:
-    """Each start beyond the first is explained, and no fault explains two."""
+    """Each start beyond the first is explained, and no fault explains two; what may start once does."""
+    if task.once and len(task.runs) > 1:
+        yield f"may start only once, and started {len(task.runs)} times"
     used: set[Fault] = set()
     for before, after in itertools.pairwise(task.runs):
         if before.start.at > after.start.at:
@@ -189,6 +194,24 @@ def c7(index: Index, task: Task) -> Iterator[str]:
             yield f"started again under fence {after.fence}, and nothing explains it"
             continue
         used.add(free[0])
+
+
+def c7_each(index: Index) -> Iterator[Violation]:
+    """Of a child with one slot a fault takes one task: not all that ran in it lately."""
+    again = []
+    for task in index.tasks.values():
+        for before, after in itertools.pairwise(task.runs):
+            reasons = index.reasons(task, before, after) if task.pool == "process" else []
+            if reasons and all(isinstance(reason, Fault) and reason.kind in ONE_EACH for reason in reasons):
+                again.append((reasons, before, task))
+    used: set[tuple[object, int]] = set()
+    for reasons, before, task in sorted(again, key=lambda each: len(each[0])):
+        free = [(reason, before.start.pid) for reason in reasons if (reason, before.start.pid) not in used]
+        if free:
+            used.add(free[0])
+        else:
+            text = f"started again, and {reasons[0]} made another task of its child start again"
+            yield Violation("C7", task.id, text, task.evidence())
 
 
 def c8(index: Index) -> Iterator[Violation]:
@@ -313,4 +336,4 @@ def _over(index: Index, task: Task, run: Run, after: Run | None) -> float:
 
 
 BY_TASK: tuple[Callable[[Index, Task], Iterator[str]], ...] = (c1, c2, c3, c4, c5, c6, c7)
-WHOLE: tuple[Callable[[Index], Iterator[Violation]], ...] = (c8, c9, c10)
+WHOLE: tuple[Callable[[Index], Iterator[Violation]], ...] = (c7_each, c8, c9, c10)

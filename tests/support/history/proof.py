@@ -30,6 +30,8 @@ WORDS = {
     "restart server": "kill -9 the server, restart it with its append-only file",
     "cut calls": "cut a connection around a call",
     "cut off worker": "cut off a worker for longer than its lease",
+    "drain worker": "end a worker in order, and start another (rolling restart)",
+    "full server": "the server's memory is full",
     "freeze worker": "freeze a worker for longer than its lease",
 }
 
@@ -95,8 +97,20 @@ def _head(run: Mapping[str, Any], wrong: list[str]) -> list[str]:
         f"Again: `{run['command']}`, then `make proof`.",
         "",
         "Answers to submits: " + _listed(counts["submits"]) + ". Outcomes: " + _listed(counts["outcomes"]) + ".",
+        *_told(counts),
         "",
     ]
+
+
+def _told(counts: Mapping[str, Any]) -> list[str]:
+    """Who crashed, and what the judge has to believe the workers."""
+    crashed, told = counts.get("crashed"), counts.get("told")
+    lines = []
+    if crashed:
+        lines.append(f"Crashed, by kind of task: {_listed(crashed)}; each as often as it may, by faults that hit it.")
+    if told:
+        lines.append(f"What workers say of themselves, and the judge takes for true: {_listed(told)}.")
+    return lines
 
 
 def _times(counts: Mapping[str, Any]) -> list[str]:

@@ -61,7 +61,8 @@ class Submitted:
     key: str = ""  # tasks of one key share the limit that the history has for it
     kind: str = ""
     deadline_s: float | None = None
-    max_crashes: int = 3  # 1: it may start only once
+    max_crashes: int = 3
+    once: bool = False  # it may start only once
 
     def __str__(self) -> str:
         return f"{self.asked:.4f} submit {self.id} {self.kind}: {self.answer} at {self.answered:.4f}"

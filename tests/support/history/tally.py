@@ -26,6 +26,8 @@ class Tally:
 
     submits: Counter[str] = field(default_factory=Counter)  # answer -> tasks
     outcomes: Counter[str] = field(default_factory=Counter)
+    crashed: Counter[str] = field(default_factory=Counter)  # kind of task -> how many
+    told: Counter[str] = field(default_factory=Counter)  # what workers say of the machine, and the judge takes for true
     faults: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)  # fault -> starts that it made happen again
     violations: Counter[str] = field(default_factory=Counter)  # rule -> how many
@@ -46,7 +48,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Take another run into the sum."""
-        for name in ("submits", "outcomes", "faults", "duplicates", "violations", "held_to"):
+        for name in ("submits", "outcomes", "crashed", "told", "faults", "duplicates", "violations", "held_to"):
             getattr(self, name).update(getattr(other, name))
         for name in ("starts", "retries", "lost", "torn", "took_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -64,6 +66,8 @@ class Tally:
             "held_to": _sorted(self.held_to),
             "late": self.late,
             "outcomes": _sorted(self.outcomes),
+            "crashed": _sorted(self.crashed),
+            "told": _sorted(self.told),
             "starts": self.starts,
             "retries": self.retries,
             "lost": self.lost,
@@ -84,6 +88,7 @@ def tally(history: History, violations: Sequence[Violation], took_s: float, torn
     found = Tally(took_s=took_s, torn=torn)
     # With those that tasks did to themselves, and without what only follows from others.
     found.faults.update(fault.kind for fault in index.faults if fault.kind != "no answer")
+    found.told.update(fault.kind for fault in index.faults if fault.kind in ("no answer", "stood still"))
     found.violations.update(violation.rule for violation in violations)
     for fault, gone_s in recoveries(index).items():
         found.duplicates[fault] += len(gone_s)
@@ -96,6 +101,8 @@ def tally(history: History, violations: Sequence[Violation], took_s: float, torn
             found.lost += task.answer == "accepted" and not task.ends
         if task.ended is not None:
             found.outcomes[task.ended.state] += 1
+            if task.ended.state == "crashed":
+                found.crashed[task.submits[0].kind if task.submits else ""] += 1
     found.retries -= found.duplicates.total()
     found.latencies_s = _latencies(index)
     found.held_to, found.late = judged(timed(index))

@@ -37,11 +37,12 @@ from . import chaos, executions, faults, workload
 from .client import Recorder
 from .judge import report
 from .records import Fault, save
-from .tally import Tally, tally
+from .tally import STOP, Tally, tally
 
 ROUND = 50_000
 LEFT = 0.02  # of a round: for so few that are left, no fault is done any more
 LEAST_OF_CALM = 0.4  # of its throughput, while a fault comes every second
+STOP_P99_MS = 50.0  # from a stop to the code that looks, calm (DESIGN §4, 8)
 OUT = Path("build/torture.json")
 
 
@@ -213,10 +214,14 @@ def wrong_with(result: dict[str, Any]) -> list[str]:
 
 def late_in(result: dict[str, Any]) -> list[str]:
     """What was beyond its bound, while nothing was lost and no rule was broken."""
-    return [
+    found = [
         f"{len(late)} times were beyond their bounds ({what}): {'; '.join(late[:5])}"
         for what in ("calm", "faults") if (late := result[what].get("late"))
     ]  # fmt: skip
+    p99_ms = result["calm"]["latencies"].get(STOP, {}).get("p99_ms", 0.0)
+    if p99_ms > STOP_P99_MS:
+        found.append(f"the 99th of 100 stops took {p99_ms:g} ms to its code, calm, and {STOP_P99_MS:g} is promised")
+    return found
 
 
 def missed_by(result: dict[str, Any]) -> list[str]:

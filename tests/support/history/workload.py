@@ -15,7 +15,7 @@ MOST_PER_BATCH = 64
 # How often each kind comes, in tasks of a thousand. What hangs, dies or is stopped costs a child or a second each, so
 # that a few of them are plenty.
 SHARES = {
-    "short": 658,
+    "short": 640,
     "thread": 120,
     "coroutine": 60,
     "long": 30,
@@ -26,6 +26,9 @@ SHARES = {
     "hangs": 4,
     "timed out": 2,
     "dies": 3,
+    "poison": 1,
+    "once": 10,
+    "deadline": 7,
     "refused": 3,
 }
 
@@ -81,6 +84,14 @@ def _batch(draw: random.Random, kind: str, count: int, *, first: int) -> Batch:
             return Batch(kind, "hangs", (99,), count, {"timeout": 0.5, "grace": 0.1}, ids=ids)
         case "dies":
             return Batch(kind, "dies", (draw.randint(1, 2),), count, ids=ids)
+        case "poison":
+            return Batch(kind, "dies", (99,), count, {"max_crashes": draw.randint(1, 3)}, ids=ids)
+        case "once":
+            return Batch(kind, "nap", (draw.uniform(0.0, 0.1),), count, {"delivery": "at_most_once"}, ids=ids)
+        case "deadline":
+            # Behind all others: some of them are in time.
+            options = {"deadline": draw.choice((0.2, 1.0, 5.0)), "priority": "low"}
+            return Batch(kind, "nap", (short,), count, options, ids=ids)
         case _:
             # A delay beyond the deadline: refused where it is submitted, as a whole.
             return Batch(kind, "nap", (0.0,), count, {"delay": 60, "deadline": 1}, ids=ids)
