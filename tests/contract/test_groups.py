@@ -171,6 +171,15 @@ def test_an_owner_that_tells_of_itself_in_that_moment_keeps_its_group(broker: Tw
     assert state(broker, "g-1") == "open"
 
 
+def test_a_group_that_was_stopped_stays_so_when_its_owner_is_gone(broker: TwiceBroker) -> None:
+    opened(broker, "g-1", on_loss="detach")
+    broker.stop_group("g-1", reason="told to")
+    broker.stop_group("g-1", gone=True)
+
+    assert state(broker, "g-1") == "stopped"
+    assert broker.show_group("g-1").reason == "told to"
+
+
 def test_an_owner_that_comes_back_has_its_detached_group_again(broker: TwiceBroker) -> None:
     opened(broker, "g-1", on_loss="detach")
     broker.stop_group("g-1", gone=True)

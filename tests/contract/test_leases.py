@@ -139,6 +139,19 @@ def test_a_renewal_marks_what_has_started(broker: TwiceBroker) -> None:
     assert broker.settle(QUEUE, [end("a", "c1")]).codes == ("ok",)
 
 
+def test_what_runs_can_be_marked_later_as_what_may_not_start_again(broker: TwiceBroker) -> None:
+    seed(broker, "a")
+    take(broker, "c1")
+    marked = []
+    for once in (False, True, False):
+        renew(broker, "c1", started=[StartedTask(name("c1"), "a", 5, once=once)])
+        found = record(broker, "a")
+        assert found is not None
+        marked.append(found.once)
+
+    assert marked == [False, True, True]
+
+
 def test_a_start_cannot_be_marked_by_a_claim_that_lost_the_task(broker: TwiceBroker) -> None:
     seed(broker, "a")
     take(broker, "c1")
