@@ -12,7 +12,8 @@ C5  the attempt that is recorded is the one that the starts show, but for what a
 C6  no superseded outcome: nothing is recorded under a fence once a later one has started the task
 C7  a task starts again only where a retry, a timeout or a fault explains it, and never if it may start only once
 C8  at quiet nothing is left: no live task, no key, and the counters equal a recount
-C9  no key runs more often at once than its limit, counted by valid fences; a process slot runs one task
+C9  a process slot runs one task at once, counted by valid fences; and no key more than its limit, which only histories
+    made by hand have so far
 C10 what a fault cost, and what was refused, was told by a worker; the server's counter is heard where that one cannot
 """
 
