@@ -13,9 +13,11 @@ from collections.abc import Iterator
 import pytest
 
 from support.history.judge import report
+from support.history.records import Fault, History
 from support.sim.batches import replay
 from support.sim.flaws import FLAWS, flaw
 from support.sim.plans import draw
+from support.sim.rules import DYING_S, Late, late
 from support.sim.world import Verdict, collect, simulate
 
 FRESH = int(os.environ.get("QWORKER_SIM_SEED") or int.from_bytes(os.urandom(4)) % 10**9)
@@ -86,3 +88,15 @@ def test_a_flaw_makes_a_history_bad(name: str) -> None:
     with flaw(name):
         found = any(simulate(plan).violations for plan in FLAWS[name].plans(MOST))
     assert found, f"{name} goes unnoticed; where is it now? make sim-flaws"
+
+
+def test_a_kill_excuses_late_starts_in_the_worker_that_it_hit_and_only_while_that_dies() -> None:
+    """Clocks that step, and calls that come twice, excuse none: what they hit is as it was promised."""
+    kinds = ("clock step", "sent twice", "kill worker")
+    history = History(faults=tuple(Fault(kind, 10.0, 10.0, worker="w1" * (kind == "kill worker")) for kind in kinds))
+    starts = [
+        Late("dying", 7, "w1", 10.0 + DYING_S / 2), Late("before", 7, "w1", 9.9), Late("after", 7, "w1", 10.5),
+        Late("elsewhere", 7, "w2", 10.0 + DYING_S / 2),
+    ]  # fmt: skip
+
+    assert [id_ for id_, _ in late(history, starts)] == ["before", "after", "elsewhere"]

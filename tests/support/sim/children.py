@@ -50,8 +50,8 @@ class World(Protocol):
     lines: list[Line]
     spans: list[Span]
 
-    def started(self, order: Order) -> None:
-        """The code of an order begins."""
+    def started(self, order: Order, worker: str) -> None:
+        """The code of an order begins, in a child of this worker."""
 
     def plan_of(self, blob: bytes) -> Plan:
         """What the task does whose blob this is."""
@@ -92,7 +92,7 @@ class Child:
             order = self.orders.pop(0)
             run = self.runs[order.number] = Run(order, world.universe.now)
             self._write("start", run)
-            world.started(order)
+            world.started(order, self.pool.node.name)
             plan = world.plan_of(order.blob)
             run.event = world.universe.after(plan.lasts_s, self._over, run, plan)
 

@@ -110,6 +110,14 @@ _LONG = _scene([Job("t0", 0.1, 20.0)], [(0.5, "freeze worker", 6.0)])
 _STOPPED = _scene([Job("t0", 0.1, 60.0, verb="stop", after_s=5.0)], [(0.5, "freeze worker", 20.0)])
 # Behind long tasks others wait in a child of the worker that is frozen; another worker has them by then.
 _BEHIND = _scene([Job(f"t{n}", 0.1, 1.6) for n in range(7)], [(0.2, "freeze worker", 7.0)], workers=3)
+# The same, and another worker was killed before: that explains nothing of what starts late elsewhere.
+_BEHIND_A_KILL = _scene(
+    [Job(f"t{n}", 0.1, 1.6) for n in range(7)], [(0.15, "kill worker", 0.0), (0.5, "freeze worker", 7.0)], workers=4
+)
+# The same, and a clock that steps: nothing starts late by that either.
+_BEHIND_A_STEP = _scene(
+    [Job(f"t{n}", 0.1, 1.6) for n in range(7)], [(0.15, "clock step", 3.0), (0.5, "freeze worker", 7.0)], workers=3
+)
 # The server is away for longer than a lease, and who holds nothing stands still itself meanwhile.
 _AWAY = _scene([Job("t0", 0.1, 20.0)], [(0.6, "freeze worker", 2.6), (0.75, "restart server", 2.4)])
 # A lease as short as an idle worker waits, were it not for that lease, and an outage that it sleeps through.
@@ -140,6 +148,12 @@ FLAWS: dict[str, Flaw] = {
         48, _lua("elseif r.stop ~= '-' then\n      letter = 's'", "elseif false then\n      letter = 's'")
     ),
     "starts whatever became of the lease": Flaw(0, _method(lease.Lease, "start_until", FOREVER / 1e9), _BEHIND),
+    "starts whatever became of the lease, after a kill": Flaw(
+        0, _method(lease.Lease, "start_until", FOREVER / 1e9), _BEHIND_A_KILL
+    ),
+    "starts whatever became of the lease, after a step": Flaw(
+        0, _method(lease.Lease, "start_until", FOREVER / 1e9), _BEHIND_A_STEP
+    ),
     "keeps what runs of a lost claim": Flaw(0, _method(keeper.Keeper, "_lose", lambda *_: None), _LONG),
     "a settle that is given up": Flaw(38, _method(settler.Settler, "_settle", _settle_once)),
     "renewals that are not sent": Flaw(0, _method(keeper.Keeper, "renew", lambda _: _nothing())),

@@ -284,7 +284,7 @@ class Producer:
             Submitted(
                 f"{QUEUE}:{job.local}", asked, self.world.universe.now, answer, retries=job.retries,
                 timeout_s=job.timeout_s, pool=job.pool, kind=job.kind,
-                deadline_s=job.deadline_s or None, max_crashes=1 if job.once else 3,
+                deadline_s=job.deadline_s or None, max_crashes=1 if job.once else 3, once=job.once,
             )
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import NamedTuple
 
 from support.history.records import History
 
@@ -22,7 +23,18 @@ from .plans import Plan
 
 SLACK_S = 0.5
 KILLED_S = 0.05  # between a worker's end, which others hear of at once, and that of the last of its code
+# What a worker that is killed had may be rescued at once; its children live for a moment more, and may start that.
+DYING_S = 0.01
 FOUL_SLACK_S = 3.0  # for calls that are cut, slow, and sent again
+
+
+class Late(NamedTuple):
+    """A start of what the server had given to another claim, or to nobody."""
+
+    id: str
+    fence: int
+    worker: str
+    at: float
 
 
 def once(history: History, plan: Plan, _: Sequence[Span]) -> Iterator[tuple[str, str]]:
@@ -78,12 +90,13 @@ def _slack_s(plan: Plan) -> float:
     return FOUL_SLACK_S if weather.slow or weather.cut_before or weather.cut_after else SLACK_S
 
 
-def late(history: History, starts: Sequence[tuple[str, int, float]]) -> Iterator[tuple[str, str]]:
-    """Nothing starts once its lease may have lapsed: a clock that steps can make it lapse before."""
-    for id_, fence, at in starts:
-        kinds = {fault.kind for fault in history.faults if fault.at <= at}
-        if kinds.isdisjoint({"clock step", "sent twice", "kill worker"}):
-            yield id_, f"started at {at:.4f} under fence {fence}, when the server had it under that no more"
+def late(history: History, starts: Sequence[Late]) -> Iterator[tuple[str, str]]:
+    """Nothing starts once its lease may have lapsed, whatever clocks and wires do; but see DYING_S."""
+    kills = {fault.worker: fault.at for fault in history.faults if fault.kind == "kill worker"}
+    for start in starts:
+        if not 0.0 <= start.at - kills.get(start.worker, math.inf) <= DYING_S:
+            where = f"in {start.worker} under fence {start.fence}"
+            yield start.id, f"started at {start.at:.4f} {where}, when the server had it under that no more"
 
 
 def _over(history: History, since: float, ended: float) -> float:

@@ -24,7 +24,7 @@ from .children import Span
 from .fleet import QUEUE, Producer, Worker, make_blob
 from .network import Server
 from .plans import Blow, Job, Plan
-from .rules import heeded, late, once, overlap, truthful
+from .rules import Late, heeded, late, once, overlap, truthful
 from .store import Store
 from .times import START_S, Universe
 
@@ -108,7 +108,7 @@ class World:
         self.server = Server(universe, store, plan.weather)
         self.lines: list[Line] = []
         self.spans: list[Span] = []
-        self.late: list[tuple[str, int, float]] = []  # starts of what the server had given to others, or to nobody
+        self.late: list[Late] = []
         self.submitted: list[Submitted] = []
         self.stopped: list[Stopped] = []
         self.ended: list[Ended] = []
@@ -147,13 +147,13 @@ class World:
     def plan_of(self, blob: bytes) -> Job:
         return self._by_blob[blob]
 
-    def started(self, order: Order) -> None:
+    def started(self, order: Order, worker: str) -> None:
         """See whether the server still has this task under this fence."""
         data = self.server.store.data
         record = data.get(PREFIX + b"tasks", {}).get(order.id.partition(":")[2].encode(), b"")
         claim = data.get(PREFIX + b"held", {}).get(record[2:14], b"")
         if claim.split(b" ")[0] != b"%d" % order.fence:
-            self.late.append((order.id, order.fence, self.universe.now))
+            self.late.append(Late(order.id, order.fence, worker, self.universe.now))
 
     def note(self, who: str, what: str, fields: Any = "") -> None:
         if self._tell:
