@@ -11,6 +11,7 @@ to the next one; I10 no claim stands while anything is queued.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,8 @@ from support.backends import Backend, run_machine
 from support.blobs import NOBODY, make_blob, make_value
 from support.broker_model import Model, Task
 from support.brokers import FAKES, LEASE_MS, QUEUE, START_MS, TwiceBroker, cancelled, item, name
+from support.machine_crowd import SCENES
+from support.machine_exact import ExactMachine
 
 IDS = ("a", "b", "c", "d", "e")  # few, so that much happens to each
 LARGE = ("d", "e")  # bodies and outcomes that go past Lua
@@ -443,7 +446,34 @@ class BrokerMachine(RuleBasedStateMachine):
 
 
 # A run costs 45 ms of processor time beside the server's, on fakeredis 200. `make models` makes 25 times as many.
-RUNS = {"model": 160, "fakeredis": 10, "fakeredis-6.2": 3, "redis": 160, "valkey": 80, "cluster": 80}
+RUNS = {"model": 110, "fakeredis": 10, "fakeredis-6.2": 3, "redis": 100, "valkey": 60, "cluster": 60}
+EXACT_RUNS = {"model": 40, "fakeredis": 6, "fakeredis-6.2": 2, "redis": 100, "valkey": 40, "cluster": 40}
+ROUNDS = {"model": 2, "redis": 4, "valkey": 2, "cluster": 2}
+
+
+@pytest.fixture
+def exact(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> type[ExactMachine]:
+    monkeypatch.setattr(ExactMachine, "make", staticmethod(backend.make), raising=False)
+    monkeypatch.setattr(ExactMachine, "can_fill", backend.kind not in FAKES, raising=False)
+    return ExactMachine
+
+
+@pytest.mark.timeout(3600)
+def test_so_they_do_with_more_than_goes_into_one_call(exact: type[ExactMachine], backend: Backend) -> None:
+    rounds = max(2, int(ROUNDS.get(backend.kind, 0) * float(os.environ.get("QWORKER_TEST_RUNS", "1"))))
+    machine = exact()
+    try:
+        for seed in range(rounds):
+            for scene in SCENES if backend.kind in ROUNDS else ():  # fakeredis would take minutes
+                machine.play(scene, seed)
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.timeout(3600)
+def test_the_scripts_do_to_the_letter_what_their_twin_does(exact: type[ExactMachine], backend: Backend) -> None:
+    """All calls with all that they may bring: each reply, key, message and time to live is known before."""
+    run_machine(exact, EXACT_RUNS[backend.kind])
 
 
 @pytest.mark.timeout(3600)  # `make models` takes its time
