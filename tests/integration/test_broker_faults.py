@@ -297,3 +297,56 @@ def test_many_threads_may_use_one_broker(url: str) -> None:
         assert len(take(broker, "c1", 100).tasks) == 64
         assert record(broker, "t1") is not None
         wait_until(lambda: broker.client.ping(), description="an answer on the shared pool")
+
+
+def test_a_submit_whose_answer_was_lost_is_unknown_when_its_second_sending_is_refused(new_server: MakeServer) -> None:
+    """Connections that were there before go on without the new password; the one that replaces them does not."""
+    server = new_server(None, durable=False)
+    proxy = Proxy(server.socket_path)
+    with Broker(proxy.url, "t", timeout_s=3.0) as broker, redis.Redis.from_url(server.url) as admin:
+        seed(broker, "first")
+        admin.config_set("requirepass", "secret")
+        proxy.cut_answers(1, after=b"EVALSHA")
+
+        with pytest.raises(SubmitUnknown, match=r"NOAUTH .* Check user, password .*\. The tasks may have been queued"):
+            broker.submit(QUEUE, Line(), [item("a")], given=False)
+
+        assert admin.hexists("qw:{t.q}:bodies", "a")
+    proxy.close()
+
+
+@pytest.mark.parametrize(("lacks", "error"), [("multi", SubmitUnknown), ("exec", BrokerError)])
+def test_a_large_submit_without_the_rights_of_a_transaction_tells_the_truth(
+    new_server: MakeServer, lacks: str, error: type[Exception]
+) -> None:
+    """Without MULTI, each command behind it is done by itself; without EXEC none is."""
+    server = new_server(None, durable=False)
+    with Broker(server.url, "t") as broker, redis.Redis.from_url(server.url) as admin:
+        seed(broker, "first")
+        admin.execute_command("ACL", "SETUSER", "default", f"-{lacks}")
+
+        with pytest.raises(error, match=rf"does not allow it: .* Grant \+{lacks}, or all that"):
+            broker.submit(QUEUE, Line(), [item("large", size=20_000)], given=False)
+
+        assert admin.hexists("qw:{t.q}:bodies", "large") is (error is SubmitUnknown)
+
+
+@pytest.mark.parametrize("size", [0, 30_000])
+def test_a_password_that_is_missing_is_told_whatever_the_size_of_what_is_sent(
+    new_server: MakeServer, size: int
+) -> None:
+    server = new_server(None, durable=False)
+    with Broker(server.url, "t") as broker, redis.Redis.from_url(server.url) as admin:
+        seed(broker, "first")
+        admin.config_set("requirepass", "secret")
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+        with pytest.raises(BrokerError, match=r"does not allow it: NOAUTH .*Check user, password"):
+            broker.submit(QUEUE, Line(), [item("a", size=size)], given=False)
+
+
+def test_a_time_limit_longer_than_a_socket_can_wait_is_taken(url: str) -> None:
+    with Broker(url, "t", timeout_s=3e9) as broker, broker.subscribe("abcdefghijkl") as inbox:
+        assert broker.queues() == ()
+        broker.publish("abcdefghijkl", b"hello")
+        assert inbox.next(3e9) == b"hello"

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +262,62 @@ def test_a_server_that_denies_every_connection_is_quoted_at_once(go: Callable[[M
 
     go(main)
     assert denies.calls == 1
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port of 127.0.0.2 at which nobody answers, not even by a refusal; it is free at 127.0.0.1."""
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.2", 0))
+        hole.listen(0)
+        port: int = hole.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # more than the backlog
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.2", port))
+        yield port
+        for each in waiting:
+            each.close()
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Have `box` mean these addresses, on the running loop. uvloop looks up addresses, too."""
+
+    async def found(name: str, port: int, **_: Any) -> list[Any]:
+        named = hosts if name == "box" else (name,)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)) for host in named]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.2", "127.0.0.1"), ("127.0.0.1", "127.0.0.2"), ("127.0.0.3", "127.0.0.1")])
+def test_a_second_address_of_a_host_is_tried_within_the_same_attempt(
+    new_server: MakeServer,
+    go: Callable[[Main], Any],
+    silent_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    hosts: tuple[str, ...],
+) -> None:
+    """The first is silent, the second is, the first refuses."""
+    new_server(None, "--bind", "127.0.0.1", "--port", str(silent_port), durable=False)
+
+    async def main() -> None:
+        resolve(monkeypatch, *hosts)
+        async with AsyncBroker(f"redis://box:{silent_port}", "t", timeout_s=6) as broker:
+            begun = time.monotonic()
+            assert await say(broker, "PING") == b"PONG"
+            assert time.monotonic() - begun < 1.9  # one attempt is two seconds
+
+    go(main)
+
+
+def test_when_no_address_of_a_host_answers_the_last_reason_is_told(
+    go: Callable[[Main], Any], silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        resolve(monkeypatch, "127.0.0.3", "127.0.0.4")
+        async with AsyncBroker(f"redis://box:{silent_port}", "t", timeout_s=0.3) as broker:
+            with pytest.raises(BrokerUnavailable, match=r"ConnectionRefusedError: .*127\.0\.0\.[34]"):
+                await say(broker, "PING")
+
+    go(main)

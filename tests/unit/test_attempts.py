@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import redis
 from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as Broken
 
+from qworker.broker import connection
 from qworker.broker.calls import Call
-from qworker.broker.connection import Attempts, code_of, in_step, public_url
-from qworker.errors import BrokerError, BrokerUnavailable, ServerFull, ServerUnfit, SubmitUnknown
+from qworker.broker.connection import AppliedAnywayError, Attempts, attempt_s, code_of, in_step, public_url
+from qworker.errors import BrokerError, BrokerUnavailable, Conflict, ServerFull, ServerUnfit, SubmitUnknown
 
 URL = "redis://:secret@box:6379/0"
 
@@ -144,6 +148,117 @@ def test_a_replica_makes_the_client_connect_anew() -> None:
     tries.failed(ReadOnlyError("read only"), sent=True)
 
     assert tries.reconnect
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("timeout_s", [60.0, 0.0])
+def test_no_answer_makes_the_client_connect_anew_also_when_it_gives_up(sent: bool, timeout_s: float) -> None:
+    tries = attempts(timeout_s=timeout_s)
+
+    if timeout_s:
+        tries.failed(TimeoutError(), sent=sent)
+    else:
+        with pytest.raises(BrokerUnavailable):
+            tries.failed(TimeoutError(), sent=sent)
+
+    assert tries.reconnect
+    again = attempts()
+    again.failed(BusyLoadingError("loading"), sent=True)
+    assert not again.reconnect
+
+
+FINAL = [
+    redis.exceptions.AuthenticationError("Authentication required."),
+    redis.exceptions.NoPermissionError("no rights"),
+    redis.exceptions.OutOfMemoryError("command not allowed"),
+    redis.exceptions.MovedError("1 box:6379"),
+    ResponseError("ERR user_script:12: boom."),
+    Broken("SSL: CERTIFICATE_VERIFY_FAILED certificate verify failed: expired"),
+]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: f"{type(error).__name__}")
+def test_a_refusal_after_a_sending_without_an_answer_leaves_what_that_did_unknown(error: Exception) -> None:
+    made = call(unanswered=SubmitUnknown)
+    tries = attempts(made)
+    tries.failed(Broken("reset"), sent=True)
+
+    with pytest.raises(SubmitUnknown, match=r"^cannot do a thing: .*[^.]\.$") as unknown:
+        tries.failed(error, sent=False)
+
+    assert "nothing of it was done" not in str(unknown.value)
+    with pytest.raises((BrokerError, ServerFull)):
+        attempts(made).failed(error, sent=False)
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: f"{type(error).__name__}")
+def test_a_refused_call_without_an_error_of_its_own_says_that_it_may_have_been_done(error: Exception) -> None:
+    tries = attempts()
+    tries.failed(Broken("reset"), sent=True)
+
+    with pytest.raises((BrokerError, ServerFull), match=r"[^.]\. It may have been done all the same$") as doubt:
+        tries.failed(error, sent=False)
+
+    assert "nothing of it was done" not in str(doubt.value)
+
+
+def test_a_conflict_is_certain_also_after_a_sending_without_an_answer() -> None:
+    tries = attempts(call(unanswered=SubmitUnknown, refused=Conflict))
+    tries.failed(Broken("reset"), sent=True)
+
+    with pytest.raises(Conflict):
+        tries.failed(ResponseError("CONFLICT a"), sent=True)
+
+
+def test_a_refusal_of_a_part_of_a_call_whose_script_was_run_leaves_it_unknown() -> None:
+    made = call(unanswered=SubmitUnknown)
+
+    with pytest.raises(SubmitUnknown, match="does not allow it: NOPERM no rights"):
+        attempts(made).failed(AppliedAnywayError("NOPERM no rights"), sent=True)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(connection, "time", clock)
+    return clock
+
+
+def test_what_may_have_been_applied_is_not_sent_again_when_its_end_may_be_forgotten(clock: SimpleNamespace) -> None:
+    """It is remembered for 60 s from the end on, which may come at once; counted from the first sending."""
+    tries = attempts(call(unanswered=SubmitUnknown), timeout_s=200)
+    for clock.now in (20, 40):
+        tries.failed(Broken("refused"), sent=False)
+    for clock.now in (55, 70, 85):
+        tries.failed(TimeoutError(), sent=True)
+    clock.now = 92
+
+    with pytest.raises(SubmitUnknown, match=r"no usable answer .* 5[23] s after its first sending \(6 attempts\)"):
+        tries.failed(Broken("refused"), sent=False)
+
+
+def test_what_was_never_sent_and_what_may_be_repeated_for_ever_is_tried_until_the_deadline(
+    clock: SimpleNamespace,
+) -> None:
+    unsent, harmless = attempts(call(unanswered=SubmitUnknown), timeout_s=200), attempts(timeout_s=200)
+    for clock.now in range(10, 180, 10):
+        unsent.failed(Broken("refused"), sent=False)
+        harmless.failed(TimeoutError(), sent=True)
+    clock.now = 200
+
+    with pytest.raises(BrokerUnavailable, match="within 200 s"):
+        unsent.failed(Broken("refused"), sent=False)
+    with pytest.raises(BrokerUnavailable, match="within 200 s"):
+        harmless.failed(TimeoutError(), sent=True)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "one_s"), [(0.0, 0.05), (6.0, 2.0), (195.0, 15.0), (3e9, 15.0), (math.inf, 15.0)]
+)
+def test_one_attempt_takes_a_third_of_the_time_and_never_so_long_that_none_could_follow(
+    timeout_s: float, one_s: float
+) -> None:
+    assert attempt_s(timeout_s) == one_s
 
 
 def test_only_after_an_answer_of_our_own_the_connection_is_used_on() -> None:

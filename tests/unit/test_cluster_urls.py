@@ -59,7 +59,9 @@ def test_a_server_without_a_name_is_the_one_that_was_asked() -> None:
     assert cluster.where(keyed("x")) == "rediss://box:7000/0?ssl_ca_certs=%2Fca.pem"
 
 
-@pytest.mark.parametrize("reply", [[[1, 2]], [[0, 1, [b"h", b"x"]]], [[0, 1, [b"\xff", 1]]], 7, [[0, 1, ["h", 1]]]])
+@pytest.mark.parametrize("reply", [[[1, 2]], [[0, 1, [b"h", b"x"]]], [[0, 1, [b"\xff", 1]]], 7, [[0, 1, ["h", 1]]],
+    [[0, 1, [b"h", 0]]], [[0, 1, [b"h", 99_999]]], [[0, 1, [b"a..b", 1]]]],
+)  # fmt: skip
 def test_an_answer_that_is_no_map_is_passed_over(reply: object) -> None:
     search = survey(Cluster("redis+cluster://a,b"))
     next(search)
@@ -82,11 +84,13 @@ def test_when_nobody_answers_all_reasons_are_told() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis+cluster://", "redis+cluster://a:x", "redis+cluster://a:\u0663", "redis+cluster://a/1", "unix+cluster://a"],
-)
+    ["redis+cluster://", "redis+cluster://a:x", "redis+cluster://a:\u0663", "redis+cluster://a/1", "unix+cluster://a",
+     "redis+cluster://a,.prod.svc", "redis+cluster://u:a[s3cret]c@a", "redis+cluster://:12#s3cret@a"],
+)  # fmt: skip
 def test_what_is_no_such_url_is_refused_with_one_that_is(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected redis\+cluster://user:password@host:6379,"):
+    with pytest.raises(ConfigError, match=r"expected redis\+cluster://user:password@host:6379,") as said:
         check_url(url)
+    assert "s3cret" not in str(said.value)
 
 
 def test_the_server_of_a_key_stays_known_when_the_map_is_forgotten() -> None:

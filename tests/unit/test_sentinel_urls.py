@@ -48,11 +48,17 @@ def test_addresses_of_the_sixth_version_are_taken() -> None:
         "redis+sentinel://one:1,/shop",
         "redis+sentinel://one:1/shop/first",
         "unix+sentinel://one:1/shop",
+        "redis+sentinel://.prod.svc/shop",
+        "redis+sentinel://one,a..b:1/shop",
+        "redis+sentinel://user:a[s3cret]c@one:1/shop",
+        "redis+sentinel://user:12/s3cret@one:1",
+        "redis+sentinel://:12#s3cret@one:1/shop",
     ],
 )
 def test_what_is_no_such_url_is_refused_with_one_that_is(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected redis\+sentinel://user:password@host:26379,"):
+    with pytest.raises(ConfigError, match=r"expected redis\+sentinel://user:password@host:26379,") as said:
         check_url(url)
+    assert "s3cret" not in str(said.value)
 
 
 def test_an_option_of_sentinels_that_does_not_exist_is_refused() -> None:
@@ -93,11 +99,30 @@ def test_a_password_may_have_braces() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [7, b"ab", [b"h"], [b"h", b"x"], [b"\xff", b"1"], [b"a@b", b"1"], [b"[", b"1"], [None, 1]]
-)
+    "reply", [7, b"ab", [b"h"], [b"h", b"x"], [b"\xff", b"1"], [b"a@b", b"1"], [b"[", b"1"], [None, 1], [b"a..b", b"1"],
+    [b"h", b"0"], [b"h", b"99999"]],
+)  # fmt: skip
 def test_an_answer_that_is_no_address_is_no_sentinels(reply: object) -> None:
     search = find(read("redis+sentinel://a/shop"))
     next(search)
 
     with pytest.raises(ConnectionError, match="it answers with what is no address"):
         search.send(reply)
+
+
+def test_two_that_ask_at_once_may_both_note_who_knew() -> None:
+    """Whoever comes second finds the list as it is, at any moment: nobody is missing in it."""
+    found = read("redis+sentinel://a,b,c/shop")
+
+    class Watched(list[str]):
+        def remove(self, value: str, /) -> None:
+            pytest.fail(f"{value} is missing for a moment")
+
+    found.members = Watched(found.members)
+    search = find(found)
+    next(search)
+    search.throw(ConnectionError("gone"))
+    with pytest.raises(StopIteration):
+        search.send([b"h", b"1"])
+
+    assert found.members == ["redis://b:26379", "redis://a:26379", "redis://c:26379"]

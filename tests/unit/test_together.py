@@ -7,6 +7,7 @@ import pytest
 
 from qworker.broker import together
 from qworker.broker.calls import Call
+from qworker.broker.connection import AppliedAnywayError
 from qworker.broker.scripts import load
 
 OPEN = load("open")
@@ -66,3 +67,21 @@ def test_the_reply_is_the_scripts_own() -> None:
 def test_the_first_error_among_the_replies_is_raised(replies: list[object], message: str) -> None:
     with pytest.raises(hiredis.ReplyError, match=f"^{message}$"):
         together.answer(call(before=[("SET", "s", SMALL)]), replies)
+
+
+@pytest.mark.parametrize(
+    ("replies", "applied"),
+    [
+        ([hiredis.ReplyError("NOPERM multi"), b"OK", [1], hiredis.ReplyError("ERR EXEC without MULTI")], True),
+        ([hiredis.ReplyError("NOPERM multi"), b"OK", hiredis.ReplyError("NOPERM evalsha"),
+          hiredis.ReplyError("ERR EXEC without MULTI")], False),
+        ([b"OK", b"QUEUED", b"QUEUED", hiredis.ReplyError("EXECABORT Transaction discarded because of: NOPERM exec")],
+         False),
+        ([b"OK", b"QUEUED", b"QUEUED", [hiredis.ReplyError("NOPERM set"), [1]]], True),
+    ],
+)  # fmt: skip
+def test_an_error_beside_a_script_that_was_run_says_so(replies: list[object], applied: bool) -> None:
+    with pytest.raises(hiredis.ReplyError, match=r"^NOPERM") as error:
+        together.answer(call(before=[("SET", "s", SMALL)]), replies)
+
+    assert isinstance(error.value, AppliedAnywayError) is applied

@@ -153,11 +153,13 @@ class AsyncBroker(Verbs):
                 finally:
                     own.give(connection)
             except FAULTS as exc:
-                pause_s = tries.failed(exc, sent=sent)
-                if tries.reconnect:
-                    await own.drop_idle()
-                if self._in_cluster:
-                    self._own.forget()
+                try:
+                    pause_s = tries.failed(exc, sent=sent)
+                finally:  # as in broker.py
+                    if tries.reconnect:
+                        await own.drop_idle()
+                    if self._in_cluster:
+                        self._own.forget()
                 await asyncio.sleep(pause_s)
             else:
                 return tries.read(reply)
@@ -214,6 +216,7 @@ class AsyncBroker(Verbs):
                 connections.give(connection)
         except FAULTS as exc:
             self._tell_refused("wait for the doorbell", exc)
+            self._connections("bell").forget()  # it has a map of its own, and the slot may have moved
             await asyncio.sleep(random.uniform(0.05, 0.25))
             return None
         return bells.get(reply[0]) if reply else None

@@ -131,11 +131,13 @@ class Broker(Verbs):
                     raise
                 links.give(link)
             except FAULTS as exc:
-                pause_s = tries.failed(exc, sent=sent)
-                if tries.reconnect:
-                    links.drop_idle()
-                if self._cluster is not None:
-                    self._cluster.forget()
+                try:
+                    pause_s = tries.failed(exc, sent=sent)
+                finally:  # also when this call is given up: the next one is not to meet the same silent server
+                    if tries.reconnect:
+                        links.drop_idle()
+                    if self._cluster is not None:
+                        self._cluster.forget()
                 if pause_s:
                     time.sleep(pause_s)
             else:

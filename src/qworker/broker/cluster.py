@@ -13,10 +13,10 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Generator
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from .calls import Call
-from .hello import FAULTS, pack
+from .hello import FAULTS, can_be_reached, pack
 from .links import Link, Links
 from .sentinel import ASK_S
 
@@ -74,8 +74,8 @@ class Cluster:
         options = parse_qsl(query, keep_blank_values=True)
         self._options = "?" + urlencode(options) if options else ""
         self._seeds = [self._seed(host) for host in hosts.split(",")]
-        # Or a ValueError of urllib's: what is no address in brackets, or a bracket of a password that is not quoted.
-        if not all(urlsplit(one).port for one in self._seeds):
+        # Or a password that was not quoted holds a bracket, a slash, a number sign.
+        if not all(map(can_be_reached, self._seeds)):
             raise ValueError(f"expected {_FORM}")
         self._ranges: list[tuple[int, int, str]] = []
         self._nodes: list[str] = []
@@ -119,7 +119,10 @@ class Cluster:
                 name = asked.rpartition("@")[2].partition("://")[2] or asked.rpartition("@")[2]
                 name = name.partition("/")[0].rpartition(":")[0]
             name = f"[{name}]" if ":" in name and not name.startswith("[") else name
-            ranges.append((int(first), int(last), self._url(name, int(port))))
+            url = self._url(name, int(port))
+            if not can_be_reached(url):
+                raise ValueError("no address")
+            ranges.append((int(first), int(last), url))
         self._ranges = ranges
         primaries = list(dict.fromkeys(url for _, _, url in ranges))
         # Who answered is up: keyless calls go there.

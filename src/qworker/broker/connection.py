@@ -15,10 +15,12 @@ import time
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import hiredis
+
 from ..errors import BrokerError, BrokerUnavailable, ConfigError, QWorkerError, ServerFull, ServerUnfit
 from .calls import Call
 from .cluster import Cluster, is_cluster
-from .hello import Address
+from .hello import Address, can_be_reached
 from .sentinel import Sentinels
 
 T = TypeVar("T")
@@ -40,6 +42,10 @@ _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _LACKING = re.compile(r"run the '([^']+)' command|access the '([^']+)' key|access the '([^']+)' channel")
 # The other end is not (or no longer) the primary: connect anew, which asks for its address again.
 _MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN"})
+# A submit that may have been applied is not sent again later than this: its task may have ended at once, and what tells
+# a repetition so is kept for 60 s (TOMBSTONE_MS) where the result is not. Then it would run twice.
+RESEND_S = 50.0
+_LONGEST_S = 15.0  # so that one attempt leaves time for others within those; and no socket takes an endless time
 # The connection is in step after these: the answer was whole, and it says what is the matter.
 _IN_STEP = frozenset({"NOSCRIPT", "CONFLICT", "OOM", "NOPERM"})
 
@@ -48,7 +54,7 @@ def check_url(url: str) -> str:
     """Return a server's URL, or say why it cannot be one."""
     server = url
     try:
-        sentinels = Sentinels.of(url)
+        sentinels = Sentinels.of(url)  # both have looked at their hosts
         if sentinels is not None:
             server, fits = sentinels.primary("h", "1"), True
         elif is_cluster(url):
@@ -56,8 +62,8 @@ def check_url(url: str) -> str:
         else:
             parts = urlsplit(url)
             # redis-py takes a database that is no number for database 0, and would fill the wrong one.
-            fits = bool(parts.path) if parts.scheme == "unix" else parts.path[1:].isdigit() or not parts.path[1:]
-            fits = fits and parts.scheme in _SCHEMES and (parts.port is None or parts.port > 0)
+            fits = parts.scheme == "unix" or parts.path[1:].isdigit() or not parts.path[1:]
+            fits = fits and parts.scheme in _SCHEMES and can_be_reached(url)
     except ValueError as error:  # a port that is no number
         if "+sentinel://" in url or is_cluster(url):
             raise ConfigError(f"url={_short(url)}: {error}") from None
@@ -156,6 +162,10 @@ _CODE_OF_CLASS = {
 }
 
 
+class AppliedAnywayError(hiredis.ReplyError):
+    """The server's error for a part of a call whose script was run all the same."""
+
+
 class Attempts(Generic[T]):
     """The tries of one call, from the first sending to its answer or its typed error.
 
@@ -171,21 +181,30 @@ class Attempts(Generic[T]):
         self._timeout_s = timeout_s
         self._begun = time.monotonic()
         self._tries = 0
-        self._maybe_applied = False
+        self._attempt_at = self._begun  # the attempt under way was not begun earlier
+        self._applied_at: float | None = None  # nor applied, of all that may have been; None: none was
 
     @property
     def attempt_s(self) -> float:
-        """How long one attempt may take: a third, so that a lost answer leaves time to ask again."""
+        """How long one attempt may take: a third at most, so that a lost answer leaves time to ask again."""
         return attempt_s(self._timeout_s)
 
     def failed(self, exc: BaseException, *, sent: bool) -> float:
         """Take note of a failed attempt. Returns how many seconds to wait before the next one, or raises."""
-        if bars(exc):
-            raise barred(self.call.verb, self._url, exc) from exc
-        code = code_of(exc)
+        code, now = code_of(exc), time.monotonic()
+        if (sent and not code) or isinstance(exc, AppliedAnywayError):
+            # It may have reached the server. From now on the call says so, and takes its own work for done.
+            if self._applied_at is None:
+                self._applied_at = self._attempt_at
+            if self.call.again is not None:
+                self.call = self.call.again()
+        self._attempt_at = now
         self._tries += 1
         self.load = code == "NOSCRIPT"
-        self.reconnect = code in _MOVED_AWAY
+        # Without an answer as well: who was asked may be gone for good, and other connections lead to the same.
+        self.reconnect = not code or code in _MOVED_AWAY
+        if bars(exc):
+            raise self._in_doubt(barred(self.call.verb, self._url, exc)) from exc
         if self.load and self._tries == 1:
             return 0.0
         if code == "OOM" and self.call.alone is not None:
@@ -193,15 +212,23 @@ class Attempts(Generic[T]):
             return 0.0
         if code and code != "NOSCRIPT" and code not in _PASSING | _MOVED_AWAY and not self._elsewhere(code):
             raise self._refusal(code, exc) from exc
-        if sent and not code:
-            # It may have reached the server. From now on the call says so, and takes its own work for done.
-            self._maybe_applied = True
-            if self.call.again is not None:
-                self.call = self.call.again()
         pause = random.uniform(0.0, min(1.0, 0.02 * 2 ** min(self._tries, 6)))
-        if time.monotonic() - self._begun + pause + (0.0 if code or not sent else self.attempt_s) > self._timeout_s:
-            raise self._gave_up(exc) from exc
+        if self.call.unanswered is not None and self._applied_at is not None:
+            since = now + pause - self._applied_at
+            if since > RESEND_S:
+                raise self._gave_up(exc, f"{since:.0f} s after its first sending") from exc
+        if now - self._begun + pause + (0.0 if code or not sent else self.attempt_s) > self._timeout_s:
+            raise self._gave_up(exc, f"within {self._timeout_s:g} s") from exc
         return pause
+
+    def _in_doubt(self, error: Exception) -> Exception:
+        """Return what the caller sees of a final error, which tells nothing of what may have been applied already."""
+        if self._applied_at is None:
+            return error
+        text = str(error).rstrip(".")
+        if self.call.unanswered is not None:
+            return self.call.unanswered(f"{text}.")
+        return type(error)(f"{text}. It may have been done all the same")
 
     def _elsewhere(self, code: str) -> bool:
         """Whether another server of the cluster has it by now, or will have when its slot has moved."""
@@ -219,31 +246,36 @@ class Attempts(Generic[T]):
     def _refusal(self, code: str, exc: BaseException) -> Exception:
         verb, server = self.call.verb, public_url(self._url)
         if code == "CONFLICT" and self.call.refused is not None:
+            # A script looks at all ids before it writes, so what had been applied would be there, and be no conflict.
             return self.call.refused(str(exc).split(" ")[1])
         if code == "OOM":
-            return ServerFull(
-                f"cannot {verb}: the server at {server} is at its memory limit and refused the call whole; nothing of"
-                " it was done. Wait until workers have drained it, or raise its maxmemory"
+            whole = " whole; nothing of it was done" if self._applied_at is None else ""
+            return self._in_doubt(
+                ServerFull(
+                    f"cannot {verb}: the server at {server} is at its memory limit and refused the call{whole}. Wait"
+                    " until workers have drained it, or raise its maxmemory"
+                )
             )
         if code in ("MOVED", "ASK", "CROSSSLOT"):
             hint = "Give all of it as its URL, redis+cluster://host:port,host:port"
             if is_cluster(self._url):
                 hint = "Task groups need a server that is no cluster: their keys are in several slots"
-            return ServerUnfit(f"cannot {verb}: the server at {server} is a node of a cluster ({_text(exc)}). {hint}")
-        return BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}")
+            text = f"cannot {verb}: the server at {server} is a node of a cluster ({_text(exc)}). {hint}"
+            return self._in_doubt(ServerUnfit(text))
+        return self._in_doubt(BrokerError(f"cannot {verb}: the server at {server} answered with an error: {exc}"))
 
-    def _gave_up(self, exc: BaseException) -> Exception:
+    def _gave_up(self, exc: BaseException, when: str) -> Exception:
         verb, server = self.call.verb, public_url(self._url)
         if code_of(exc) == "MISCONF":
             text = f"cannot {verb}: the server at {server} refuses writes: {_text(exc)}."
             hint = "Free space on its disk; it goes on by itself"
         else:
             text = (
-                f"cannot {verb}: no usable answer from the server at {server} within {self._timeout_s:g} s"
+                f"cannot {verb}: no usable answer from the server at {server} {when}"
                 f" ({self._tries} attempts); last: {_described(exc)}."
             )
             hint = "Check that it runs and that the URL is right"
-        if self._maybe_applied and self.call.unanswered is not None:
+        if self._applied_at is not None and self.call.unanswered is not None:
             return self.call.unanswered(text)
         return BrokerUnavailable(f"{text} {hint}")
 
@@ -284,7 +316,7 @@ def _described(exc: BaseException) -> str:
 
 def attempt_s(timeout_s: float) -> float:
     """How long one attempt of a call with this total deadline may take."""
-    return max(0.05, timeout_s / 3)
+    return max(0.05, min(_LONGEST_S, timeout_s / 3))
 
 
 def unreadable(verb: str, url: str, exc: Exception) -> BrokerError:

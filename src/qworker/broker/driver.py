@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from .connection import check_url, code_of, options
-from .links import Link
+from .links import LONGEST_MS, Link
 
 
 def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
@@ -30,8 +30,8 @@ def connect(url: str, *, name: str, timeout_s: float) -> redis.Redis:
 
 
 # Options of which the text is the value. redis-py would take it for an object, too: a parser, a function.
-_WORDS = frozenset({"username", "password", "client_name", "encoding", "encoding_errors", "decode_responses",
-                    "lib_name", "lib_version"})  # fmt: skip
+_WORDS = frozenset({"username", "password", "client_name", "encoding", "encoding_errors", "lib_name",
+                    "lib_version"})  # fmt: skip
 _AMOUNTS = frozenset({"socket_timeout", "socket_connect_timeout", "socket_read_size"})
 
 
@@ -42,6 +42,8 @@ def wrong_option(url: str) -> str:
 
 
 def _refusal(server: str, name: str, value: str) -> str:
+    if name == "decode_responses":
+        return "its option 'decode_responses' cannot be used: qworker reads bytes"
     if not (name in URL_QUERY_ARGUMENT_PARSERS or name in _WORDS or name.startswith("ssl_")):
         return f"there is no option {name[:80]!a}"
     try:
@@ -54,6 +56,8 @@ def _refusal(server: str, name: str, value: str) -> str:
         return f"its option {name!a} has a value that cannot be read"
     except Exception as error:
         return f"its option {name!a} cannot be used: {str(error).rstrip('.')}"
+    if name == "protocol" and value != "2":
+        return "its option 'protocol' cannot be used: qworker reads answers of protocol 2 only"
     if name in _AMOUNTS and not 0 < float(value) < TIMEOUT_MAX:
         return f"its option {name!a} cannot be used: expected a number above 0"
     return ""
@@ -98,7 +102,7 @@ class Driven:
         return inside(self._do(self._connection.read_response, disconnect_on_error=False))
 
     def waits(self, timeout_s: float) -> bool:
-        found: bool = self._do(self._connection.can_read, timeout_s)
+        found: bool = self._do(self._connection.can_read, min(timeout_s, LONGEST_MS / 1000))
         return found
 
     def take(self, *, came: bool = False) -> Any:  # noqa: ARG002  (what a poll saw may be TLS's own)

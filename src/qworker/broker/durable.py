@@ -25,7 +25,7 @@ from ..errors import BrokerError, BrokerUnavailable, Refused, ServerUnfit, Submi
 from ..model import Line
 from .broker import Broker
 from .calls import command
-from .connection import bars
+from .connection import RESEND_S, bars
 from .flows import read_info, read_pairs
 from .hello import FAULTS, pack
 from .links import Link
@@ -61,6 +61,7 @@ class Durable(Broker):
         self._syncs_each = False  # the server syncs each write before it answers it
         self._may_rest = True  # it syncs nothing while a child of it writes the data anew
         self._via = 0  # on which of its connections all was written
+        self._kept_at = 0.0  # when the first of it was submitted; 0: nothing was
 
     def check(self) -> None:
         """See, once, what this server has to keep tasks by.
@@ -110,6 +111,7 @@ class Durable(Broker):
     def keep(self, queue: str, line: Line, items: Sequence[SubmitItem], *, given: bool) -> Submitted:
         """As `submit`; `confirm` waits for all of it."""
         self._mark = pack(("HSET", self.owner.queue(queue).of(("meta",))[0], "durable", "1"))
+        self._kept_at = self._kept_at or time.monotonic()
         self._sent.append(partial(self.submit, queue, line, items, given=given, resend=True))
         return self.submit(queue, line, items, given=given)
 
@@ -120,6 +122,10 @@ class Durable(Broker):
         while True:
             try:
                 if self._links.made != self._via:
+                    left_s = RESEND_S - (time.monotonic() - self._kept_at)
+                    if left_s <= 0:  # what has ended may be forgotten by now, and would run a second time
+                        return "the connection that wrote it is lost, and it is too late to submit it again unseen"
+                    self.timeout_s = min(self.timeout_s, left_s)
                     self._waits = []
                     self.check()
                     for submit in self._sent:

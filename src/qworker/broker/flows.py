@@ -215,11 +215,23 @@ def retire(owner: Owner, worker: str) -> Flow[None]:
     yield command(verb, "ZREM", owner.keyspace.workers, worker, parse=int)
 
 
+def listed_workers(owner: Owner) -> Flow[tuple[str, ...]]:
+    """The ids of all workers on the list, whether they have told of themselves lately or not."""
+    names = yield command("list workers", "ZRANGE", owner.keyspace.workers, 0, -1, parse=list)
+    return tuple(name.decode("utf-8", "replace") for name in names)
+
+
+def clock(_: Owner) -> Flow[int]:
+    """The server's time, in milliseconds since 1970."""
+    seconds, micros = yield command("ask for the time", "TIME", parse=list)
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def workers(owner: Owner, *, but: Container[str] = ()) -> Flow[tuple[WorkerRecord, ...]]:
     """The workers that told of themselves lately, oldest first; without those of these ids."""
-    names = yield command("list workers", "ZRANGE", owner.keyspace.workers, 0, -1, parse=list)
+    names = yield from listed_workers(owner)
     found: list[WorkerRecord] = []
-    for name in (name.decode("utf-8", "replace") for name in names):
+    for name in names:
         if name in but:
             continue
         text = yield command("list workers", "HGET", owner.keyspace.worker(name), "record", parse=_opaque)
@@ -259,10 +271,10 @@ def _is_told(record: WorkerRecord) -> bool:
     )
 
 
-def server_facts(_: Owner) -> Flow[ServerFacts]:
+def server_facts(owner: Owner) -> Flow[ServerFacts]:
     """Ask the server about itself. Commands that it forbids (CONFIG, INFO on managed services) leave a None."""
     before = time.monotonic()
-    seconds, micros = yield command("ask for the time", "TIME", parse=list)
+    now_ms = yield from clock(owner)
     latency_s = time.monotonic() - before
     withheld: list[str] = []
 
@@ -283,7 +295,7 @@ def server_facts(_: Owner) -> Flow[ServerFacts]:
     return ServerFacts(
         software="valkey" if is_valkey else "redis",
         version=info.get("valkey_version") or info.get("redis_version", ""),
-        now_ms=int(seconds) * 1000 + int(micros) // 1000,
+        now_ms=now_ms,
         latency_s=latency_s,
         eviction_policy=config.get("maxmemory-policy") or info.get("maxmemory_policy"),
         max_memory=_int(info.get("maxmemory")),

@@ -27,6 +27,30 @@ PACE = 1 << 20  # bytes a second
 Command = tuple[str | int, ...]
 
 
+def can_be_reached(url: str) -> bool:
+    """Say whether a URL names a host that a resolver can be asked for, or a path, and a port if any that there can be.
+
+    What urllib and sockets say of others is not to be shown: it may quote a part of the password.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return bool(parts.path) and "\0" not in unquote(parts.path)
+        can = parts.port is None or parts.port > 0
+        return can and "@" not in parts.fragment and can_be_host(unquote(parts.hostname or "localhost"))
+    except ValueError:
+        return False
+
+
+def can_be_host(host: str) -> bool:
+    """Say whether a host's name can be looked up at all: Python itself fails at the empty part of `.svc` or `a..b`."""
+    try:
+        labels = (host if host.isascii() else host.encode("idna").decode()).removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    return host.isprintable() and all(0 < len(label) < 64 for label in labels)
+
+
 class Address(NamedTuple):
     """Where a server is and who we are there, as its URL says."""
 
@@ -84,6 +108,7 @@ def judge(command: Command, error: hiredis.ReplyError) -> None:
         raise ConnectionError(str(error)) from None
     if command[0] == "AUTH" and str(error).startswith("ERR"):
         raise hiredis.ReplyError(f"NOAUTH {error}") from None
-    # A name is for people; where it is forbidden, there is none. DENIED are last words, too.
-    if command[0] != "CLIENT" or str(error).startswith("DENIED"):
+    # A name is for people; where it is forbidden, there is none. DENIED are last words, too. After NOAUTH all else is
+    # refused like this, or if it is large by an error of the protocol, which tells nobody what is missing.
+    if command[0] != "CLIENT" or str(error).startswith(("DENIED", "NOAUTH")):
         raise error

@@ -20,6 +20,7 @@ import hiredis
 
 from .hello import PACE, PATIENCE, Address, judge, nonsense, pack
 
+LONGEST_MS = 2**31 - 1  # that poll can wait
 _CHUNK = 65_536
 _MORE = getattr(socket, "MSG_MORE", 0)
 _LARGE_CHUNK = 1 << 20  # once an answer turned out to be longer than that
@@ -245,7 +246,7 @@ class Plain:
     def waits(self, timeout_s: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return bool(poll.poll(min(timeout_s * 1000, LONGEST_MS)))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from .hello import FAULTS, pack
+from .hello import FAULTS, can_be_host, can_be_reached, pack
 from .links import Link, Links
 
 __all__ = ["FoundLinks", "Sentinels", "find"]
@@ -70,8 +70,8 @@ class Sentinels:
         asked = "?" + urlencode(options) if options else ""
         # Not a template of braces: a password may have some.
         made = cls(scheme, members, unquote(service), (f"{scheme}://{auth}{at}", f"/{db or 0}{asked}"))
-        # Or a ValueError of urllib's: what is no address in brackets, or a bracket of a password that is not quoted.
-        if not all(urlsplit(one).port for one in [*members, made.primary("h", "1")]):
+        # Or a password that was not quoted holds a bracket, a slash, a number sign.
+        if "@" in path or not all(map(can_be_reached, [*members, made.primary("h", "1")])):
             raise ValueError(f"expected {_FORM}")
         return made
 
@@ -110,8 +110,8 @@ def find(sentinels: Sentinels) -> Generator[str, Any, str]:
         if address is None:
             reasons.append("it answers with what is no address")
             continue
-        sentinels.members.remove(member)
-        sentinels.members.insert(0, member)
+        # Another thread may do the same: it is one list or the other, each with all of them.
+        sentinels.members = [member, *(other for other in sentinels.members if other != member)]
         return sentinels.primary(*address)
     count = len(sentinels.members)
     raise ConnectionError(f"none of {count} sentinel(s) names a primary of {sentinels.service!r}: {'; '.join(reasons)}")
@@ -123,7 +123,8 @@ def _address(reply: Any) -> tuple[str, str] | None:
         host, port = (part.decode("ascii") for part in reply)
     except (ValueError, TypeError, AttributeError):
         return None
-    return (host, port) if _HOST.fullmatch(host) and port.isdigit() else None
+    fits = _HOST.fullmatch(host) and can_be_host(host) and port.isdigit() and 0 < int(port) < 65536
+    return (host, port) if fits else None
 
 
 def question(sentinels: Sentinels) -> bytes:
@@ -133,8 +134,9 @@ def question(sentinels: Sentinels) -> bytes:
 
 def refuse_replica(role: Any, url: str) -> None:
     """Raise what a server's answer to ROLE means, unless it is a primary: the sentinels may not know yet."""
-    if role[0] != b"master":
-        raise ConnectionError(f"the server at {url.rpartition('@')[2]}, named as primary, is none (any more, or yet)")
+    if not isinstance(role, list) or role[:1] != [b"master"]:
+        server = urlsplit(url).netloc.rpartition("@")[2]  # no option: it may be a password
+        raise ConnectionError(f"the server at {server}, named as primary, is none (any more, or yet)")
 
 
 class FoundLinks(Links):

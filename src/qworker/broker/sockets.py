@@ -20,6 +20,8 @@ import hiredis
 from .calls import Call
 from .hello import PACE, PATIENCE, Address, judge, nonsense, pack
 
+_NEXT_S = 0.2  # so that a second address has its time also when a sentinel is asked (ASK_S)
+
 
 class Connection(Protocol):
     """One connection. After an error other than an answer's own it is of no use; whoever sees one closes it."""
@@ -129,7 +131,7 @@ class Plain(asyncio.Protocol):
         if address.path:
             await loop.create_unix_connection(lambda: self, address.path)
         else:
-            await loop.create_connection(lambda: self, address.host, address.port)
+            await loop.create_connection(lambda: self, sock=await _reach(address.host, address.port))
         hello = address.hello(self._name)
         await self.send(b"".join(map(pack, hello)))
         for command in hello:
@@ -231,6 +233,54 @@ class Plain(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
+
+
+async def _reach(host: str, port: int) -> socket.socket:
+    """Connect to the first of a host's addresses that answers.
+
+    The next one is tried when one fails, or has said nothing for `_NEXT_S`: of several under one name, a node may be
+    dead, and a route silent. What asyncio has for that, uvloop has not.
+    """
+    loop = asyncio.get_running_loop()
+    left = deque(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    trying: set[asyncio.Task[socket.socket]] = set()
+    failed: BaseException | None = None
+    try:
+        while left or trying:
+            if left:
+                trying.add(loop.create_task(_reach_one(*left.popleft())))
+            await asyncio.wait(trying, timeout=_NEXT_S if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in trying if task.done()]:
+                trying.discard(task)
+                failed = task.exception()
+                if failed is None:
+                    return task.result()
+        raise failed or OSError("its name has no address")
+    finally:
+        del failed  # it would keep this frame, and this frame it
+        for task in trying:
+            task.cancel()
+            task.add_done_callback(_close_late)
+
+
+async def _reach_one(
+    family: socket.AddressFamily, kind: socket.SocketKind, proto: int, _: str, where: Any
+) -> socket.socket:
+    made = socket.socket(family, kind, proto)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(made, where)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
+    """Close what came second."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 class Patience:

@@ -14,7 +14,7 @@ from typing import Any
 import hiredis
 
 from .calls import Call, Command
-from .connection import wire
+from .connection import AppliedAnywayError, wire
 
 LARGE = 4096  # bytes from which on a command of its own costs less than Lua does
 _ABORTED = "EXECABORT Transaction discarded because of: "
@@ -34,13 +34,16 @@ def answers(call: Call[Any]) -> int:
 def answer(call: Call[Any], replies: Sequence[Any]) -> Any:
     """Return the script's reply out of all these; raises the first error that is among them."""
     *queued, done = replies
-    found = queued if isinstance(done, hiredis.ReplyError) else done
-    for reply in found:
-        if isinstance(reply, hiredis.ReplyError):
-            raise reply
-    if found is queued:
-        raise hiredis.ReplyError(str(done).removeprefix(_ABORTED))
-    return done[len(call.before)]
+    refused = isinstance(done, hiredis.ReplyError)
+    found, place = (queued, len(call.before) + 1) if refused else (done, len(call.before))
+    # Where MULTI is refused, each of them is done by itself: then the script is not put off, but answers.
+    was_run = not isinstance(found[place], hiredis.ReplyError) and not (refused and found[place] == b"QUEUED")
+    error = next((reply for reply in found if isinstance(reply, hiredis.ReplyError)), None)
+    if error is None and refused:
+        error = hiredis.ReplyError(str(done).removeprefix(_ABORTED))
+    if error is not None:
+        raise AppliedAnywayError(str(error)) if was_run else error
+    return found[place]
 
 
 def _script(call: Call[Any]) -> tuple[Any, ...]:

@@ -79,4 +79,6 @@ class Verbs:
     stats = _verb(flows.stats)
     queues = _verb(flows.queues)
     workers = _verb(flows.workers)
+    listed_workers = _verb(flows.listed_workers)
+    clock = _verb(flows.clock)
     server_facts = _verb(flows.server_facts)
