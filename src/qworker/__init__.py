@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         TaskNotFound,
         TaskTimedOut,
         TaskTooLarge,
+        ValueNotSent,
         WaitCycle,
         WaitTimeout,
     )
@@ -114,6 +115,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimedOut",
     "TaskTooLarge",
+    "ValueNotSent",
     "WaitCycle",
     "WaitTimeout",
     "__version__",

@@ -7,7 +7,7 @@ App(url=…) ─┬─► as given
 
 from __future__ import annotations
 
-from . import ids
+from . import context, ids
 
 __all__ = ["Address"]
 
@@ -38,7 +38,8 @@ class Address:
         from .broker import embedded
 
         server = embedded.ensure()
-        if not self._told:
+        # A worker's children use the server that it has told of; said here, it would be their tasks' own output.
+        if not self._told and not context.in_child():
             self._told = True
             import logging
 

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
-from . import ids, stopping
+from . import durations, ids, stopping
 from .address import Address
 from .binding import Binder, check_name, name_of, place_of, refuse_homeless, same_source
 from .errors import BadCall, ConfigError
@@ -68,7 +68,7 @@ class App:
         inline: for tests of your own code: `submit` runs the task here and now, and returns a finished future. There is
             no server; arguments and values take the same way through encoding and decoding; retries happen at once,
             without their pauses; delays, timeouts and deadlines are not enforced.
-        connect_timeout: how long a call may try to reach the server before it raises `BrokerUnavailable`, in seconds.
+        connect_timeout: how long a call may try to reach the server before it raises `BrokerUnavailable`.
         options: defaults for the tasks of this app; see `TaskOptions`.
 
     An app connects when it is first used, and again in a forked child. `close` or leaving its `with` block lets go of
@@ -81,15 +81,20 @@ class App:
         *,
         namespace: str | None = None,
         inline: bool = False,
-        connect_timeout: float = 5.0,
+        connect_timeout: Duration = 5.0,
         **options: Unpack[TaskOptions],
     ) -> None:
+        if url is not None and not isinstance(url, str):
+            raise ConfigError(f"App({reprlib.repr(url)}): expected the server's URL as text, as redis://host:6379/0")
         self.tasks: dict[str, Task[..., Any]] = {}
         self.child_start_hooks: list[Callable[[], object]] = []
         self.settings = Options().merged(options, also=_ARGUMENTS)
         self.inline = inline
         self._address = Address(url, namespace)
-        self._connect_timeout_s = connect_timeout
+        try:
+            self._connect_timeout_s = durations.seconds(connect_timeout)
+        except ConfigError as error:
+            raise ConfigError(f"connect_timeout: {error}") from None
         self._lock = threading.RLock()  # a signal's handler may close the app that its thread is about to connect
         self._client: Client | None = None
         self._inline: Inline | None = None
@@ -222,6 +227,9 @@ class App:
         Raises:
             TaskNotFound: no group of that id is known.
         """
+        for task in tasks:
+            if not isinstance(task, (str, Future)):
+                raise ConfigError(f"app.stop({reprlib.repr(task)}): expected ids of tasks, queue:local, or futures")
         return stopping.stop_all(self, tasks, group, wait, grace)
 
     def future(self, id: str, /) -> Future[Any]:  # noqa: A002 - the public word
@@ -230,6 +238,8 @@ class App:
         Raises:
             ConfigError: it is not an id, `queue:local`.
         """
+        if not isinstance(id, str):
+            raise ConfigError(f"app.future({reprlib.repr(id)}): expected the id of a task as text, queue:local")
         ids.split_id(id)
         if self.inline:
             return self._runner().future(id)

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from .errors import ConfigError
 
-__all__ = ["milliseconds", "seconds", "text"]
+__all__ = ["check_wait", "milliseconds", "seconds", "text"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 # Up to which value which two units are shown.
@@ -46,6 +46,18 @@ def seconds(value: float | str | timedelta) -> float:
 def milliseconds(value: float | str | timedelta) -> int:
     """Return a duration in whole milliseconds, rounded up, so that a positive one never becomes nothing."""
     return math.ceil(round(seconds(value) * 1000, 6))
+
+
+def check_wait(timeout: object) -> None:
+    """Refuse what cannot be the `timeout` of a wait, which is the standard library's: a number of seconds, or None.
+
+    Raises:
+        TypeError: it is something else, such as text, which durations of qworker's own may be.
+    """
+    if timeout is not None and not hasattr(timeout, "__float__"):
+        raise TypeError(
+            f"timeout={_quoted(timeout)}: expected a number of seconds, or None to wait for as long as it takes"
+        )
 
 
 def text(value: float) -> str:

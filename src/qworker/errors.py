@@ -19,6 +19,7 @@ QWorkerError
 ├── DecodeError (ValueError)          bytes that are not what qworker writes
 ├── TaskError                         how a task ended, raised by Future.result()
 │   ├── TaskFailed                    it raised something that cannot be rebuilt here
+│   │   └── ValueNotSent (TypeError)  it ran, and what it returned cannot be sent
 │   ├── TaskTimedOut                  out of its own time (never a TimeoutError: that is the waiter's)
 │   ├── TaskCancelled (concurrent.futures.CancelledError)
 │   ├── TaskCrashed                   its process died too often, or it could not be delivered
@@ -72,6 +73,7 @@ __all__ = [
     "TaskNotFound",
     "TaskTimedOut",
     "TaskTooLarge",
+    "ValueNotSent",
     "WaitCycle",
     "WaitTimeout",
 ]
@@ -92,6 +94,7 @@ class AppImportError(ConfigError):
 class Refused(QWorkerError):
     """A submit that was refused: nothing happened and nothing is queued.
 
+    One that `result()` raises is the task's own: the task ran, and a submit of its own was refused.
     `accepted` holds the futures of tasks that an earlier chunk of the same `submit_many` had queued.
     """
 
@@ -193,6 +196,13 @@ class TaskFailed(TaskError):
         self.kind = kind
 
 
+class ValueNotSent(TaskFailed, TypeError):
+    """The task ran to its end, and returned a value that cannot be sent: not encodable, too large, or nested too deep.
+
+    Not a `Refused`, which says that nothing happened: what the task did is done, and to submit it again does it again.
+    """
+
+
 class TaskTimedOut(TaskError):
     """The task ran out of its own time. Not a `TimeoutError`: that is what a waiter gets (`WaitTimeout`)."""
 
@@ -262,6 +272,9 @@ class Retry(Exception):
     def __init__(self, *args: object, delay: float | timedelta | None = None) -> None:
         super().__init__(*args)
         self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+    def __str__(self) -> str:
+        return super().__str__() or "asked for a retry"
 
 
 class TaskInterrupt(BaseException):

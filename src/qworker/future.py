@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from . import callbacks, codec, context, lending, stopping, uninterrupted, unserved, verdict
+from . import callbacks, codec, context, durations, lending, stopping, uninterrupted, unserved, verdict
 from .errors import BrokerError, TaskError, WaitTimeout
 from .lifecycle import HELD, State
 from .loops import entrance
@@ -168,6 +168,7 @@ class Future(concurrent.futures.Future[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the task has ended, at most so many seconds. True if it has, whichever way."""
+        durations.check_wait(timeout)
         if not self.done():
             client = self.client()
             client.watch(self)
@@ -358,6 +359,7 @@ class Future(concurrent.futures.Future[R]):
     def _wait(self, timeout: float | None, then: Literal["stop"] | None = None) -> None:
         if then not in (None, "stop"):
             raise ValueError(f"then={then!r}: expected None or 'stop'")
+        durations.check_wait(timeout)
         began = time.monotonic()
         if unserved.wait(self, timeout):
             return

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import codec, context
-from .errors import ConfigError, Conflict, Retry, TaskInterrupt
+from .errors import ConfigError, Conflict, NotEncodable, Retry, TaskInterrupt, TaskTooLarge, ValueNotSent
 from .future import Future
 from .lifecycle import How, State
 from .model import Draft, ErrorInfo, Header, Outcome
@@ -118,7 +118,10 @@ def _attempt(task: Task[..., Any], body: bytes, run: context.Run) -> tuple[bytes
         value = task.fn(*args, **kwargs)
         if inspect.iscoroutine(value):
             value = _run_coroutine(value)
-        return codec.pack_value(value), None, False
+        try:
+            return codec.pack_value(value), None, False
+        except (NotEncodable, TaskTooLarge) as error:
+            raise ValueNotSent(f"{run.name} returned a value that cannot be sent: {error}") from None
     except Retry as error:
         return None, codec.describe_error(error), True
     except (Exception, TaskInterrupt) as error:

@@ -118,6 +118,8 @@ class OwnWorker:
 
 def _say_end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
+    if process.stdin.closed:
+        return  # it was said before: a second Ctrl-C ended the wait for it, and the interpreter's exit waits again
     try:
         with process.stdin as life:
             life.write(b".")  # closing it may not do: a fork of this process may hold the pipe open

@@ -17,6 +17,7 @@ from .views import Inspection, StopReceipt
 
 __all__ = [
     "MAY_RUN",
+    "RAN_ON",
     "Status",
     "describe",
     "describe_outcome",
@@ -27,6 +28,8 @@ __all__ = [
     "wait_timeout",
 ]
 
+# An outcome is read long after it was recorded, and nothing is asked for it: so it is told as what was true then.
+RAN_ON = "its code was still running then; see qworker dessert"
 MAY_RUN = "an earlier start of it may run still: its worker went silent, or could not end it"
 
 
@@ -37,7 +40,8 @@ class Status:
     `state` is None when nothing is known of the id. `attempts` is how many it may take, `before` about how many tasks
     are before it in its line, `workers` how many workers serve its queue (None: it is neither queued nor scheduled, so
     they were not counted), `lease_left` what remains of its worker's lease (negative: that worker has gone silent).
-    `adrift`: an earlier start of it may run still, as its worker went silent, or could not end it.
+    `still_running`: its code ran on when its outcome was recorded; whether it still does, `stop` and `qworker dessert`
+    tell. `adrift`: an earlier start of it may run still, as its worker went silent, or could not end it.
     """
 
     id: str
@@ -113,7 +117,7 @@ class Status:
         where = f" on {host_of(self.worker)}" if self.worker else ""
         after = f" after {durations.text(self.ran_for)}" if self.ran_for is not None else ""
         reason = f" ({self.reason})" if self.reason else ""
-        dessert = "; its code is still running" if self.still_running else ""
+        dessert = f"; {RAN_ON}" if self.still_running else ""
         assert self.state is not None
         return f"{self.state.replace('_', ' ')}{where}{after}{reason}{dessert}"
 

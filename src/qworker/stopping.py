@@ -138,11 +138,17 @@ def stop_all(
 
 
 def receipt_of(future: Future[Any], status: Status | None, began: float, *, asked: bool) -> StopReceipt:
-    """Return the receipt of a task in a group that was left: of how it ended, or of where it is out of reach."""
+    """Return the receipt of a task in a group that was left: how it ended, or where it is out of reach.
+
+    Nothing is asked here: of one that was not waited for to its end it says only that.
+    """
     if future.outcome is not None:
         return _ended(future, future.outcome, began, asked=asked)
     if status is not None:
         return _not_ended(future, status, began)
+    if not future.done():
+        note = "the wait for it was interrupted: whether its code runs is not known; status() asks what it is doing"
+        return _receipt(future, began, still_running=None, note=note)
     return _receipt(future, began, still_running=None, note="nothing is known of it on this server any more")
 
 

@@ -12,6 +12,7 @@ from . import codec, durations, sightings
 from .errors import (
     DecodeError,
     ResultExpired,
+    Retry,
     TaskCancelled,
     TaskCrashed,
     TaskError,
@@ -23,7 +24,7 @@ from .errors import (
 from .lifecycle import How, State
 from .log import escape
 from .model import Outcome
-from .status import MAY_RUN, host_of
+from .status import MAY_RUN, RAN_ON, host_of
 
 __all__ = ["error_of", "not_found", "result_expired", "value_of"]
 
@@ -76,7 +77,7 @@ def error_of(outcome: Outcome, *, shown: str) -> Exception | None:
     cause = _remote(outcome)
     if outcome.state is State.FAILED:
         if cause is not None:
-            return cause
+            return _not_retried(cause, outcome) if type(cause) is Retry else cause
         if outcome.tombstone:
             return ResultExpired(f"{shown} failed, but its exception was not kept (result_ttl=0)", id=outcome.id)
         return TaskFailed(f"{shown} failed: {outcome.reason or 'no reason was recorded'}", id=outcome.id)
@@ -105,6 +106,20 @@ def result_expired(id: str, *, shown: str) -> ResultExpired:  # noqa: A002 - the
     )
 
 
+def _not_retried(error: Retry, outcome: Outcome) -> Retry:
+    """Return a Retry that came to nothing, with why it did."""
+    why = "it may not be run again: retries=0, or delivery is at_most_once"
+    if outcome.reason:
+        why = outcome.reason
+    elif outcome.attempt > 1:
+        why = f"its retries are used: this was attempt {outcome.attempt}"
+    said = Retry(f"{error}, but {why}", delay=error.delay)
+    said.__cause__ = error.__cause__
+    for note in getattr(error, "__notes__", ()):
+        said.add_note(note)
+    return said
+
+
 def _remote(outcome: Outcome) -> Exception | None:
     if outcome.error is None:
         return None
@@ -122,7 +137,7 @@ def _sentence(outcome: Outcome, shown: str) -> str:
     where = f" on {host_of(outcome.worker)}" if outcome.worker else ""
     after = "" if outcome.ran_s is None else f" after {durations.text(outcome.ran_s)}"
     if outcome.still_running:
-        end = ", and its code is still running"
+        end = f", and {RAN_ON}"
     else:
         end = "" if outcome.took_s is None else f", {durations.text(outcome.took_s)} after it was asked"
     if outcome.shielded_s is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qworker import App, BadCall, Executor, Future, TaskCrashed, TaskTimedOut
+from qworker import App, BadCall, Executor, Future, Refused, TaskCrashed, TaskTimedOut, ValueNotSent
 from support.apps import basic, plain
 from support.waiting import wait_until
 
@@ -127,8 +127,10 @@ def test_what_no_worker_can_import_is_refused_by_submit_and_by_map(ex) -> None:
 
 
 def test_a_result_that_cannot_be_sent_fails_its_call_and_nothing_else(ex) -> None:
-    with pytest.raises(TypeError, match=f"{HERE}.an_object returned a value that cannot be sent"):
+    with pytest.raises(TypeError, match=f"{HERE}.an_object returned a value that cannot be sent") as caught:
         ex.submit(plain.an_object).result(timeout=30)
+    assert isinstance(caught.value, ValueNotSent)
+    assert not isinstance(caught.value, Refused)  # "nothing happened"; but it ran
     assert ex.submit(plain.square, 3).result(timeout=30) == 9
 
 

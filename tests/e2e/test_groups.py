@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -149,3 +150,22 @@ def test_a_task_lends_its_slot_while_it_waits_at_the_end_of_its_block(start, tre
 
     assert tree.adds_up.submit(list(range(8))).result(timeout=40) == 28
     assert tree.aadds_up.submit(list(range(4))).result(timeout=40) == 6
+
+
+def test_a_second_interrupt_leaves_receipts_that_claim_nothing(start, tree, execution_log, tmp_path) -> None:
+    start("-c", "process=1,thread=1", target=TREE)
+    gate = tmp_path / "gate"
+    with pytest.raises(KeyboardInterrupt), tree.app.group() as g:
+        running = g.submit(tree.deaf_thread.options(grace=60), str(gate))
+        wait_until(lambda: executions(execution_log), description="the start")
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        raise KeyboardInterrupt
+
+    [receipt] = g.survivors
+
+    assert receipt.still_running is None
+    assert receipt.note.startswith("the wait for it was interrupted: whether its code runs is not known")
+    assert running.status().state == "running"
+    gate.touch()
+    assert running.wait(10)

@@ -241,7 +241,8 @@ def test_status_shows_queues_and_workers(run, worker):
 
 
 def test_dessert_lists_what_lingers(run, worker):
-    assert run("dessert") == (0, "nothing lingers: no code runs after its outcome was recorded\n", "")
+    nothing = "nothing lingers, as far as workers tell: none knows of code that ran on after its outcome\n"
+    assert run("dessert") == (0, nothing, "")
 
     left = {
         "id": "default:1",

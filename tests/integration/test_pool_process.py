@@ -52,8 +52,8 @@ def test_a_child_leads_its_own_session_has_run_its_hooks_and_knows_no_redis():
         ("fail", ("no such luck",), "raised", "builtins.ValueError"),
         ("leave", (), "raised", "builtins.SystemExit"),
         ("again", (), "retry", "qworker.errors.Retry"),
-        ("unsendable", (), "refused", "qworker.errors.NotEncodable"),
-        ("make", (2 * 1024 * 1024,), "refused", "qworker.errors.TaskTooLarge"),
+        ("unsendable", (), "refused", "qworker.errors.ValueNotSent"),
+        ("make", (2 * 1024 * 1024,), "refused", "qworker.errors.ValueNotSent"),
         ("echo", (1, 2, 3), "raised", "builtins.TypeError"),
     ],
 )

@@ -316,3 +316,21 @@ def test_every_public_name_resolves_and_no_other_does() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = qworker.Nothing
     assert isinstance(Task, type)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: App(3), r"^App\(3\): expected the server's URL as text"),  # type: ignore[arg-type]
+        (lambda: App("unix:///x", connect_timeout="x"), r"^connect_timeout: 'x' is not a duration"),
+        (lambda: App("unix:///x").future(3), r"^app\.future\(3\): expected the id of a task as text"),  # type: ignore[arg-type]
+        (lambda: App("unix:///x").stop(3), r"^app\.stop\(3\): expected ids of tasks, queue:local, or futures"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_the_wrong_type_is_refused_with_what_is_expected(make: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        make()
+
+
+def test_how_long_to_try_is_a_duration_as_others_are() -> None:
+    assert App("unix:///x", connect_timeout="250ms")._connect_timeout_s == 0.25

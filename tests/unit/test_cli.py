@@ -235,7 +235,15 @@ def test_a_family_of_verbs_without_a_verb_says_what_there_is(capsys):
         (["submit", "a.b", "--wait", "soon"], "qworker submit: --wait soon: 'soon' is not a duration: write it as 30"),
         (["submit", "a.b", "--timeout", "0"], "qworker submit: timeout='0': no task can run in no time"),
         (["submit", "a.b", "--priority", "urgent"], "qworker submit: priority='urgent': expected one of high"),
-        (["submit", "a.b", "--delay", "2026-01-01T00:00"], "qworker submit: delay=datetime.datetime(2026, 1, 1, 0"),
+        (
+            ["submit", "a.b", "--delay", "2026-01-01T00:00"],
+            "qworker submit: --delay 2026-01-01T00:00: a time without a zone could mean any hour: add +01:00, or Z",
+        ),
+        (
+            ["submit", "a.b", "--deadline", "12:00"],
+            "qworker submit: --deadline 12:00: expected 90s, 1h30m, or a time with its zone, as 2030-12-31T18:00+01:00",
+        ),
+        (["submit", "a.b", "--deadline", "0001-01-01"], "qworker submit: --deadline 0001-01-01: a time without a zone"),
         (["stop", "q:1", "--grace", "-1"], "qworker stop: --grace -1: '-1' is not a duration: it must be between"),
         (["cancel", "q:1", "x"], "qworker cancel: 'x' is not a task id"),
         (["status", "--queue", "A b"], "qworker status: queue 'A b': a queue has 1 to 48 characters"),

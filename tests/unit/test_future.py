@@ -18,6 +18,7 @@ from qworker import (
     BrokerUnavailable,
     Progress,
     ResultExpired,
+    Retry,
     TaskCancelled,
     TaskCrashed,
     TaskExpired,
@@ -106,7 +107,7 @@ def test_a_class_that_is_not_known_here_is_a_task_failed(future: Future[Any]) ->
             TaskTimedOut,
             (
                 "task default:t1 (tasks.f) ran out of its time on box-2 after 2.0 s: it did not end when asked to,"
-                " and its code is still running"
+                " and its code was still running then; see qworker dessert"
             ),
         ),
         (ended(State.CANCELLED), TaskCancelled, "task default:t1 (tasks.f) was cancelled before it was started"),
@@ -181,7 +182,36 @@ def test_an_id_without_task_or_outcome_says_so_at_once(future: Future[Any], here
     assert "missing" in repr(future)
 
 
+@pytest.mark.parametrize(
+    ("attempt", "reason", "why"),
+    [
+        (1, "", "it may not be run again: retries=0, or delivery is at_most_once"),
+        (3, "", "its retries are used: this was attempt 3"),
+        (1, "no time left for a retry", "no time left for a retry"),
+    ],
+)
+@pytest.mark.parametrize("said", ["", "the shop is closed"])
+def test_a_retry_that_came_to_nothing_says_so(
+    future: Future[Any], attempt: int, reason: str, why: str, said: str
+) -> None:
+    asked = Retry(said, delay=1) if said else Retry(delay=1)
+    future.settle(failed(asked, attempt=attempt, reason=reason))
+
+    with pytest.raises(Retry) as caught:
+        future.result()
+
+    assert str(caught.value) == f"{said or 'asked for a retry'}, but {why}"
+    assert caught.value.delay == 1
+    assert "Retry" in str(caught.value.__cause__)
+
+
 # Waiting
+
+
+@pytest.mark.parametrize("wait", ["result", "exception", "wait"])
+def test_a_timeout_that_is_no_number_is_refused_by_its_name(future: Future[Any], wait: str) -> None:
+    with pytest.raises(TypeError, match=r"^timeout='0\.1s': expected a number of seconds, or None"):
+        getattr(future, wait)(timeout="0.1s")
 
 
 def test_a_wait_that_is_too_short_says_what_the_task_is_doing(future: Future[Any], channel: FakeChannel) -> None:

@@ -267,7 +267,7 @@ def test_c7_lets_no_fault_explain_two_starts():
 
 @pytest.mark.parametrize("kind", ["kill child", "kill fork server"])
 def test_c7_lets_a_fault_take_one_task_of_a_child_with_one_slot(kind):
-    """What had ended there in the second before had told so: forty of them by one kill were once taken for explained."""
+    """What had ended there in the second before had told so: forty of them by one kill once passed for explained."""
     event = "task.lost_child" if kind == "kill child" else "forkserver.died"
 
     def again(n: int, pool: str = "process") -> Story:

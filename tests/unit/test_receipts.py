@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qworker import TaskCancelled, codec
+from qworker import TaskCancelled, codec, stopping
 from qworker.broker.values import StopAnswer
 from qworker.future import Future
 from qworker.lifecycle import How, State
@@ -242,3 +242,20 @@ def test_of_an_earlier_survivor_only_its_worker_knows_whether_it_still_runs(
 
     assert receipt.still_running is expected
     assert receipt.note.endswith(words)
+
+
+def test_of_a_task_that_a_group_did_not_wait_for_to_its_end_nothing_is_claimed(future: Future[Any]) -> None:
+    receipt = stopping.receipt_of(future, None, 0.0, asked=True)
+
+    assert receipt.still_running is None
+    assert receipt.note == (
+        "the wait for it was interrupted: whether its code runs is not known; status() asks what it is doing"
+    )
+
+
+def test_of_a_task_that_the_server_forgot_a_group_says_so(future: Future[Any]) -> None:
+    future.give_up(submitted_here=True)
+
+    receipt = stopping.receipt_of(future, None, 0.0, asked=True)
+
+    assert (receipt.still_running, receipt.note) == (None, "nothing is known of it on this server any more")

@@ -118,3 +118,10 @@ def test_the_facts_for_machines():
     }  # fmt: skip
     assert facts["workers"][0]["told_s_ago"] == 1.0
     assert facts["workers"][0]["running"][0]["id"] == "mail:1"
+
+
+def test_survivors_on_a_worker_that_is_silent_are_not_said_to_run():
+    text = shown(snapshot(worker=replace(WORKER, beat_ms=980_000)))
+
+    assert "1 survivor(s) of ended tasks ran when their worker was heard last: see qworker dessert" in text
+    assert "still run" not in text

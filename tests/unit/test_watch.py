@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
 from qworker import codec
+from qworker.cli import status, watch
+from qworker.cli.terminal import draws
 from qworker.cli.watch import View, lines_of, picture, view_of
 from qworker.lifecycle import State
 from qworker.model import Progress, Record, Told
@@ -96,3 +99,50 @@ def test_only_what_changed_makes_another_line():
         found(record=Record(state=State.RUNNING, attempt=2)),
     ):
         assert view_of("q:1", other).facts != before.facts
+
+
+def test_of_the_last_lines_only_those_are_printed_that_are_new():
+    first, then = (view_of("q:1", found(told(None, *map(str, lines)))) for lines in (range(10), range(2, 12)))
+
+    assert list(lines_of(then, first)) == ["  | 10", "  | 11"]
+    assert list(lines_of(first, first._replace(lines=()))) == [f"  | {n}" for n in range(10)]
+    other = view_of("q:1", found(told(None, "else")))
+    assert list(lines_of(other, first)) == ["  | else"]
+
+
+def test_a_new_state_is_printed_without_the_lines_that_were_printed_before():
+    first = view_of("q:1", found(told(None, "one")))
+    further = view_of("q:1", found(told(Progress(3, 10), "one", "two")))
+
+    assert list(lines_of(further, first)) == ["q:1 running on box-2 for 4.2 s, attempt 1, 3 of 10 done", "  | two"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("kind", "moves"), [("dumb", False), ("unknown", False), ("xterm", True)])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(kind, moves, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    assert draws(screen) is moves
+    assert not draws(io.StringIO())
+    with watch._screen(as_json=False) as shown:
+        shown.show(view_of("q:1", found()))
+    assert "running on box-2" in screen.getvalue()
+
+
+def test_status_is_shown_again_on_a_terminal_that_cannot_move_its_cursor(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", screen)
+    nothing = status.Snapshot(0.0, (), ())
+    monkeypatch.setattr(status, "_look", lambda *_: nothing)
+    monkeypatch.setattr(status, "_looks", lambda *_: iter([nothing]))
+
+    status._watch(None, None, as_json=False)  # type: ignore[arg-type]
+
+    assert screen.getvalue().count("no queue was ever used") == 2

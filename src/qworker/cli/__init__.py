@@ -55,7 +55,7 @@ VERBS: dict[str, Verb] = {
     "stop": Verb("client:stop", "End tasks wherever they are, and tell what came of it.", "Tasks"),
     # The whole.
     "status": Verb("status:status", "Show queues, workers, and what runs since when.", "Look"),
-    "dessert": Verb("status:dessert", "List code that still runs after its outcome was recorded.", "Look"),
+    "dessert": Verb("dessert:dessert", "List code that still runs after its outcome was recorded.", "Look"),
     "check": Verb("check:check", "Say whether this host's workers are live or ready.", "Look"),
     "doctor": Verb("doctor:doctor", "Examine the server and this host, and say what to do.", "Look"),
 }

@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as Answer
-from datetime import datetime
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,7 +18,19 @@ import typer
 from .. import durations, ids
 from ..errors import BrokerError, ConfigError
 from . import EXIT_ERROR
-from .shared import Json, Namespace, Url, escape_lines, open_app, open_broker, print_json, print_rows, said
+from .shared import (
+    TIMES,
+    Json,
+    Namespace,
+    Url,
+    escape_lines,
+    moment,
+    open_app,
+    open_broker,
+    print_json,
+    print_rows,
+    said,
+)
 
 if TYPE_CHECKING:
     from ..future import Future
@@ -49,11 +60,11 @@ def submit(
     queue: Annotated[str | None, _option("Its queue.", "NAME", "--queue", "-q")] = None,
     timeout: Annotated[Duration | None, _option("Run time of one attempt, or none.", "DURATION")] = None,
     grace: Annotated[Duration | None, _option("From being asked to end to being forced.", "DURATION")] = None,
-    deadline: Annotated[str | None, _option("Until when it must have ended.", "DURATION|TIME")] = None,
+    deadline: Annotated[str | None, _option(f"Until when it must have ended: {TIMES}.", "DURATION|TIME")] = None,
     retries: Annotated[int | None, _option("How often it is run again after it failed.", "N")] = None,
     backoff: Annotated[Duration | None, _option("The pause before the first retry.", "DURATION")] = None,
     jitter: Annotated[bool | None, _option("Spread the pauses at random.", None, "--jitter/--no-jitter")] = None,
-    delay: Annotated[str | None, _option("Do not start it before that.", "DURATION|TIME")] = None,
+    delay: Annotated[str | None, _option(f"Do not start it before that: {TIMES}.", "DURATION|TIME")] = None,
     priority: Annotated[str | None, _option("high, normal or low.", "WORD")] = None,
     pool: Annotated[str | None, _option("The kind of slot it needs: process, thread, async.", "WORD")] = None,
     local_id: Annotated[str | None, _option("The local part of its id.", "ID", "--id")] = None,
@@ -74,11 +85,11 @@ def submit(
         "queue": queue,
         "timeout": timeout,
         "grace": grace,
-        "deadline": _moment(deadline),
+        "deadline": moment("--deadline", deadline),
         "retries": retries,
         "backoff": backoff,
         "jitter": jitter,
-        "delay": _moment(delay),
+        "delay": moment("--delay", delay),
         "priority": priority,
         "pool": pool,
         "id": local_id,
@@ -108,7 +119,11 @@ def submit(
             else:
                 print(future.id)
             return
-        print_result(future, wait_s, as_json=as_json)
+        try:
+            print_result(future, wait_s, as_json=as_json)
+        except KeyboardInterrupt:
+            print(f"{future.id} is left alone: it goes on; qworker result {future.id}", file=sys.stderr)
+            raise
 
 
 def result(
@@ -276,16 +291,6 @@ def _named_arguments(text: str) -> dict[str, Any]:
 def _too_deep(what: str, text: str) -> ConfigError:
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return ConfigError(f"{what} {shown}: nested too deeply to be read as JSON; a task's arguments may be 100 deep")
-
-
-def _moment(text: str | None) -> str | datetime | None:
-    """Return a duration as it is, and a time as one; which of them it was, `Options` decides."""
-    if text is None or not (text[:4].isdigit() and "-" in text):
-        return text
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return text
 
 
 def _seconds(flag: str, text: str) -> float:

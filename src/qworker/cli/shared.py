@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .. import durations
 from ..config import Settings
+from ..errors import ConfigError
 from ..log import escape
 
 if TYPE_CHECKING:
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from ..broker.broker import Broker
 
 __all__ = [
+    "TIMES",
     "Json",
     "Namespace",
     "Url",
     "escape_lines",
+    "moment",
     "open_app",
     "open_broker",
     "plain",
@@ -43,6 +47,7 @@ __all__ = [
 ]
 
 TIMEOUT_S = 5.0
+TIMES = "90s, 1h30m, or a time with its zone, as 2030-12-31T18:00+01:00"
 _WHOLE = 40  # characters: a generated id in a queue with a name of some length
 _DEEPEST = 150  # levels of a value that are shown
 _WIDE = 250  # columns in a pipe, where nobody wraps
@@ -75,6 +80,29 @@ def open_broker(url: str | None, namespace: str | None) -> Broker:
         if server.started:
             print(escape(f"no server's URL is set: {server.line}"), file=sys.stderr)
     return Broker(address, settings.namespace or "default", timeout_s=TIMEOUT_S, role="cli")
+
+
+def moment(flag: str, text: str | None) -> str | datetime | None:
+    """Return a duration as it is, and a time as one."""
+    if text is None:
+        return None
+    try:
+        durations.seconds(text)
+    except ConfigError:
+        pass
+    else:
+        return text
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: expected {TIMES}") from None
+    if when.utcoffset() is None:
+        try:
+            here = f"; {when.astimezone().isoformat()} is that here"
+        except (ValueError, OverflowError):  # no year that clocks know
+            here = ""
+        raise ConfigError(f"{flag} {text}: a time without a zone could mean any hour: add +01:00, or Z for UTC{here}")
+    return when
 
 
 def plain(value: object, _within: int = 0) -> Any:

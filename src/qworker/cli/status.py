@@ -1,4 +1,4 @@
-"""`qworker status` and `qworker dessert`: queues, workers, what runs, what waits, and what will not go.
+"""`qworker status`: queues, workers, what runs and what waits.
 
 broker.stats, .workers ─► Snapshot ─┬─► --json
                                     └─► tables, once or again every second
@@ -22,6 +22,7 @@ from ..ids import check_queue
 from ..lifecycle import OUTCOMES
 from ..log import escape
 from ..views import QueueStats, WorkerRecord
+from .dessert import SILENT_S, look, span, told_s_ago, word
 from .shared import Json, Namespace, Url, open_broker, plain, print_json, print_table, table
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _SAMPLE_S = 0.5  # between the two looks that make a rate
 _EVERY_S = 1.0
 _ENDED = tuple(state.value for state in OUTCOMES)
-_SILENT_S = 15.0  # an idle worker tells of itself every 10 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Snapshot:
     taken: float
     queues: tuple[QueueStats, ...]
     workers: tuple[WorkerRecord, ...]
+    silent: tuple[str, ...] = ()  # ids of workers that are on the list, and of which nothing is known any more
 
     @property
     def now_ms(self) -> int:
@@ -82,48 +83,18 @@ def status(
         print_table(*_spaced(_parts(seen, rates)))
 
 
-def dessert(url: Url = None, namespace: Namespace = None, as_json: Json = False) -> None:
-    """List code that still runs although its task's outcome is recorded: on which worker, and for how long.
-
-    As the workers told it last. Nothing is listed when nothing lingers.
-    """
-    with open_broker(url, namespace) as broker:
-        survivors = [{"worker": worker.id, **left} for worker in broker.workers() for left in worker.survivors]
-    if as_json:
-        print_json(survivors)
-    elif not survivors:
-        print("nothing lingers: no code runs after its outcome was recorded")
-    else:
-        print_table(
-            table(
-                "Dessert: code that runs after its outcome was recorded",
-                ("task", "name", "outcome", ">since", ">running for", "worker", ">child", ">slot"),
-                (
-                    (
-                        _word(left, "id"),
-                        _word(left, "name"),
-                        _word(left, "outcome").replace("_", " "),
-                        _span(left, "since_s"),
-                        _span(left, "ran_s"),
-                        _word(left, "worker"),
-                        _word(left, "child"),
-                        _word(left, "slot"),
-                    )
-                    for left in survivors
-                ),
-            )
-        )
-
-
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _look(broker: Broker, only: str | None) -> Snapshot:
     names = broker.queues() if only is None else (only,)
+    queues = tuple(broker.stats(name) for name in names)
+    workers, silent = look(broker)
     return Snapshot(
         taken=time.monotonic(),
-        queues=tuple(broker.stats(name) for name in names),
-        workers=tuple(worker for worker in broker.workers() if only is None or only in worker.queues),
+        queues=queues,
+        workers=tuple(worker for worker in workers if only is None or only in worker.queues),
+        silent=silent,  # which queues they serve is not known
     )
 
 
@@ -135,7 +106,9 @@ def _watch(broker: Broker, only: str | None, *, as_json: bool) -> None:
             print_json({"error": str(seen)} if isinstance(seen, BrokerError) else _facts(seen, _rates(before, seen)))
             sys.stdout.flush()
             before = before if isinstance(seen, BrokerError) else seen
-    with _picture() if sys.stdout.isatty() else contextlib.nullcontext(_print) as show:
+    from .terminal import draws
+
+    with _picture() if draws(sys.stdout) else contextlib.nullcontext(_print) as show:
         show(_spaced(_parts(before, {})))
         for seen in _looks(broker, only):
             if isinstance(seen, BrokerError):
@@ -221,16 +194,18 @@ def _facts(seen: Snapshot, rates: Mapping[str, float]) -> dict[str, Any]:
             "survivors": worker.survivors,
             "unknown": dict(worker.unknown),
             "started_ms": worker.started_ms,
-            "told_s_ago": _told_s_ago(seen, worker),
+            "told_s_ago": told_s_ago(worker, seen.now_ms),
         }
         for worker in seen.workers
     ]
-    found: dict[str, Any] = plain({"now_ms": seen.now_ms, "queues": queues, "workers": workers})
+    found: dict[str, Any] = plain(
+        {"now_ms": seen.now_ms, "queues": queues, "workers": workers, "silent_workers": list(seen.silent)}
+    )
     return found
 
 
 def _parts(seen: Snapshot, rates: Mapping[str, float]) -> list[Any]:
-    if not seen.queues and not seen.workers:
+    if not seen.queues and not seen.workers and not seen.silent:
         return ["no queue was ever used in this namespace, and no worker runs"]
     parts: list[Any] = [_queue_table(seen, rates)]
     if seen.workers:
@@ -287,24 +262,37 @@ def _remarks(seen: Snapshot) -> Iterator[str]:
         waiting = queue.ready + queue.scheduled + queue.suspects
         if waiting and queue.queue not in served:
             yield f"{queue.queue}: {waiting:,} wait, and no worker serves it: qworker start MODULE:APP -q {queue.queue}"
+        if queue.claimed and queue.queue not in served:
+            yield (
+                f"{queue.queue}: {queue.claimed:,} claimed, and no worker of it tells of itself; once the lease ended,"
+                f" another worker takes over: qworker start MODULE:APP -q {queue.queue}"
+            )
         slots = {kind for worker in seen.workers if queue.queue in worker.queues for kind in worker.slots}
         needs = {line.partition(":")[0] for line, count in queue.lines.items() if count} - {"default"}
         for kind in sorted(needs - slots) if slots else ():
             yield f"{queue.queue}: tasks wait for {kind} slots, and no worker of it has any: -c {kind}=8"
         if queue.suspects:
             yield f"{queue.queue}: {queue.suspects} suspect(s) wait to run alone in a worker"
-    lingering = sum(len(worker.survivors) for worker in seen.workers)
+    for worker in seen.silent:
+        yield f"{worker}: silent: killed, frozen or cut off; whether code of its tasks runs is not known"
+    lingering = sum(len(worker.survivors) for worker in seen.workers if not _is_silent(seen, worker))
     if lingering:
         yield f"{lingering} survivor(s) of ended tasks still run: see qworker dessert"
+    unsure = sum(len(worker.survivors) for worker in seen.workers if _is_silent(seen, worker))
+    if unsure:
+        yield f"{unsure} survivor(s) of ended tasks ran when their worker was heard last: see qworker dessert"
+
+
+def _is_silent(seen: Snapshot, worker: WorkerRecord) -> bool:
+    told = told_s_ago(worker, seen.now_ms)
+    return told is not None and told >= SILENT_S
 
 
 def _worker_table(seen: Snapshot) -> Any:
     rows = []
     for worker in seen.workers:
-        told = _told_s_ago(seen, worker)
-        state = (
-            worker.state if told is None or told < _SILENT_S else f"{worker.state}, silent for {durations.text(told)}"
-        )
+        told = told_s_ago(worker, seen.now_ms) or 0.0
+        state = f"{worker.state}, silent for {durations.text(told)}" if _is_silent(seen, worker) else worker.state
         up = "" if not seen.now_ms else durations.text(max(0.0, (seen.now_ms - worker.started_ms) / 1000))
         slots = " ".join(
             f"{kind}={count}" + (f"+{worker.lent[kind]} lent" if worker.lent.get(kind) else "")
@@ -317,13 +305,13 @@ def _worker_table(seen: Snapshot) -> Any:
 def _running_table(seen: Snapshot) -> Any:
     rows = [
         (
-            _word(shown, "id"),
-            _word(shown, "name"),
-            _span(shown, "ran_s"),
+            word(shown, "id"),
+            word(shown, "name"),
+            span(shown, "ran_s"),
             _remark(shown),
             worker.id,
-            _word(shown, "child"),
-            _word(shown, "slot"),
+            word(shown, "child"),
+            word(shown, "slot"),
         )
         for worker in seen.workers
         for shown in worker.running
@@ -339,19 +327,3 @@ def _remark(shown: Mapping[str, Any]) -> str:
         "in a lent place" if shown.get("lent") else "",
     )
     return "; ".join(filter(None, remarks))
-
-
-def _told_s_ago(seen: Snapshot, worker: WorkerRecord) -> float | None:
-    if not seen.now_ms or not worker.beat_ms:
-        return None
-    return max(0.0, round((seen.now_ms - worker.beat_ms) / 1000, 3))
-
-
-def _word(shown: Mapping[str, Any], key: str) -> str:
-    value = shown.get(key)
-    return "" if value is None else str(value)
-
-
-def _span(shown: Mapping[str, Any], key: str) -> str:
-    value = shown.get(key)
-    return durations.text(value) if isinstance(value, (int, float)) else ""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import os
+from typing import NoReturn, TextIO
 
 import rich.console
 
-__all__ = ["Console"]
+__all__ = ["Console", "draws"]
+
+
+def draws(stream: TextIO) -> bool:
+    """Whether a picture can be drawn anew there: a terminal that moves its cursor. On others rich shows nothing."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class Console(rich.console.Console):

@@ -125,31 +125,31 @@ class _Picture:
 
 
 class _Changes:
-    """One line, or one object, for each view that differs from the last."""
+    """What is new in each view that differs from the last, as lines; or the whole of it, as one object."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._last: tuple[Any, ...] | None = None
+        self._last: View | None = None
 
     def show(self, view: View) -> None:
-        if view.facts == self._last:
+        last, self._last = self._last, view
+        if last is not None and view.facts == last.facts:
             return
-        self._last = view.facts
         if self._as_json:
             print_json(_as_json(view))
         else:
-            print("\n".join(lines_of(view)), file=sys.stderr)
+            print("\n".join(lines_of(view, last)), file=sys.stderr)
         sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def _screen(*, as_json: bool) -> Iterator[Screen]:
-    if as_json or not sys.stderr.isatty():
+    from .terminal import Console, draws
+
+    if as_json or not draws(sys.stderr):
         yield _Changes(as_json=as_json)
         return
     from rich.live import Live
-
-    from .terminal import Console
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     # What is drawn goes when the task has ended: its end is told below, in words that stay.
@@ -157,13 +157,20 @@ def _screen(*, as_json: bool) -> Iterator[Screen]:
         yield _Picture(live)
 
 
-def lines_of(view: View) -> Iterator[str]:
-    """Yield a view as lines, safe to print."""
-    yield escape(f"{view.status.id} {view.status}")
-    if view.trouble:
-        yield escape(f"  {view.trouble}")
-    for line in view.lines:
+def lines_of(view: View, last: View | None = None) -> Iterator[str]:
+    """Yield a view as lines, safe to print; after `last`, only what is new since."""
+    if last is None or view.facts != last._replace(lines=view.lines).facts:
+        yield escape(f"{view.status.id} {view.status}")
+        if view.trouble:
+            yield escape(f"  {view.trouble}")
+    for line in _fresh(() if last is None else last.lines, view.lines):
         yield escape(f"  | {line}")
+
+
+def _fresh(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the lines that were not there before: only the last few are told, and earlier ones move out at the top."""
+    same = next((size for size in range(min(len(before), len(now)), 0, -1) if before[-size:] == now[:size]), 0)
+    return now[same:]
 
 
 def picture(view: View) -> RenderableType:

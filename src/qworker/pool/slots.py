@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from .. import clock, codec, context, faultpoints
 from ..allowed import Allowed, NotRunnable
-from ..errors import DecodeError, NotEncodable, Retry, TaskInterrupt, TaskTooLarge
+from ..errors import DecodeError, NotEncodable, Retry, TaskInterrupt, TaskTooLarge, ValueNotSent
 from ..model import Header, PoolNeed
 from . import frames, interrupts
 from .inbox import Inbox
@@ -227,10 +227,9 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _unfit(name: str, error: Exception) -> Exception:
-    """Say which task's value it was; keep what the codec says of the value."""
-    if isinstance(error, NotEncodable | TaskTooLarge):
-        return type(error)(f"{name} returned a value that cannot be sent: {error}")
-    return NotEncodable(f"{name} returned a value that cannot be sent: {type(error).__name__}: {error}")
+    """Say which task's value it was; keep what the codec says of the value. The task ran: so it is no `Refused`."""
+    fault = str(error) if isinstance(error, NotEncodable | TaskTooLarge) else f"{type(error).__name__}: {error}"
+    return ValueNotSent(f"{name} returned a value that cannot be sent: {fault}")
 
 
 def _describe(error: BaseException) -> bytes:

@@ -47,7 +47,8 @@ def on_claim(record: Record, header: Header, *, remaining_ms: int | None) -> Ver
     if record.stop is not None:
         return Verdict(State.CANCELLED, How.NEVER_STARTED, "stopped before it started again")
     if record.once:
-        return Verdict(State.CRASHED, How.HOST_DIED, "its worker died after it started, and delivery is at_most_once")
+        reason = "its worker died when it may have started, and delivery is at_most_once"
+        return Verdict(State.CRASHED, How.HOST_DIED, reason)
     if record.losses >= header.max_crashes and record.exact:
         return Verdict(State.CRASHED, How.HOST_DIED, f"what ran it died {record.losses} times")
     if record.deliveries > MAX_DELIVERIES:
