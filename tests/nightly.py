@@ -5,6 +5,8 @@
     make nightly ARGS="sim fuzz --minutes 20"      only these
 
 A step that fails, or takes longer than it may, ends alone: the next one begins. The exit code is 1 when one did.
+
+What each step last came to, with its commit, versions and seconds, is kept in docs/proof/nightly.json: commit it.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("build/nightly.json")
+KEPT = ROOT / "docs" / "proof" / "nightly.json"
 LAST_LINES = 20
+KEPT_LINES = 3  # of what a step said at its end: how many runs, and how many of them were bad
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,30 @@ def write(out: Path, began: str, done: Sequence[Done], left: Sequence[str]) -> N
     draft.replace(out)
 
 
+def origin(began: str) -> dict[str, object]:
+    """Say what is tried here, and on what: before anything is written, which would make the checkout a changed one."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "src")]
+    from benchmarks.machine import facts
+    from support.history.torture import installed, versions
+
+    return {"date": began[:10], "commit": facts()["commit"], "versions": versions(*installed())}
+
+
+def keep(kept: Path, done: Done, of: Mapping[str, object]) -> None:
+    """Put what a step came to in the place of what was known of it; the rows of the others stay as they are."""
+    rows = json.loads(kept.read_text())["steps"] if kept.exists() else {}
+    said = [line.rstrip() for line in Path(done.log).read_text("utf-8", "replace").splitlines() if line.strip()]
+    rows[done.name] = {
+        "status": done.status,
+        "took_s": done.took_s,
+        "command": done.command,
+        "said": said[-KEPT_LINES:],
+        **of,
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"steps": rows}, indent=1) + "\n")
+
+
 def table(done: Sequence[Done]) -> str:
     """Return what came of all steps, and how those ended that did not pass."""
     rows = [
@@ -134,13 +163,16 @@ def table(done: Sequence[Done]) -> str:
     return "\n".join([*rows, *ends])
 
 
-def run(plan: Sequence[tuple[str, Sequence[str], float]], out: Path) -> int:
+def run(plan: Sequence[tuple[str, Sequence[str], float]], out: Path, kept: Path | None = None) -> int:
     """Perform all of a plan: name, command and limit of each. Returns the exit code."""
     began, done = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), []
+    of = {} if kept is None else origin(began)
     for n, (name, command, within_s) in enumerate(plan):
         print(f"{time.strftime('%H:%M')} {' '.join(command)}  ({within_s / 60:.0f} minutes at most)", flush=True)
         done.append(perform(name, command, within_s, out.with_suffix("")))
         write(out, began, done, [left for left, _, _ in plan[n + 1 :]])
+        if kept is not None:
+            keep(kept, done[-1], of)
     print(table(done))
     return int(any(each.status != "passed" for each in done))
 
@@ -151,13 +183,14 @@ def main() -> int:
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"default: {', '.join(names)}")
     parser.add_argument("--minutes", type=float, help="for all of them together, as far as they can be shorter")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="a row for each step that was run; to be committed")
     options = parser.parse_args()
     if unknown := set(options.steps) - set(names):
         parser.error(f"no step is named {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the step ends, too
     steps = [step for step in STEPS if not options.steps or step.name in options.steps]
     share = share_of(steps, options.minutes)
-    return run([(step.name, step.command(share), limit_s(step, share)) for step in steps], options.out)
+    return run([(step.name, step.command(share), limit_s(step, share)) for step in steps], options.out, options.kept)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from support.waiting import wait_until
 
 Start = Callable[..., Worker]
 RUNS = int(os.environ.get("QWORKER_TEST_RUNS", "1"))
+SEED = "QWORKER_TEST_SEED"  # the one fresh seed of a run, to have it again
 PREFIX = "qw:{default.default}:"
 HASHES = ("bodies", "tasks", "held", "cursors", "progress", "dead_bodies", "stats", "meta")
 SORTED = ("later", "leases", "stops", "dead")
@@ -100,10 +101,13 @@ def looked(url: str, *args: str) -> tuple[int, str]:
     return done.returncode, done.stdout.decode() + done.stderr.decode()
 
 
-@pytest.mark.parametrize("seed", range(2 * RUNS))
+# The fresh one has no number here: all processes of pytest-xdist must collect the same names.
+@pytest.mark.parametrize("known", [*range(2 * RUNS), "fresh"])
 def test_whatever_is_in_the_keys_workers_and_those_who_look_go_on(
-    start: Start, tasks: Any, client: redis.Redis, seed: int
+    start: Start, tasks: Any, client: redis.Redis, known: int | str
 ) -> None:
+    seed = int(os.environ.get(SEED) or random.randrange(2, 2**32)) if known == "fresh" else int(known)
+    print(f"seed {seed}; again: {SEED}={seed} pytest {__file__} -k fresh")  # pytest shows it if this fails
     rng = random.Random(seed)
     worker = start("-c", "2", target=PROMISES, env={"QWORKER_LEASE": "1"})
     for _ in range(40):

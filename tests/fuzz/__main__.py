@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "src")]
 WORK = ROOT / "build" / "fuzz"
 NAMES = (
-    "values", "blobs", "outcomes", "shown", "frames", "replies", "stored", "urls", "names", "settings", "words",
-    "lines", "pages", "stacks", "health",
+    "values", "blobs", "outcomes", "shown", "frames", "replies", "stored", "urls", "names", "functions", "settings",
+    "words", "lines", "pages", "stacks", "health",
 )  # fmt: skip
 LONGEST_S = 5  # one input; libFuzzer's own clock
 MOST_MB = 1024
@@ -146,7 +146,7 @@ def _hypothesis(target: str, seconds: float) -> None:
         max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck), database=None,
         phases=[Phase.generate, Phase.shrink],
     )  # fmt: skip
-    @given(grammar.inputs(corpus.of(target)))
+    @given(grammar.inputs(corpus.of(target), target))
     def check(data: bytes) -> None:
         nonlocal count
         if time.monotonic() > ends:

@@ -15,6 +15,7 @@ from qworker import codec
 from qworker.lifecycle import How, State
 from qworker.model import ErrorInfo, Header, Line, Outcome, Progress, Sighting, Told
 from qworker.pool import frames
+from tests.fuzz.modules import FUNCTIONS
 
 CORPUS = Path(__file__).with_name("corpus")
 
@@ -158,6 +159,28 @@ def _seeds() -> dict[str, dict[str, bytes]]:
             "duration": b"1h30m",
             "huge": b"9" * 5_000,
             "escape": b"\x1b[2J:\xe2\x80\xae",
+        },
+        "functions": {
+            "nothing-allowed": b"\nown.tasks.run\nother.run\nown.tasks.registered\nos.system\n*.run",
+            "module": b"own.tasks\nown.tasks.run\nown.tasks.later\nown.tasks.Box.named\nown.tasks.Box.Inner.run\n"
+            b"own.deep.er.run\nother.leaked\nown.run",
+            "borrowed": b"own\nown.tasks.system\nown.tasks.shell\nown.tasks.leaked\nown.tasks.os.system\nown.leaked\n"
+            b"own.tasks.Box.helper\nown.tasks.Box.leak\nown.tasks.Box.Helper.leak\nown.tasks.hatch.leaked\n"
+            b"own.hatch.leaked\nown.tasks.other.leaked\nown.tasks.sys.modules.get",
+            "broken": b"own.raises,own.exits,own.needs\nown.raises.run\nown.exits.run\nown.needs.run\nown.nowhere.run",
+            "beginning": b"own\nowner.run\nown\nown.\nown..tasks.run\n.own.tasks.run\nown.tasks.run.",
+            "dunder": b"own.tasks\nown.tasks.run.__globals__\nown.tasks.Box.__subclasses__\nown.tasks.__builtins__.eval"
+            b"\nown.tasks.run.__call__\nown.tasks.Box.mro",
+            "lambda": b"own.tasks\nown.tasks.lamb\nown.tasks.<lambda>\nown.tasks.inner\nown.tasks.make.<locals>.inner"
+            b"\nown.tasks.partial\nown.tasks.box.weigh\nown.tasks.nothing",
+            "everything": b"*\nown.tasks.run\nother.sub.run\nos.getcwd\nposix.system\n__main__.main\nbuiltins.eval\n"
+            b"antigravity.x\nsubprocess.Popen\nown.tasks.alias",
+            "other-package": b"os,other.sub\nos.system\nos.path.join\nother.sub.run\nother.leaked\nposixpath.join",
+            "deep": b"own\nown" + b".tasks" * 900 + b".run",
+            "no-text": b"own\nown.\xff\nown.\x00.run\nown.\x1b[2J\nown.tasks.\xe2\x80\xae",
+            "all-there-is": b"own,owner,other\n" + "\n".join(sorted(FUNCTIONS)).encode(),
+            "class": b"own.tasks.Box\nown.tasks.Box.double\nown.tasks.Box.named\nown.tasks.Box.Inner.run",
+            "no-module": b"own-tasks\nown.run",
         },
         "settings": {
             "table": b'[tool.qworker]\nlease = "30s"\nconcurrency = {process = 2, thread = 20}\nqueues = ["a"]\n',

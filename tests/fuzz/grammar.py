@@ -1,6 +1,8 @@
-"""Bytes that are nearly right: msgpack that is deep, wide, torn or lying about its length, and mutations of seeds."""
+"""Bytes that are nearly right: msgpack that is deep, wide, torn or lies about its length; names; mutations of seeds."""
 
 from __future__ import annotations
+
+import re
 
 import msgpack
 from hypothesis import strategies as st
@@ -59,6 +61,17 @@ def mutated(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def inputs(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+def called(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Names made of the words of the seeds, in other orders, a line each, after a line of such names with commas."""
+    words = sorted({word for seed in seeds for word in re.split(rb"[.,\n]", seed)})
+    word = st.one_of(st.sampled_from(words), st.sampled_from(words), st.binary(max_size=4))
+    name = st.lists(word, min_size=1, max_size=5).map(b".".join)
+    modules = st.lists(st.one_of(name, st.sampled_from(words)), min_size=1, max_size=3).map(b",".join)
+    return st.builds(lambda allow, names: b"\n".join([allow, *names]), modules, st.lists(name, min_size=1, max_size=8))
+
+
+def inputs(seeds: list[bytes], target: str = "") -> st.SearchStrategy[bytes]:
     """What a target is tried with."""
+    if target == "functions":
+        return st.one_of(called(seeds), mutated(seeds))
     return st.one_of(mutated(seeds), PACKED, st.binary(max_size=300)) if seeds else PACKED | st.binary(max_size=300)

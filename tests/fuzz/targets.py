@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ from typing import Any
 
 import hiredis
 
-from qworker import codec, config, durations, health, ids, log
+import qworker.task  # noqa: F401 - allowed.py imports it when it is first needed
+from qworker import allowed, codec, config, durations, health, ids, log
 from qworker.broker import aio, connection, flows, links, records, sockets
 from qworker.broker.hello import Address
 from qworker.broker.sentinel import Sentinels
@@ -30,9 +32,11 @@ from qworker.errors import ConfigError, DecodeError
 from qworker.lifecycle import State
 from qworker.model import ErrorInfo, Header, Line
 from qworker.pool import frames, stack_pipe, stack_text
+from qworker.pool.apps import Apps
 from qworker.pool.page import FOREVER, Page, SlotCells
 from qworker.values import unpack_plain
 from qworker.views import Inspection
+from tests.fuzz.modules import FUNCTIONS, SOURCES, Unavailable, World, brought_by
 
 Target = Callable[[bytes], None]
 
@@ -172,6 +176,59 @@ def names(data: bytes) -> None:
         durations.text(durations.seconds(text))
 
 
+def _registered() -> None: ...
+
+
+REGISTERED = {"own.tasks.registered": SimpleNamespace(fn=_registered), "other.run": SimpleNamespace(fn=_registered)}
+
+
+def functions(data: bytes) -> None:
+    """Names of tasks, a line each, and before them what `--allow` says: nothing runs that is not in one of these."""
+    said, *tried = data.decode("utf-8", "replace").split("\n")[:30]
+    if data.count(b".") > 1_000:
+        return  # each part is one import more to try, in the task's own time: a hundred ms for a name of 200
+    try:
+        allow = config.Settings.load({"allow": said}, environ={}, cwd=Path("/")).allow if said else ()
+    except ConfigError as error:
+        tame(str(error))
+        return
+    apps = Apps(None, "default", REGISTERED, (), allow)  # type: ignore[arg-type]
+    above = {".".join(parts[:to]) for parts in (module.split(".") for module in allow) for to in range(1, len(parts))}
+    lawful = brought_by({*(name for name in SOURCES if _inside(name, allow)), *above})
+    for name in tried:
+        before, fn = set(sys.modules), None
+        with World() as world:
+            allowed._find.cache_clear()
+            try:
+                found = apps.find(name)
+                assert (found is not None) == (name in allowed.Names.of(REGISTERED, allow)), name
+                fn = None if found is None else found.fn
+            except (allowed.NotRunnable, Unavailable):
+                pass  # the latter: code of an allowed module that was there already wanted one, its own affair
+            new = set(sys.modules) - before
+        for module in {*world.ran, *new, *world.asked}:
+            assert module in lawful or _inside(module, allow), (name, allow, module)
+        if name in REGISTERED:
+            assert fn is _registered
+            assert not world.asked
+        elif fn is not None:
+            home, _, _ = name.rpartition(".")
+            assert _inside(home, allow), (name, allow)
+            assert callable(fn)
+            if name.split(".")[0] in ("own", "owner", "other"):
+                assert name in FUNCTIONS, name
+            owner = getattr(fn, "__self__", None)
+            maker = owner if isinstance(owner, type) else getattr(fn, "__objclass__", fn)
+            assert _inside(maker.__module__, allow), (name, fn)
+    allowed._find.cache_clear()
+
+
+def _inside(module: str, allow: tuple[str, ...]) -> bool:
+    """Whether a module is one of these, or in one of them; said otherwise than `permits` says it."""
+    parts = module.split(".")
+    return any(each == "*" or parts[: each.count(".") + 1] == each.split(".") for each in allow)
+
+
 def settings(data: bytes) -> None:
     """A project file, and the same text in the environment and as a flag."""
     text = data.decode("utf-8", "surrogateescape")
@@ -261,6 +318,7 @@ TARGETS: dict[str, Target] = {
     "stored": stored,
     "urls": urls,
     "names": names,
+    "functions": functions,
     "settings": settings,
     "words": words,
     "lines": lines,

@@ -32,7 +32,7 @@ def test_whatever_was_kept_is_read_or_refused(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_nearly_that_is_read_or_refused(target: str) -> None:
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(grammar.inputs(corpus.of(target)))
+    @given(grammar.inputs(corpus.of(target), target))
     def check(data: bytes) -> None:
         TARGETS[target](data)
 
