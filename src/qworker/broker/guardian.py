@@ -192,9 +192,12 @@ class Guardian:
                 pass_fds=(self.lock_fd,),
                 preexec_fn=dies_with(os.getpid()),
             )
-            self._write_state(self.server.pid)
         except (OSError, subprocess.SubprocessError) as error:
             return f"cannot run {self.binary}: {error}"
+        try:
+            self._write_state(self.server.pid)
+        except OSError as error:
+            return f"cannot keep its state in {self.state}: {error.strerror or error}"
         # However long it loads: the user who waits has a deadline of its own, and the next one will find it loading.
         while not is_up(ping(self.socket_path)):
             if self.server.poll() is not None:

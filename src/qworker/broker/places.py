@@ -70,7 +70,7 @@ def prepare(root: Path) -> Path:
         if found.st_uid == os.getuid() and found.st_mode & 0o077:  # unpacked or copied there
             state.chmod(0o700)
         ignore = state / ".gitignore"
-        if not ignore.exists():
+        if not ignore.exists() or not ignore.stat().st_size:  # nothing in it: the disk was full
             ignore.write_text("*\n")
     except OSError as error:
         raise no_state(state, error) from None

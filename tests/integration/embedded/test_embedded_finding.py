@@ -223,9 +223,14 @@ def test_stop_ends_it_even_while_it_is_used_and_keeps_the_data(user, project):
         assert connection.get("k") == b"v"
 
 
-def test_the_state_is_private_and_invisible_to_git(user, project):
-    assert user().found["started"]
+@pytest.mark.parametrize("left", [False, True], ids=["fresh", "of a full disk"])
+def test_the_state_is_private_and_invisible_to_git(user, project, left):
     state = project / ".qworker"
+    if left:
+        state.mkdir()
+        (state / ".gitignore").touch()  # there was room for the name alone
+
+    assert user().found["started"]
 
     assert (state / ".gitignore").read_text() == "*\n"
     assert state.stat().st_mode & 0o777 == 0o700

@@ -13,6 +13,7 @@ import pytest
 from qworker.broker import embedded, places
 from qworker.errors import BrokerUnavailable, ConfigError
 from support.embedded_users import SHORT_S, User, client, gone
+from support.machine import fill, tmpfs
 
 
 def test_a_stale_socket_is_replaced(user, project, runtime):
@@ -137,3 +138,19 @@ def test_it_can_be_forbidden(project, value):
         "Set QWORKER_URL=redis://host:6379"
     )
     assert not (project / ".qworker").exists()
+
+
+def test_a_full_disk_is_told_as_one_and_the_server_starts_when_there_is_room(tmp_path, runtime):
+    environ = {"XDG_RUNTIME_DIR": str(runtime)}
+    with tmpfs(tmp_path / "disk", "1m") as root:
+        places.prepare(root)
+        ballast = fill(root)
+
+        with pytest.raises(
+            BrokerUnavailable, match=f"cannot keep its state in {root}/.qworker: No space left on device"
+        ):
+            embedded.ensure(root=root, environ=environ)
+
+        ballast.unlink()
+        assert embedded.ensure(root=root, environ=environ).started
+        assert embedded.stop(root)
