@@ -76,8 +76,8 @@ sim-flaws: $(STAMP) ## Break worker and scripts in known ways, and see how soon 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
 
-models: $(STAMP) ## The scripts against their models: 1,500 to 3,000 runs of 40 steps of each machine on each server, fakeredis 250 (15 minutes)
-	QWORKER_TEST_RUNS=25 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
+models: $(STAMP) ## The scripts against their models: 1,000 to 2,750 runs of 40 steps of each machine on each server, fakeredis 100 to 300 (15 minutes)
+	QWORKER_TEST_RUNS=50 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
 	  tests/property/test_group_machine.py $(ARGS)
 
 mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (30 minutes; ARGS=--machines: the models alone)

@@ -124,8 +124,8 @@ def main() -> int:
                 f"{fate}: {mutant.script}.lua:{mutant.number}: {mutant.line}  =>  {mutant.becomes}  {test}", flush=True
             )
 
-    # Each surviving mutant takes all tests: a quarter of the models' runs, 40 of each machine or less.
-    os.environ.setdefault("QWORKER_TEST_RUNS", "0.25")
+    # Each surviving mutant takes all tests: half of the models' runs, 30 of each machine or less.
+    os.environ.setdefault("QWORKER_TEST_RUNS", "0.5")
     hypothesis.settings.register_profile(
         "mutation", derandomize=True, database=None, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
     )

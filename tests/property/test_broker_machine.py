@@ -445,10 +445,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.model.check({key.removeprefix(PREFIX).decode(): value for key, value in keys.items()})
 
 
-# A run costs 45 ms of processor time beside the server's, on fakeredis 200. `make models` makes 25 times as many.
-RUNS = {"model": 110, "fakeredis": 10, "fakeredis-6.2": 3, "redis": 100, "valkey": 60, "cluster": 60}
-EXACT_RUNS = {"model": 40, "fakeredis": 6, "fakeredis-6.2": 2, "redis": 100, "valkey": 40, "cluster": 40}
-ROUNDS = {"model": 2, "redis": 4, "valkey": 2, "cluster": 2}
+# A run costs 45 ms of processor time beside the server's, on fakeredis 200. `make models` makes 50 times as many.
+RUNS = {"model": 55, "fakeredis": 6, "fakeredis-6.2": 2, "redis": 50, "valkey": 30, "cluster": 30}
+EXACT_RUNS = {"model": 30, "fakeredis": 4, "fakeredis-6.2": 2, "redis": 50, "valkey": 25, "cluster": 20}
+ROUNDS = {"model": 1, "redis": 2, "valkey": 1, "cluster": 1}
 
 
 @pytest.fixture

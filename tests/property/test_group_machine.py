@@ -30,7 +30,7 @@ MOST = 4
 # Each with those above it, the outermost first.
 PATHS = {"g-1": (), "g-2": ("g-1",), "g-3": ("g-1", "g-2"), "g-4": ()}
 TASKS = ("q:a", "q:b", "q:c", "q:d")
-RUNS = {"model": 80, "fakeredis": 10, "fakeredis-6.2": 3, "redis": 80, "valkey": 80}
+RUNS = {"model": 40, "fakeredis": 6, "fakeredis-6.2": 2, "redis": 40, "valkey": 40}
 PREFIX = "qw:t:group:"
 CHANNEL = "qw:t:groups"  # on which workers hear of stops
 AGED_MS = KEPT_MS * 2 // 5  # what is left of some after a while: less than half, so that a reader renews it
