@@ -168,15 +168,18 @@ class Future(concurrent.futures.Future[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the task has ended, at most so many seconds. True if it has, whichever way."""
-        durations.check_wait(timeout)
         if not self.done():
+            try:
+                ends = None if timeout is None else time.monotonic() + timeout
+            except TypeError:
+                durations.check_wait(timeout)  # not before: many thousand results are waited for
+                raise
             client = self.client()
             client.watch(self)
             run = lending.run_that_lends() or self.run
             if run is not None:
                 self._wait_in_task(run, client, timeout)
             else:
-                ends = None if timeout is None else time.monotonic() + timeout
                 client.hear(self, timeout)
                 with self._condition:
                     self._condition.wait_for(
@@ -359,10 +362,13 @@ class Future(concurrent.futures.Future[R]):
     def _wait(self, timeout: float | None, then: Literal["stop"] | None = None) -> None:
         if then not in (None, "stop"):
             raise ValueError(f"then={then!r}: expected None or 'stop'")
-        durations.check_wait(timeout)
         began = time.monotonic()
-        if unserved.wait(self, timeout):
-            return
+        try:
+            if unserved.wait(self, timeout):
+                return
+        except TypeError:
+            durations.check_wait(timeout)
+            raise
         late = self._find_late(began)
         if late is not None:
             raise late if then is None else stopping.stop_late(self, late)

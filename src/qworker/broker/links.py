@@ -246,7 +246,8 @@ class Plain:
     def waits(self, timeout_s: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(min(timeout_s * 1000, LONGEST_MS)))
+        left_ms = timeout_s * 1000
+        return bool(poll.poll(left_ms if left_ms < LONGEST_MS else LONGEST_MS))
 
     def fileno(self) -> int:
         return self._socket.fileno()
