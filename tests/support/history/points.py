@@ -157,7 +157,8 @@ def run(case: Case, directory: Path) -> Verdict:
     except AssertionError as error:
         return Verdict(case, time.monotonic() - began, error=str(error), kept=str(directory))
     history = done.history
-    dying = {submit.id for submit in history.submitted if submit.kind == "dies"}
+    # Those that kill their own child, and those that may start only once: one death of others is theirs, too.
+    dying = {submit.id for submit in history.submitted if submit.kind in ("dies", "poison") or submit.once}
     violations = done.violations + [
         Violation("P5", end.id, "an innocent ended as crashed", (str(end),))
         for end in history.ended
