@@ -291,6 +291,13 @@ def test_c7_lets_nothing_start_twice_that_may_start_once():
     assert rules(once.history()) == {"C7"}
 
 
+def test_c2_lets_what_may_start_once_crash_by_a_death_before_its_line():
+    story = Story().submit(once=True, max_crashes=1).told(3, "crashed", "host_died")
+    assert "C2" in rules(story.history())
+
+    assert rules(story.fault("kill child", 1).history()) == set()
+
+
 def test_c5_lets_a_task_kill_its_child_as_often_as_it_may():
     def dies(times: int) -> Story:
         story = Story().submit(max_crashes=2)

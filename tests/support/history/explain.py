@@ -255,7 +255,9 @@ class Index:
             run.start.attempt for run in task.runs
             if run.start.attempt == ended.attempt or self._shows_its_end(task, run)
         }  # fmt: skip
-        last = ended.attempt + (ended.how in ("killed", "host_died") and ended.state != "crashed")
+        # Who may start only once crashes by its first death, which may come between its beginning and its line.
+        alone = ended.state != "crashed" or (task.once and ended.attempt == 1)
+        last = ended.attempt + (ended.how in ("killed", "host_died") and alone)
         found: dict[int, Fault | None] = {}
         for attempt in sorted(set(range(1, last)) - attempts):
             since = max((run.start.at for run in task.runs if run.start.attempt <= attempt), default=task.asked)
