@@ -76,11 +76,11 @@ sim-flaws: $(STAMP) ## Break worker and scripts in known ways, and see how soon 
 test-stdlib: $(STAMP) ## The standard library's own tests for executors, on qworker.Executor (needs a CPython that has them)
 	$(BIN)/python -m pytest -s -rs tests/e2e/test_stdlib_executor.py $(ARGS)
 
-models: $(STAMP) ## The scripts against their models: 1,000 to 2,750 runs of 40 steps of each machine on each server, fakeredis 100 to 300 (15 minutes)
+models: $(STAMP) ## The scripts against their models: 1,000 to 2,750 runs of 40 steps of each machine on each server, fakeredis 100 to 300
 	QWORKER_TEST_RUNS=50 $(BIN)/python -m pytest -n $(JOBS) tests/property/test_broker_machine.py \
 	  tests/property/test_group_machine.py $(ARGS)
 
-mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (30 minutes; ARGS=--machines: the models alone)
+mutants: $(STAMP) ## Change the Lua scripts one word at a time, and see whether the tests notice (35 minutes; ARGS=--machines: the models alone)
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 fuzz: $(STAMP) ## Feed what reads bytes of others with what might break it; what did is kept in the corpus (10 minutes)

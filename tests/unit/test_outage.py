@@ -77,5 +77,5 @@ def test_a_queue_that_another_server_has_taken_over_is_back() -> None:
 def test_what_is_refused_of_one_queue_is_not_over_when_another_is_answered() -> None:
     told = said([("one", SPOILED), ("two", None), ("one", SPOILED), ("two", GONE), ("two", None), ("one", None)])
     assert [(name, queue) for name, queue, _ in told] == [
-        ("unreachable", "one"), ("unreachable", None), ("back", None), ("back", None),
+        ("unreachable", "one"), ("unreachable", None), ("back", None), ("back", "one"),
     ]  # fmt: skip

@@ -315,6 +315,6 @@ class Subscription:
     def _lost(self, exc: BaseException) -> BrokerUnavailable:
         self._failed = BrokerUnavailable(
             f"cannot listen on {self._channel}: the connection to the server at {self._server} failed:"
-            f" {type(exc).__name__}: {exc}. Subscribe again, and look up what was awaited"
+            f" {type(exc).__name__}: {exc}"
         )
         return self._failed

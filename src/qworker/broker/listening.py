@@ -26,7 +26,6 @@ from .connection import public_url
 _log = logging.getLogger("qworker.client")
 _LONGEST_PAUSE_S = 1.0
 _LONGEST_POLL_S = 1e6  # the kernel counts milliseconds in 31 bits
-_ADVICE = ". Subscribe again, and look up what was awaited"  # to who holds a Subscription: it is followed here
 _AT_ONCE = 256  # messages; then the I/O thread looks whether there is something else to do
 
 
@@ -254,7 +253,7 @@ class Listening:
         pause_s = min(_LONGEST_PAUSE_S, 0.05 * 2 ** min(self._failures, 6))
         self.again_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)
         if self._failures == 1 and error is not None:
-            _log.warning("the server is gone; results are late until it is back: %s", _cause(error))
+            _log.warning("the server is gone; results are late until it is back: %s", error)
         self._hang_up()
 
     def end(self) -> None:
@@ -312,7 +311,3 @@ class Listening:
         while self._left:
             self._unwatch()
             self._left.pop().close()
-
-
-def _cause(error: Exception) -> str:
-    return str(error).removesuffix(_ADVICE)

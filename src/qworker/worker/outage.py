@@ -59,7 +59,9 @@ class Outage:
         ]
         if over:
             since = min(self._since.pop(place) for place in over)
-            self._emit("redis.back", after_s=round(time.monotonic() - since, 1), **({"queue": queue} if server else {}))
+            # As it was said: of a queue of its own, or of the one server.
+            where = {"queue": queue} if server or all(refused for _, refused in over) else {}
+            self._emit("redis.back", after_s=round(time.monotonic() - since, 1), **where)
 
     def _failed(self, queue: str, error: Exception) -> None:
         now = time.monotonic()
