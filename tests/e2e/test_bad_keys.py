@@ -145,7 +145,8 @@ def test_who_waits_for_what_nobody_can_read_keeps_nobody_from_lending(
     """A claim by id that failed each time was tried for ever: nothing was lent any more."""
     with bound(one_server.url, "support.apps.trees") as trees:
         client.set("qw:{default.other}:tasks", "spoiled")
-        client.hset(PREFIX + "bodies", "x", "short")
+        for queue in ("default", "other"):  # both are known, or who waits for one would be told at once that it is not
+            client.hset(f"qw:{{default.{queue}}}:bodies", "x", "short")
         worker = start("-c", "process=3", target="support.apps.trees:app")
         vain = [trees.waits_for.submit(other) for other in ("default:x", "other:x")]
         worker.wait_event("redis.unreachable")
