@@ -40,6 +40,7 @@ ONCE_BAD_SMALL: dict[int, str] = {
     378252094: "an outage of a little more than half a lease ended while an idle worker's claim tried again: it did "
     "not notice, and rescued what a living worker's next renewal came too late for",
     37652314: "a timeout was told as if no code ran, while the thread of an earlier attempt did",
+    544250531: "no fault of qworker's: who was cut off before it could tell a loss, and died so, was to have told it",
 }
 
 

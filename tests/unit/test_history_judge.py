@@ -456,6 +456,14 @@ def test_c10_lets_a_worker_that_was_killed_long_after_tell_what_it_lost():
     assert rules(story.history()) == {"C10"}
 
 
+@pytest.mark.parametrize(("cut_off", "excused"), [((3.5, 8.5), True), ((3.5, 7.5), False), ((6.5, 9.5), False)])
+def test_c10_excuses_who_was_cut_off_from_the_loss_until_it_was_killed(cut_off, excused):
+    story = child_killed().fault("cut off worker", *cut_off).fault("kill worker", 9.0)
+    story.events.clear()
+
+    assert rules(story.history()) == (set() if excused else {"C10"})
+
+
 def test_it_is_told_how_long_what_a_fault_hit_was_gone():
     stories = [elsewhere(make(f"q:{n}"), n) for n, make in enumerate([retried, child_killed, worker_frozen])]
 

@@ -203,6 +203,7 @@ class Index:
         self._twice = [fault for fault in self.faults if fault.kind in REPEATING]
         self._kills = [fault for fault in self.faults if fault.kind == "kill worker"]
         self._frozen = [fault for fault in self.faults if fault.kind in ("freeze worker", "stood still")]
+        self._cut_off = [fault for fault in self.faults if fault.kind == "cut off worker"]
         self._unheard = [fault for fault in self.faults if fault.kind in LOSE_ANSWERS]
         for task in self.tasks.values():
             hit = [fault for run in task.runs for fault in self.faults_on(run)]
@@ -300,9 +301,16 @@ class Index:
         return [fault for fault in self.faults[first:last] if fault.until >= since]
 
     def was_killed(self, worker: str, lost: float, again: float) -> bool:
-        """Whether a worker died soon enough after a loss to have taken what it had to tell with it."""
+        """Whether a worker died soon enough after a loss to have taken what it had to tell with it.
+
+        It tells what the server has answered: who is cut off before that, and dies so, has told nothing either.
+        """
+        until = again + LOG_S
+        for fault in self._cut_off:
+            if fault.worker == worker and fault.at <= until:
+                until = max(until, fault.until + LOG_S)
         return any(
-            fault.kind == "kill worker" and lost - TICK_S <= fault.at <= again + LOG_S
+            fault.kind == "kill worker" and lost - TICK_S <= fault.at <= until
             for fault in self._by_worker.get(worker, ())
         )
 
