@@ -34,12 +34,15 @@ ONCE_BAD: dict[int, str] = {
     375642078: "windows that came late, behind a renewal of others, were started when that was answered",
     737891024: "a claim that was being left when a drain began was filled: the worker ended in error",
     661531286: "a stop was answered as if no code ran, while a frozen worker's thread did",
+    463844442: "the limit that guarantees.md tells: a worker was cut off too soon to tell that a task had started",
+    946669188: "the same",
     37649538: "a timeout was, while the thread of an earlier attempt ran on",
 }
 ONCE_BAD_SMALL: dict[int, str] = {
     378252094: "an outage of a little more than half a lease ended while an idle worker's claim tried again: it did "
     "not notice, and rescued what a living worker's next renewal came too late for",
     37652314: "a timeout was told as if no code ran, while the thread of an earlier attempt did",
+    946671673: "the limit that guarantees.md tells: a worker froze too soon to tell that a task had started",
     544250531: "no fault of qworker's: who was cut off before it could tell a loss, and died so, was to have told it",
 }
 

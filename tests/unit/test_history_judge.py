@@ -309,6 +309,16 @@ def test_c5_lets_a_task_kill_its_child_as_often_as_it_may():
     assert rules(dies(3).history()) == {"C5"}
 
 
+@pytest.mark.parametrize(("at", "attempt", "counts"), [(1.2, 1, False), (8.5, 1, True), (1.2, 2, True)])
+def test_c5_does_not_count_a_death_of_which_its_worker_could_tell_neither_start_nor_end(at, attempt, counts):
+    story = Story().submit(max_crashes=2).start(1).fault("cut off worker", at, 12).end(9, "dies")
+    for n in range(2):
+        story.moves("w2", 21 + n).start(12 + n, attempt=attempt + n).end(12.1 + n, "dies").event("task.lost_child")
+    story.told(20, "crashed", "host_died")
+
+    assert rules(story.history()) == ({"C5"} if counts else set())
+
+
 def test_c7_lets_what_the_server_could_not_be_told_start_again():
     # Its code ended while the server was away, so the kill a while later took an outcome that was not recorded.
     story = Story().submit().start(1).end(2).fault("restart server", 1.5, 4)

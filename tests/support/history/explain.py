@@ -78,6 +78,8 @@ TICK_S = 0.1
 SETTLE_S = 1.0
 # What such a fault takes of a child with one slot is one task, wherever that was: what its child has told is read.
 ONE_EACH = ("kill child", "dies", "kill fork server")
+# After so long a worker has recorded that a task runs: with its next renewal after the task's first second.
+UNMARKED_S = 2.5
 # Who is killed takes the lines of its log with it that are as young as this.
 LOG_S = 1.0
 
@@ -322,6 +324,15 @@ class Index:
         killed = any(f.worker != worker and lost - TICK_S <= f.at <= again + LOG_S for f in self._kills)
         deaf = (f for f in self._frozen if f.worker != worker)
         return killed or any(f.at <= again and lost <= f.until + TICK_S for f in (*self._unheard, *deaf))
+
+    def is_untold(self, run: Run, after: Run | None) -> bool:
+        """Whether the server heard neither of this start nor of its end: its worker was silent from about then on.
+
+        What comes then is the same attempt once more: the limit that docs/guarantees.md tells.
+        """
+        silent = (fault for fault in self.faults_on(run) if COSTS[fault.kind].startswith("worker"))
+        same = after is not None and after.start.attempt == run.start.attempt
+        return same and any(fault.at <= run.start.at + UNMARKED_S for fault in silent)
 
     def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
         """What may have made a task start again after this run; empty if nothing did."""

@@ -149,7 +149,10 @@ def c5(index: Index, task: Task) -> Iterator[str]:
         yield f"ended in attempt {ended.attempt}, and attempt {max(attempts)} has started"
     if ended.attempt not in attempts and ended.how not in ("host_died", "killed"):
         yield f"ended in attempt {ended.attempt} ({ended.how}), which has no start"
-    own = sum(run.end is not None and run.end.how == "dies" for run in task.runs)
+    own = sum(
+        run.end is not None and run.end.how == "dies" and not index.is_untold(run, after)
+        for run, after in itertools.zip_longest(task.runs, task.runs[1:])
+    )
     if own > task.max_crashes and all(map(index.charges, task.faults)):
         yield f"killed its child {own} times, and may {task.max_crashes} times"
     lost = [attempt for attempt, fault in index.unseen(task, ended).items() if fault is None]
