@@ -36,6 +36,8 @@ ONCE_BAD: dict[int, str] = {
     661531286: "a stop was answered as if no code ran, while a frozen worker's thread did",
     463844442: "the limit that guarantees.md tells: a worker was cut off too soon to tell that a task had started",
     946669188: "the same",
+    981985397: "the same, by a server that was away until its worker was killed",
+    981980058: "no fault of qworker's: a stop was answered with a mark that an earlier start may run; nobody read it",
     37649538: "a timeout was, while the thread of an earlier attempt ran on",
 }
 ONCE_BAD_SMALL: dict[int, str] = {

@@ -102,7 +102,7 @@ class Recorder:
                 answer = "cancelled" if future.cancel() else "not cancelled"
             else:
                 receipt = future.stop(wait=0)
-                never = (receipt.outcome, receipt.how) == (State.CANCELLED, "never_started")
+                never = receipt and (receipt.outcome, receipt.how) == (State.CANCELLED, "never_started")
                 # `cancelled` is the word for what never runs; what ran, and was stopped at once, has that outcome, too.
                 answer = "cancelled" if never else f"{receipt.outcome or receipt.state}, {receipt.how or 'not yet'}"
         except QWorkerError as error:

@@ -205,7 +205,6 @@ class Index:
         self._twice = [fault for fault in self.faults if fault.kind in REPEATING]
         self._kills = [fault for fault in self.faults if fault.kind == "kill worker"]
         self._frozen = [fault for fault in self.faults if fault.kind in ("freeze worker", "stood still")]
-        self._cut_off = [fault for fault in self.faults if fault.kind == "cut off worker"]
         self._unheard = [fault for fault in self.faults if fault.kind in LOSE_ANSWERS]
         for task in self.tasks.values():
             hit = [fault for run in task.runs for fault in self.faults_on(run)]
@@ -307,10 +306,7 @@ class Index:
 
         It tells what the server has answered: who is cut off before that, and dies so, has told nothing either.
         """
-        until = again + LOG_S
-        for fault in self._cut_off:
-            if fault.worker == worker and fault.at <= until:
-                until = max(until, fault.until + LOG_S)
+        until = self._unheard_until(worker, again + LOG_S)
         return any(
             fault.kind == "kill worker" and lost - TICK_S <= fault.at <= until
             for fault in self._by_worker.get(worker, ())
@@ -330,9 +326,18 @@ class Index:
 
         What comes then is the same attempt once more: the limit that docs/guarantees.md tells.
         """
-        silent = (fault for fault in self.faults_on(run) if COSTS[fault.kind].startswith("worker"))
-        same = after is not None and after.start.attempt == run.start.attempt
-        return same and any(fault.at <= run.start.at + UNMARKED_S for fault in silent)
+        if after is None or after.start.attempt != run.start.attempt:
+            return False
+        until = self._unheard_until(run.start.worker, run.start.at + UNMARKED_S)
+        return any(COSTS[fault.kind].startswith("worker") and fault.at <= until for fault in self.faults_on(run))
+
+    def _unheard_until(self, worker: str, since: float) -> float:
+        """Until when a worker may have told nobody what it had to tell by an instant: outages may follow each other."""
+        until = since
+        for outage in self.outages:
+            if outage.worker in ("", worker) and outage.at <= until:
+                until = max(until, outage.until + LOG_S)
+        return until
 
     def reasons(self, task: Task, before: Run, after: Run) -> list[str | Fault]:
         """What may have made a task start again after this run; empty if nothing did."""

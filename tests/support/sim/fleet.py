@@ -270,7 +270,9 @@ class Producer:
                 self._note_stop(job, asked, "unknown")
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self._note_stop(job, asked, answer.code)
+            # What may run still was not promised never to: an outcome comes back for that.
+            adrift = answer.code == "cancelled" and answer.outcome and codec.unpack_outcome(answer.outcome).adrift
+            self._note_stop(job, asked, "cancelled, and may run still" if adrift else answer.code)
             del self.stopping[job.local]
             return
 
