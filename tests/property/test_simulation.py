@@ -38,6 +38,8 @@ ONCE_BAD: dict[int, str] = {
     946669188: "the same",
     981985397: "the same, by a server that was away until its worker was killed",
     981980058: "no fault of qworker's: a stop was answered with a mark that an earlier start may run; nobody read it",
+    746535520: "the limit that guarantees.md tells: a cut wire and a step of the server's clock, together a lease",
+    221668613: "no fault of qworker's: what lay unstarted in a lapsed claim was to be told as soon as what runs",
     37649538: "a timeout was, while the thread of an earlier attempt ran on",
 }
 ONCE_BAD_SMALL: dict[int, str] = {
@@ -45,6 +47,7 @@ ONCE_BAD_SMALL: dict[int, str] = {
     "not notice, and rescued what a living worker's next renewal came too late for",
     37652314: "a timeout was told as if no code ran, while the thread of an earlier attempt did",
     946671673: "the limit that guarantees.md tells: a worker froze too soon to tell that a task had started",
+    221682148: "no fault of qworker's: the network sent a refused submit once more, which only its client could do",
     544250531: "no fault of qworker's: who was cut off before it could tell a loss, and died so, was to have told it",
 }
 

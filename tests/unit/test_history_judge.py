@@ -25,7 +25,7 @@ from support.history.made import (
     worker_frozen,
     worker_killed,
 )
-from support.history.records import Ended, Event, History, Quiet, load, save
+from support.history.records import Ended, Event, Fault, History, Quiet, load, save
 
 
 def rules(history: History) -> set[str]:
@@ -307,6 +307,18 @@ def test_c5_lets_a_task_kill_its_child_as_often_as_it_may():
 
     assert rules(dies(2).history()) == set()
     assert rules(dies(3).history()) == {"C5"}
+
+
+@pytest.mark.parametrize(
+    ("step_at", "step_s", "excused"),
+    [(2.3, 0.9, True), (2.3, -0.9, False), (2.3, 0.2, False), (2.3, 1.5, False), (9.0, 0.9, False)],
+)
+def test_c7_lets_a_cut_and_a_small_step_of_the_clock_make_a_start_together(step_at, step_s, excused):
+    story = Story().submit().start(1).fault("cut off worker", 2, 2.6).event("claim.lost", task="")
+    story.faults.append(Fault("clock step", step_at, step_at, step_s=step_s))
+    story.moves("w2", 21).event("tasks.rescued", task="").start(3.5, attempt=2).end(4).told(5)
+
+    assert ("C7" in rules(story.history())) is not excused
 
 
 @pytest.mark.parametrize(("at", "attempt", "counts"), [(1.2, 1, False), (8.5, 1, True), (1.2, 2, True)])

@@ -189,6 +189,7 @@ class Index:
         self._begins = [fault.at for fault in self.faults]
         self._longest_s = max((fault.until - fault.at for fault in self.faults), default=0.0)
         self.outages = [fault for fault in self.faults if fault.kind in OUTAGES]
+        self._steps = [fault for fault in self.faults if fault.kind == "clock step"]
         by_child: dict[int, list[Fault]] = {}
         by_worker: dict[str, list[Fault]] = {}
         for fault in self.faults:
@@ -211,10 +212,12 @@ class Index:
             task.faults = sorted(set(hit), key=lambda fault: fault.at)
 
     def _may_cost(self, fault: Fault) -> bool:
-        cost = COSTS[fault.kind]
-        return cost != "nothing" and (
-            cost != "worker, past its lease" or fault.until - fault.at > self.history.lease_s / 2
-        )
+        cost, half_s = COSTS[fault.kind], self.history.lease_s / 2
+        if cost != "worker, past its lease":
+            return cost != "nothing"
+        # A step of the server's clock that is too small to be taken for one makes the lease that much shorter.
+        steps = (step.step_s for step in self._steps if fault.at - half_s <= step.at <= fault.until)
+        return fault.until - fault.at + sum(step_s for step_s in steps if 0 < step_s <= half_s) > half_s
 
     def charges(self, fault: Fault) -> bool:
         """Say whether what a fault hits has lost an attempt by it: a drain, too, if no server could be told of it."""

@@ -111,6 +111,7 @@ class Fault:
     until: float
     pid: int = 0  # of a child
     worker: str = ""  # of a worker, or of what is below it
+    step_s: float = 0.0  # of a step of the server's clock: forward, or back where it is negative
 
     def __str__(self) -> str:
         target = f" {self.pid}" if self.pid else ""

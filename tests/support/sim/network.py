@@ -46,6 +46,8 @@ class Server:
         self.wires: list[Wire] = []
         self.calls = 0
         self._waiting: deque[tuple[Wire | None, tuple[Any, ...]]] = deque()  # arrived while it stands still
+        # What a producer was told to be refused does not come a second time: who sends twice knows, and says "unknown".
+        self._refused: list[tuple[Any, ...]] = []
         self._blocked: list[_Blocked] = []
         self._rung: list[bytes] = []
         store.reset()
@@ -100,11 +102,15 @@ class Server:
         """A command has come; without a wire, the second delivery of one."""
         if self.down or (wire is not None and wire.broken):
             return
+        if wire is None and any(parts is refused for refused in self._refused):
+            return
         if self.frozen:
             self._waiting.append((wire, parts))
             return
         self.calls += 1
         reply = self._do(wire, parts)
+        if isinstance(reply, hiredis.ReplyError) and wire is not None and wire.node.name.startswith("p"):
+            self._refused.append(parts)
         if wire is not None and reply is not _LATER:
             if self.universe.draw.random() < self.weather.cut_after:
                 wire.lose("cut after a command was done")

@@ -62,15 +62,18 @@ def overlap(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tup
 
 
 def heeded(history: History, plan: Plan, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
-    """A stop is durable. Of a task that is back in its line, as its claim lapsed, the next claim tells the end."""
+    """A stop is durable: its task is told to be over in time, or its code is.
+
+    Of a task that is back in its line, as its claim lapsed, the next claim tells the end, however late that comes.
+    """
     jobs = {f"default:{job.local}": job for job in plan.jobs}
     ends = {end.id: end for end in history.ended}
     for stop in history.stopped:
         if stop.answer != "requested" or stop.id not in ends:
             continue
         ended = ends[stop.id].at
-        if ends[stop.id].how == "never_started" and not ends[stop.id].may_run:
-            ended = max([stop.answered, *(span.ended for span in spans if span.id == stop.id)])
+        if ends[stop.id].how == "never_started":
+            ended = min(ended, max([stop.answered, *(span.ended for span in spans if span.id == stop.id)]))
         allowed = _over(history, stop.answered, ended) + jobs[stop.id].grace_s + 3 * plan.lease_s + _slack_s(plan)
         if ended > allowed:
             yield stop.id, f"ended {ended - stop.answered:.1f} s after its stop was requested"

@@ -236,8 +236,9 @@ class World:
                 server.store.loaded.clear()
                 self._fault(blow, until=now)
             case "clock step":
-                server.clock_s += (-1 if draw < 0.5 else 1) * blow.lasts_s * (10 if draw * 10 % 1 < 0.3 else 1)
-                self._fault(blow, until=now)
+                step_s = (-1 if draw < 0.5 else 1) * blow.lasts_s * (10 if draw * 10 % 1 < 0.3 else 1)
+                server.clock_s += step_s
+                self._fault(blow, until=now, step_s=step_s)
             case "kill producer":
                 some = [producer for producer in self.producers if not producer.done]
                 if some:
@@ -248,11 +249,11 @@ class World:
 
     def _fault(
         self, blow: Blow, *, worker: str = "", pid: int = 0, until: float | None = None,
-        over: Callable[[], object] | None = None,
+        step_s: float = 0.0, over: Callable[[], object] | None = None,
     ) -> None:  # fmt: skip
         now = self.universe.now
         until = now + blow.lasts_s if until is None else until
-        self.faults.append(Fault(blow.kind, now, until, pid, worker))
+        self.faults.append(Fault(blow.kind, now, until, pid, worker, step_s))
         if over is not None:
             self._open += 1
             self.universe.at(until, self._over, over)
