@@ -326,6 +326,7 @@ class Order(NamedTuple):
     grace_s: float = 5.0
     alone: bool = False  # a suspect: it needs a child that nobody else is in
     interrupt: bool = False
+    on_permit: bool = False  # its start is recorded before it happens: no slot has it before `Pool.permit`
 
 
 EndingKind = Literal[

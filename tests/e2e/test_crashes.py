@@ -334,7 +334,8 @@ def test_at_most_once_a_worker_frozen_past_its_lease_is_not_run_again_and_tells_
 
 
 @pytest.mark.parametrize(
-    "fault", ["claim.reply:kill9", "start.sent:cut", pytest.param("start.reply:cut", marks=pytest.mark.slow)]
+    "fault",
+    ["claim.reply:kill9", "dispatch:kill9", "start.sent:cut", pytest.param("start.reply:cut", marks=pytest.mark.slow)],
 )
 def test_at_most_once_what_was_claimed_and_is_not_recorded_as_started_runs_once(
     start, server, served, execution_log, fault
@@ -357,7 +358,7 @@ def test_at_most_once_what_was_claimed_and_is_not_recorded_as_started_runs_once(
     assert starts_by_id(execution_log) == {future.id: 1}
 
 
-@pytest.mark.parametrize("point", ["dispatch", pytest.param("start.sent", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("point", ["start.reply", pytest.param("start.sent", marks=pytest.mark.slow)])
 def test_at_most_once_a_death_between_the_record_of_a_start_and_the_start_never_makes_it_two(
     start, server, served, execution_log, point
 ) -> None:
@@ -404,9 +405,6 @@ def test_at_most_once_what_waits_in_a_window_runs_once_when_what_runs_before_it_
     assert starts_by_id(execution_log) == {future.id: 1 for future in (running, *waiting)}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="starts are recorded for a whole window: what waits in it ends unrun"
-)
 def test_at_most_once_what_waits_in_the_window_of_a_killed_worker_runs_once(start, tasks, execution_log, url) -> None:
     first = start("-c", "1", "--window", "8")
     futures = tasks.once.submit_many([call(60), *(call(0) for _ in range(4))])

@@ -51,7 +51,7 @@ def serve(start: Callable[..., Worker]) -> Callable[..., Worker]:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("way", ["by_result", "by_wait", "by_as_completed"])
+@pytest.mark.parametrize("way", ["by_result", "by_once", "by_wait", "by_as_completed"])
 def test_a_recursion_ends_on_one_worker_with_two_slots(serve, trees, pool: str, way: str) -> None:
     serve(*POOLS[pool])
 

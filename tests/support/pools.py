@@ -38,6 +38,7 @@ def make_order(
     handed: float = 0.0,
     blob: bytes | None = None,
     interrupt: bool = False,
+    on_permit: bool = False,
     **header: Any,
 ) -> Order:
     """An order for one of the tasks in `apps/pool_tasks.py`, or for one that is named in full."""
@@ -61,6 +62,7 @@ def make_order(
         deadline_s=deadline_s,
         handed=handed,
         interrupt=interrupt,
+        on_permit=on_permit,
     )
 
 
@@ -83,6 +85,7 @@ class Recorder:
         self.ended_at: dict[int, float] = {}
         self.lines: list[tuple[int, str, str, Mapping[str, Any] | None]] = []
         self.log: list[tuple[str, dict[str, Any]]] = []
+        self.wanted: list[list[int]] = []  # whose starts were to be permitted, call by call
         self.seen: list[int] = []
         self.told: list[tuple[Any, ...]] = []  # what tasks told of themselves: waits, cursors, groups
 
@@ -92,6 +95,9 @@ class Recorder:
             assert ending.number not in self.ended, f"order {ending.number} ended twice: {ending}"
             self.ended[ending.number] = ending
             self.ended_at[ending.number] = now
+
+    def permit_wanted(self, numbers: list[int]) -> None:
+        self.wanted.append(numbers)
 
     def started(self, numbers: list[int]) -> None:
         self.seen.extend(numbers)

@@ -186,6 +186,7 @@ class FakePool:
         self.annex = self
         self.free = 0
         self.lent: list[str] = []  # the local ids of what was lent, however it came
+        self.permitted: list[int] = []
         self.refused: list[int] = []
         self.cycles: list[int] = []  # refused because they wait for each other
         self.stuck = False  # every slot and place waits
@@ -194,6 +195,9 @@ class FakePool:
         self.batches.append([order.id.partition(":")[2] for order in orders])
         for order in orders:
             self.orders[order.number] = order
+
+    def permit(self, numbers: Iterable[int]) -> None:
+        self.permitted += numbers
 
     def lend(self, orders: Sequence[Order]) -> None:
         for order in orders:
@@ -302,6 +306,7 @@ class World:
         self.collector.settler = self.settler
         self.dispatcher = Dispatcher(self.state, self.broker, self.settler)
         self.collector.stopped_group_of = self.dispatcher.groups.stopped_of
+        self.collector.record_starts = self.dispatcher.record_starts
         on_call = lambda _, error: self.answers.append(error is None)  # noqa: E731
         self.keeper = Keeper(self.state, self.broker, self.dispatcher, on_call=on_call)
         self.fetcher = Fetcher(self.state, self.broker, self.dispatcher, self.standing, on_call=on_call)

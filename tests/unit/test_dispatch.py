@@ -191,30 +191,94 @@ def test_a_stop_that_comes_again_is_passed_on_once_and_a_shorter_grace_again() -
 
 
 @pytest.mark.parametrize(
-    ("record", "header"),
-    [
-        (Record(deliveries=1, losses=1), {}),
-        (Record(deliveries=2), {}),
-        (Record(deliveries=1), {"delivery": "at_most_once"}),
-    ],
+    ("record", "once"),
+    [(Record(deliveries=1, losses=1), False), (Record(deliveries=1, losses=1), True), (Record(deliveries=2), False)],
 )
-def test_a_start_that_must_count_is_recorded_before_it_happens(record, header) -> None:
+def test_a_start_that_must_count_is_recorded_before_it_happens(record, once) -> None:
     async def scenario() -> None:
         async with roles() as w:
             recorded = w.broker.later("renew")
+            header = {"delivery": "at_most_once"} if once else {}
             w.accept(task("a", record=record, **header), task("b"))
 
             call = await w.broker.called("renew")
             assert w.pool.batches == [], "what stands behind it must not take its slot meanwhile"
-            assert call["started"] == [("c1", "a", 0, bool(header))]
+            assert call["started"] == [("c1", "a", 0, once)]
 
             recorded.set_result(renewal())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert w.pool.batches == [["a", "b"]]
             assert w.pool.orders[w.pool.number_of("a")].alone is (record.losses > 0)
+            assert not w.pool.orders[w.pool.number_of("a")].on_permit
             assert w.held("a").start_recorded
             assert not w.held("b").start_recorded
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("record", [Record(deliveries=1), Record(deliveries=3)])
+def test_what_may_start_once_is_recorded_when_a_slot_is_free_for_it_and_starts_then(record) -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.accept(*(task(local, record=record, delivery="at_most_once") for local in "abc"), task("d"))
+            numbers = [w.pool.number_of(local) for local in "abc"]
+            assert w.pool.batches == [["a", "b", "c", "d"]]
+            assert [w.pool.orders[n].on_permit for n in (*numbers, w.pool.number_of("d"))] == [True] * 3 + [False]
+            assert not w.broker.calls["renew"], "which of them have a slot is for their pool to say"
+
+            recorded = w.broker.later("renew")
+            w.collector.permit_wanted(numbers[:1])
+            call = await w.broker.called("renew")
+            w.collector.permit_wanted(numbers[1:])  # meanwhile: in one call, when this one is answered
+            assert (call["claims"], call["started"]) == (["c1"], [("c1", "a", 0, True)])
+            assert not w.pool.permitted
+            recorded.set_result(renewal())
+
+            call = await w.broker.called("renew", 2)
+            assert call["started"] == [("c1", "b", 0, True), ("c1", "c", 0, True)]
+            await asyncio.gather(*w.dispatcher._starting)
+            assert w.pool.permitted == numbers
+            assert [w.held(local).start_recorded for local in "abcd"] == [True] * 3 + [False]
+
+            w.accept(task("e", delivery="at_most_once"), claim="c2")
+            w.collector.permit_wanted([w.pool.number_of("e")])
+            assert (await w.broker.called("renew", 3))["claims"] == ["c2"]
+
+    asyncio.run(scenario())
+
+
+def test_of_several_claims_only_what_is_still_held_may_start() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            w.broker.script("renew", renewal(lost=["c1"]))
+            w.accept(task("a", delivery="at_most_once"))
+            w.accept(task("b", delivery="at_most_once"), claim="c2")
+
+            w.collector.permit_wanted([w.pool.number_of("a"), w.pool.number_of("b"), 99])
+            await asyncio.gather(*w.dispatcher._starting)
+
+            assert w.pool.permitted == [w.pool.number_of("b")]
+            assert not w.held("a").start_recorded
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_permits_nothing_more() -> None:
+    async def scenario() -> None:
+        async with roles() as w:
+            recorded = w.broker.later("renew")
+            w.accept(task("a", delivery="at_most_once"), task("b", delivery="at_most_once"))
+            w.collector.permit_wanted([w.pool.number_of("a")])
+            await w.broker.called("renew")
+            w.collector.permit_wanted([w.pool.number_of("b")])
+
+            w.dispatcher.cancel_starts()
+            await asyncio.gather(*w.dispatcher._starting, return_exceptions=True)
+            recorded.cancel()
+
+            assert not w.pool.permitted
+            assert len(w.broker.calls["renew"]) == 1
 
     asyncio.run(scenario())
 
@@ -224,10 +288,11 @@ def test_a_start_that_could_not_be_recorded_is_tried_again_and_does_not_happen_m
         async with roles() as w:
             w.broker.script("renew", BrokerUnavailable("gone"))
             w.accept(task("a", delivery="at_most_once"))
+            w.collector.permit_wanted([w.pool.number_of("a")])
 
             await w.broker.called("renew")
             await asyncio.sleep(0)
-            assert not w.pool.batches
+            assert not w.pool.permitted
             await w.broker.called("renew", 2)
 
     asyncio.run(scenario())
@@ -237,7 +302,7 @@ def test_a_start_under_a_claim_that_is_lost_does_not_happen() -> None:
     async def scenario() -> None:
         async with roles() as w:
             w.broker.script("renew", renewal(lost=["c1"]))
-            w.accept(task("a", delivery="at_most_once"))
+            w.accept(task("a", record=Record(deliveries=2)))
 
             (start,) = w.dispatcher._starting
             await start
@@ -252,7 +317,7 @@ def test_a_stop_that_arrives_while_the_start_is_recorded_wins() -> None:
         async with roles() as w:
             w.run(w.settler.run())
             recorded = w.broker.later("renew")
-            w.accept(task("a", delivery="at_most_once"))
+            w.accept(task("a", record=Record(deliveries=2)))
             await w.broker.called("renew")
 
             w.dispatcher.stop("default", "c1", "a", StopOrder())
@@ -275,6 +340,7 @@ def test_a_failure_in_a_recorded_start_is_not_swallowed() -> None:
                 async with asyncio.TaskGroup() as group:
                     w.state.spawn = group.create_task
                     w.accept(task("a", delivery="at_most_once"))
+                    w.collector.permit_wanted([w.pool.number_of("a")])
 
     asyncio.run(scenario())
 

@@ -47,6 +47,9 @@ class Events(Protocol):
     def endings(self, endings: list[Ending]) -> None:
         """Orders ended; each order that was put ends here exactly once, unless `recall` returned its number."""
 
+    def permit_wanted(self, numbers: list[int]) -> None:
+        """Slots are free for these, which start on permit: they wait until `Pool.permit` names them."""
+
     def started(self, numbers: list[int]) -> None:
         """These orders were seen to run. Not told of every short task: only of what a scan of the page met."""
 

@@ -59,6 +59,8 @@ class Entry:
     began = 0.0  # when its code started, as a scan read it; 0: not read yet
     quiet_until = 0.0  # unless it is asked to end, nothing is due before this
     lent = False  # it runs in the place of a task that waits: in no place of the pool
+    permit_wanted = False  # of one that starts on permit: the worker has been asked
+    permitted = False  # and has said yes
 
     def __init__(self, order: Order, expected_s: float, now: float) -> None:
         self.order = order
@@ -72,6 +74,11 @@ class Entry:
         if order.deadline_s is None:
             return NEVER
         return time.monotonic() + (order.handed + order.deadline_s - clock.now())
+
+    @property
+    def forbidden(self) -> bool:
+        """Must it not start yet?"""
+        return self.order.on_permit and not self.permitted
 
     def overdue(self, now: float) -> bool:
         """Has its deadline passed?"""

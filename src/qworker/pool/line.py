@@ -4,12 +4,16 @@
 
 Suspects (`Order.alone`) have a line of their own, because each needs a child that nobody else is in. So have lent
 orders, for which there are children beside the places of the pool: they wait only while no child can be started.
+
+What starts on permit (`Order.on_permit`) is given to no child ahead. It waits at the gate until a slot is free and the
+worker, asked then, has recorded its start: what is in line when a worker is killed was not begun. Nobody passes it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from .kid import Entry
 from .ladder import NEVER
@@ -26,36 +30,59 @@ class Line:
         self._orders: deque[Entry] = deque()
         self._suspects: deque[Entry] = deque()
         self._lent: deque[Entry] = deque()
+        self._gate: deque[Entry] = deque()  # the first that needs a permit, and all behind it
+        self._lines = (self._lent, self._suspects, self._orders, self._gate)
         # When the line was empty, or an order of this pool started or ended. Not when one went into a child: it may
         # come back from there again and again. Lent orders do not count: what stands here waits for the places.
         self.moved_at = 0.0
         self._next_deadline = NEVER  # of those in line; too early when its owner has left
 
     def __len__(self) -> int:
-        return len(self._orders) + len(self._suspects) + len(self._lent)
+        return sum(map(len, self._lines))
+
+    def __bool__(self) -> bool:
+        return bool(self._orders or self._gate or self._suspects or self._lent)
+
+    @property
+    def awaits_permit(self) -> bool:
+        """Is it for the worker to say who may go on? Then no slot is to blame for whoever stands still."""
+        return any(line and line[0].permit_wanted and line[0].forbidden for line in (self._gate, self._lent))
 
     def extend(self, entries: Sequence[Entry], now: float) -> None:
         """To the back."""
         if not self:
             self.moved_at = now
         for entry in entries:
-            self._queue_of(entry).append(entry)
+            line = self._line_of(entry)
+            if line is self._orders and (self._gate or entry.order.on_permit):
+                line = self._gate
+            line.append(entry)
             if entry.order.deadline_s is not None:
                 self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
         """To the front, in the order in which they were put."""
         for entry in reversed(entries):
-            self._queue_of(entry).appendleft(entry)
+            self._line_of(entry).appendleft(entry)
             self._next_deadline = min(self._next_deadline, entry.deadline)
 
     def take_overdue(self, now: float) -> list[Entry]:
         """Take out those whose deadline has passed."""
         if now < self._next_deadline:
             return []
-        entries = self.clear()
-        self.give_back([entry for entry in entries if not entry.overdue(now)])
-        return [entry for entry in entries if entry.overdue(now)]
+        late = []
+        self._next_deadline = NEVER
+        for line in self._lines:
+            waiting = list(line)
+            line.clear()
+            for entry in waiting:
+                deadline = entry.deadline
+                if now >= deadline:
+                    late.append(entry)
+                else:
+                    line.append(entry)
+                    self._next_deadline = min(self._next_deadline, deadline)
+        return late
 
     def look_again(self) -> None:
         """The host may have slept, and deadlines be nearer than they were."""
@@ -63,14 +90,13 @@ class Line:
 
     def remove(self, entry: Entry) -> None:
         """It waits no longer."""
-        self._queue_of(entry).remove(entry)
+        (self._gate if entry in self._gate else self._line_of(entry)).remove(entry)
 
     def clear(self) -> list[Entry]:
         """Empty the line; returns who was in it."""
-        entries = [*self._lent, *self._suspects, *self._orders]
-        self._lent.clear()
-        self._suspects.clear()
-        self._orders.clear()
+        entries = [entry for line in self._lines for entry in line]
+        for line in self._lines:
+            line.clear()
         self._next_deadline = NEVER
         return entries
 
@@ -80,7 +106,7 @@ class Line:
         They may have been in a child since: what counts is that no slot has started them.
         """
         aged = []
-        for line in (self._suspects, self._orders):
+        for line in (self._suspects, self._orders, self._gate):
             while line and line[0].put_at <= put_before:
                 aged.append(line.popleft())
         return aged
@@ -89,11 +115,14 @@ class Line:
         """Has a child had all the orders that it may have?"""
         return self._max_tasks is not None and given >= self._max_tasks
 
-    def feed(self, active: int, now: float) -> None:
-        """Give to the children what they have room for. `active`: orders in children that count for this pool."""
+    def feed(self, active: int, now: float) -> list[int]:
+        """Give to the children what they have room for; return whose start is to be permitted first.
+
+        `active`: orders in children that count for this pool.
+        """
         if not self:
-            return
-        self._feed_lent(now)
+            return []
+        wanted = self._feed_lent(now)
         kids = [kid for kid in self._nursery.serving() if not (kid.alone or kid.lent or self.worn(kid.given))]
         kids.sort(key=lambda kid: len(kid.entries) / kid.plan.slots)
         while self._suspects:
@@ -110,6 +139,7 @@ class Line:
                 del kids[:1]
                 break
             kid.give([self._suspects.popleft()], now)
+        self._open_gate()
         given = len(kids)
         while self._orders and given:
             given = 0
@@ -118,15 +148,34 @@ class Line:
             for kid in kids:
                 most = share if self._max_tasks is None else min(share, self._max_tasks - kid.given)
                 given += kid.fill(self._orders, most, AHEAD_S if kid.plan.slots == 1 else CROWD_AHEAD_S, now)
+        if self._gate and not self._orders:
+            idle = sum(max(0, kid.plan.slots - len(kid.entries)) for kid in kids)
+            wanted += self._want(islice(self._gate, idle))
+        return wanted
 
-    def _feed_lent(self, now: float) -> None:
+    def _open_gate(self) -> None:
+        gate = self._gate
+        while gate and not gate[0].forbidden:
+            self._orders.append(gate.popleft())
+
+    def _want(self, entries: Iterable[Entry]) -> list[int]:
+        """Note that the worker is asked to permit these; return those that it was not asked yet."""
+        new = [entry for entry in entries if entry.forbidden and not entry.permit_wanted]
+        for entry in new:
+            entry.permit_wanted = True
+        return [entry.order.number for entry in new]
+
+    def _feed_lent(self, now: float) -> list[int]:
         while self._lent:
+            if self._lent[0].forbidden:
+                return self._want(self._lent)
             kid = self._nursery.lent_place(now, alone=self._lent[0].order.alone, worn=self.worn)
             if kid is None:
                 break
             kid.give([self._lent.popleft()], now)
+        return []
 
-    def _queue_of(self, entry: Entry) -> deque[Entry]:
+    def _line_of(self, entry: Entry) -> deque[Entry]:
         if entry.lent:
             return self._lent
         return self._suspects if entry.order.alone else self._orders

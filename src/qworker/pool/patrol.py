@@ -102,7 +102,9 @@ class Patrol:
         if len(pool.line):
             pool.end_overdue(now, endings)
             # Before feeding: what no child has started for so long would only go in and be taken back once more.
-            if now - pool.line.moved_at >= _GIVE_UP_S:
+            if pool.line.awaits_permit:
+                pool.line.moved_at = now
+            elif now - pool.line.moved_at >= _GIVE_UP_S:
                 pool.return_line("stalled")
             else:
                 pool.return_aged(now - _AGED_S)

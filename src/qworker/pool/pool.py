@@ -112,6 +112,14 @@ class Pool:
         else:
             self.feed()
 
+    def permit(self, numbers: Iterable[int]) -> None:
+        """Let these start, of which `events.permit_wanted` told; those that are not here any more are left out."""
+        for number in numbers:
+            entry = self.entries.get(number)
+            if entry is not None:
+                entry.permitted = True
+        self.feed()
+
     def ask(self, number: int, reason: Reason, grace_s: float | None = None) -> bool:
         """Ask one order to end: flag now, force after `grace_s` (None: the order's own grace). False: not known here.
 
@@ -240,16 +248,19 @@ class Pool:
     def feed(self) -> None:
         """Give to the children what they have room for."""
         now = self._clock()
+        wanted: Sequence[int] = ()
         # A child would not start them: they wait here, where they can be given back.
         if self.line and clock.now_ns() < self.nursery.start_until_ns:
             kids = self.nursery.kids
             active = sum(len(kid.entries) for kid in kids if kid.role is not Role.DRAINING and not kid.lent)
-            self.line.feed(active, now)
+            wanted = self.line.feed(active, now)
             for kid in self.nursery.serving():
                 if kid.plan.threads and self.line.worn(kid.given):
                     self.nursery.retire(kid)  # what it was given it finishes; the rest must not wait for that
         if self.entries:
             self._patrol.wake_for_line(now)
+        if wanted:
+            self.events.permit_wanted(list(wanted))
 
     def take_back(self, kid: Kid) -> None:
         """Back to the front of the line with all that a child has not taken."""

@@ -81,6 +81,7 @@ class Collector:
         self.waits = Waits(state)
         self.changed: Callable[[], None] = lambda: None  # likewise: the beacon's
         self.stopped_group_of: Callable[[Held], str] = lambda _: ""  # likewise: the groups'
+        self.record_starts: Callable[[Sequence[int]], None] = lambda _: None  # likewise: the dispatcher's
         # While draining, a thread that would not stop runs until its child is killed: such tasks go back after that.
         self.outlived: dict[int, tuple[Held, Ending]] = {}
 
@@ -130,6 +131,10 @@ class Collector:
         known = {ending.number for ending in ended}
         ended += [Ending(number, "killed", asked="drain") for number in left if number not in known]
         self.endings(ended)
+
+    def permit_wanted(self, numbers: Sequence[int]) -> None:
+        """Have the starts of tasks recorded that may start only once, before they do."""
+        self.record_starts(numbers)
 
     def started(self, numbers: Sequence[int]) -> None:
         """Nothing to record: a start becomes `running` with the first renewal after a second."""

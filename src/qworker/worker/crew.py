@@ -63,6 +63,7 @@ class Crew:
         collector.settler = self.settler
         self.dispatcher = Dispatcher(state, broker, self.settler)
         collector.stopped_group_of = self.dispatcher.groups.stopped_of
+        collector.record_starts = self.dispatcher.record_starts
         self.keeper = Keeper(state, broker, self.dispatcher, on_call=on_call)
         self.fetcher = Fetcher(state, broker, self.dispatcher, standing, on_call=on_call)
         self.lender = Lender(state, broker, self.dispatcher, collector.waits, on_call=on_call)

@@ -2,15 +2,16 @@
 
 fetcher ──Window──► Dispatcher.accept() ──Order──► pool.put()
                          ├── bury, park ──► settler
-                         ├── groups not read yet ── read ───────────┐
-                         └── suspects, at_most_once ── renew(started) ─┴──► pool.put()
+                         ├── groups not read yet ── read ──┐
+                         └── suspects ── renew(started) ───┴──► pool.put()
+pool ──permit_wanted──► Dispatcher.record_starts() ── renew(started) ──► pool.permit()
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from .. import clock, codec, faultpoints
@@ -44,6 +45,8 @@ class Dispatcher:
         # Stop hints that overtook the reply of the claim they are for: (claim, id) -> (order, forget at).
         self._early_stops: dict[tuple[str, str], tuple[StopOrder, float]] = {}
         self._starting: set[asyncio.Task[None]] = set()
+        self._to_permit: dict[str, list[Held]] = {}  # by queue: what has a free slot, and must be recorded first
+        self._recording: set[str] = set()  # queues
         self._kinds: dict[bytes, PoolKind] = {}  # by the letter of the line
 
     def accept(
@@ -90,8 +93,8 @@ class Dispatcher:
                 if held.deadline is None:
                     alike[like] = terms
             order = Order._make((held.number, held.full_id, task.blob, task.cursor, *terms))
-            if order.alone or held.header.delivery == "at_most_once" or task.record.deliveries > 1:
-                # The last: it was handed out before and nobody knows whether it started. It may have killed that worker
+            if order.alone or (task.record.deliveries > 1 and not order.on_permit):
+                # The latter was handed out before, and nobody knows whether it started. It may have killed that worker
                 # within its first second, before any renewal: from now on its deaths count.
                 carefully.add(held.number)
             orders.setdefault(held.kind, []).append(order)
@@ -100,19 +103,34 @@ class Dispatcher:
         if carefully or unread:
             # The whole window waits for the record: those that were rescued stand in front, and must not lose their
             # slots to what stands behind them. Likewise for what the server says of their groups.
-            start = state.spawn(self._start_recorded(claim, in_order, carefully, unread))
-            self._starting.add(start)
-            start.add_done_callback(self._starting.discard)
+            self._spawn_start(self._start_recorded(in_order, carefully, unread))
         else:
             for kind, batch in orders.items():
                 state.put(kind, batch, lent=lent)
         state.lend.set()  # what came may be what a task waits for
         return claim.sizes
 
+    def record_starts(self, numbers: Iterable[int]) -> None:
+        """Record the starts of these, for which a pool has free slots, and permit them."""
+        for number in numbers:
+            held = self._state.ledger.tasks.get(number)
+            if held is None or held.ended:
+                continue
+            queue = held.claim.queue
+            self._to_permit.setdefault(queue, []).append(held)
+            if queue not in self._recording:
+                self._recording.add(queue)
+                self._spawn_start(self._permit(queue))
+
     def cancel_starts(self) -> None:
         """Give back what waits for its start to be recorded: a drain began first."""
         for start in self._starting:
             start.cancel()
+
+    def _spawn_start(self, starting: Coroutine[Any, Any, None]) -> None:
+        start = self._state.spawn(starting)
+        self._starting.add(start)
+        start.add_done_callback(self._starting.discard)
 
     def give_back(self, queue: str) -> None:
         """Give back what has not started of a queue whose server is away: its lease must not hold up the others'.
@@ -223,49 +241,64 @@ class Dispatcher:
         self._state.ledger.end(held)
         self._settler.put_raw(held, Park(held.task.id, held.claim.id, PARK_MS))
 
-    async def _start_recorded(
-        self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int], unread: list[str]
-    ) -> None:
-        """Read the groups, record the starts that must count (suspects, at_most_once) before they happen; then run."""
+    async def _start_recorded(self, starts: list[tuple[Held, Order]], carefully: set[int], unread: list[str]) -> None:
+        """Read the groups, record the starts that must count before they happen; then run."""
         if unread:
             await self.groups.read_before_start(unread)
-        if not carefully or await self._record(claim, starts, carefully):
-            self._start(starts, carefully)
+        first = starts[0][0].claim
+        if carefully:
+            recorded = await self._record(first.queue, [held for held, _ in starts if held.number in carefully])
+            if not recorded:
+                return  # the claim is lost
+        self._start(starts)
 
-    async def _record(self, claim: OpenClaim, starts: list[tuple[Held, Order]], carefully: set[int]) -> bool:
-        """Record starts before they happen; False if the claim turns out to be lost."""
+    async def _permit(self, queue: str) -> None:
+        """Record the starts of a queue that have been asked for, those that come meanwhile in one call; permit them."""
         state = self._state
-        started = [
-            (claim.id, held.task.id, 0, held.header.delivery == "at_most_once")
-            for held, _ in starts
-            if held.number in carefully
-        ]
+        try:
+            while wanted := self._to_permit.pop(queue, None):
+                permitted: dict[PoolKind, list[int]] = {}
+                for held in await self._record(queue, wanted):
+                    permitted.setdefault(held.kind, []).append(held.number)
+                for kind, numbers in permitted.items():
+                    state.pools[kind].permit(numbers)
+        finally:
+            self._recording.discard(queue)
+
+    async def _record(self, queue: str, starts: Sequence[Held]) -> list[Held]:
+        """Record starts before they happen; return those whose claims are not lost, which they turn out to be here."""
+        state = self._state
+        claims = list(dict.fromkeys(held.claim.id for held in starts))
+        started = [(held.claim.id, held.task.id, 0, held.header.delivery == "at_most_once") for held in starts]
         while True:
             sent = clock.now()
-            witness = state.witness(claim.queue)
+            witness = state.witness(queue)
             try:
                 renewal = await self._broker.renew(
-                    claim.queue,
+                    queue,
                     worker=state.id,
-                    claims=[claim.id],
+                    claims=claims,
                     started=started,
                     lease_ms=int(state.lease.lease_s * 1000),
                     expected_ms=witness.expected_ms(sent),
-                    stalled=witness.stalled(claim.queue, sent),
+                    stalled=witness.stalled(queue, sent),
                 )
                 break
             except UNANSWERED:
                 # Not started, so nothing is wrong: either the lease lapses and another worker has it, or Redis is back.
                 await asyncio.sleep(0.2)
-        return claim.id not in renewal.lost  # else the keeper meets the same answer and lets the claim go
+        # Of those that are lost the keeper meets the same answer, and lets their claims go.
+        recorded = [held for held in starts if held.claim.id not in renewal.lost]
+        for held in recorded:
+            held.start_recorded = True
+        return recorded
 
-    def _start(self, starts: list[tuple[Held, Order]], recorded: set[int]) -> None:
+    def _start(self, starts: list[tuple[Held, Order]]) -> None:
         """Run what has waited, as far as it is still to be run."""
         orders: dict[PoolKind, list[Order]] = {}
         for held, order in starts:
             if held.ended or held.number not in self._state.ledger.tasks:
                 continue
-            held.start_recorded = held.number in recorded
             group = self.groups.stopped_of(held)
             if group or held.stop is not None:
                 self._bury(held, GROUP_STOPPED if group else STOPPED)
@@ -283,4 +316,5 @@ def _terms(held: Held, now: float) -> Terms:
     return (
         deadline_s, now, record.run, record.attempt, held.claim.fence, header.retries, timeout_s,
         header.name, header.grace_ms / 1000, record.losses > 0, header.interrupt,
+        header.delivery == "at_most_once" and not record.losses,
     )  # fmt: skip

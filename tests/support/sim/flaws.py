@@ -158,7 +158,9 @@ FLAWS: dict[str, Flaw] = {
     "a settle that is given up": Flaw(38, _method(settler.Settler, "_settle", _settle_once)),
     "renewals that are not sent": Flaw(0, _method(keeper.Keeper, "renew", lambda _: _nothing())),
     "a lost child that is released": Flaw(0, _method(blame, "_on_death", lambda *_: blame.RELEASE)),
-    "once is not recorded before": Flaw(0, _method(dispatch.Dispatcher, "_record", lambda *_: _true()), _ONCE),
+    "once is not recorded before": Flaw(
+        0, _method(dispatch.Dispatcher, "_record", lambda *given: _all(given[-1])), _ONCE
+    ),
     "stops that are not heeded": Flaw(0, _method(dispatch.Dispatcher, "stop", lambda *_: None)),
     "what ended is not told": Flaw(0, _method(collect.Collector, "settled", lambda *_: None)),
     "a clock that is not followed": Flaw(0, _method(witness.Witness, "expected_ms", lambda *_: None), _STEP),
@@ -185,8 +187,8 @@ async def _nothing() -> None:
     pass
 
 
-async def _true() -> bool:
-    return True
+async def _all(starts: Any) -> Any:
+    return starts
 
 
 def flaw(name: str) -> contextlib.AbstractContextManager[object]:

@@ -40,6 +40,7 @@ class SimPool:
         self.annex = _Annex(self)
         self._orders: dict[int, tuple[Order, float]] = {}  # all that have not ended, and when they were put
         self._line: list[Order] = []
+        self._permits: dict[int, bool] = {}  # of what starts on permit and has been asked for: is it granted?
         self._seen: dict[int, tuple[Child, Run]] = {}
         self._ladder = Ladder()
         self._survivors: dict[int, tuple[Order, float]] = {}
@@ -76,6 +77,10 @@ class SimPool:
             self._feed()
             self._wake(now + LOOK_S)
 
+    def permit(self, numbers: Iterable[int]) -> None:
+        self._permits.update((number, True) for number in numbers if number in self._orders)
+        self._feed()
+
     def ask(self, number: int, reason: Reason, grace_s: float | None = None) -> bool:
         known = self._orders.get(number)
         if known is None:
@@ -104,6 +109,7 @@ class SimPool:
         recalled, self._line = [order.number for order in self._line], []
         for number in recalled:
             del self._orders[number]
+            self._permits.pop(number, None)
             self._ladder.gone(number)
         return recalled
 
@@ -223,13 +229,23 @@ class SimPool:
     def _feed(self) -> None:
         if not self._line or self.node.time() >= self.start_until or self._closing:
             return
-        rest = []
+        rest: list[Order] = []
+        wanted: list[int] = []
+        passable = True  # nobody passes what starts on permit, and that goes to a free slot only
         for order in self._line:
+            child: Child | None = None
             if order.alone and self.kind != "process":
-                child: Child | None = self._open(1, alone=True)
-            else:
-                able = [c for c in self._serving() if c.ready and len(c.orders) + c.busy < c.slots + AHEAD]
+                child = self._open(1, alone=True)
+            elif passable:
+                ahead = 0 if order.on_permit else AHEAD
+                able = [c for c in self._serving() if c.ready and len(c.orders) + c.busy < c.slots + ahead]
                 child = min(able, key=lambda c: (len(c.orders) + c.busy - c.slots, c.pid), default=None)
+                if child is not None and order.on_permit and not self._permits.get(order.number):
+                    child = None
+                    if order.number not in self._permits:
+                        self._permits[order.number] = False
+                        wanted.append(order.number)
+                passable = child is not None or not order.on_permit
             if child is None:
                 rest.append(order)
             else:
@@ -239,6 +255,8 @@ class SimPool:
             # The bytes of an order and its token are in the pipe at once; the child reads them when it runs.
             child.take()
         self._wake(self.node.time() + LOOK_S)
+        if wanted:
+            self.events.permit_wanted(wanted)
 
     def _take_back(self) -> None:
         """Take back every token that no child has read."""
@@ -306,8 +324,10 @@ class SimPool:
         waiting = self._orders.keys() - running.keys()
         if waiting:
             old = [
-                n for n in waiting if now - self._orders[n][1] >= STALLED_S or self._deadline(self._orders[n][0]) <= now
-            ]
+                n for n in waiting
+                if (now - self._orders[n][1] >= STALLED_S and False not in self._permits.values())
+                or self._deadline(self._orders[n][0]) <= now
+            ]  # fmt: skip
             if old:
                 self._take_back()
                 self._return([order for order in self._line if order.number in old], "stalled")
@@ -330,6 +350,7 @@ class SimPool:
         asked: Reason | None = None, exact: bool = True, detail: str = "",
     ) -> Ending:  # fmt: skip
         del self._orders[number]
+        self._permits.pop(number, None)
         known = self._ladder.gone(number)
         if known is None:
             return Ending(number, kind, payload, ran_s, asked, exact=exact, detail=detail)
