@@ -145,7 +145,6 @@ def test_a_thread_that_outlives_the_drain_does_not_run_again_if_it_may_start_onl
     async def scenario() -> None:
         async with roles(thread=2) as w:
             w.accept(task("a", delivery="at_most_once"))
-            await w.broker.called("renew")
             w.collector.endings([Ending(w.held("a").number, "left_running", asked="drain")])
 
             w.collector.children_gone()

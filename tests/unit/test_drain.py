@@ -12,7 +12,7 @@ import pytest
 from qworker import codec
 from qworker.errors import BrokerUnavailable
 from qworker.lifecycle import State
-from qworker.model import Release
+from qworker.model import Record, Release
 from qworker.worker import drain as drain_module
 from qworker.worker.drain import GRACE_CAP_S, Drain
 from qworker.worker.signals import Signals
@@ -93,18 +93,24 @@ def test_what_is_about_to_start_is_not_given_back() -> None:
     asyncio.run(scenario())
 
 
-def test_what_waits_for_the_record_of_its_start_goes_back_and_does_not_start() -> None:
+@pytest.mark.parametrize("once", [False, True])
+def test_what_waits_for_the_record_of_its_start_goes_back_and_does_not_start(once: bool) -> None:
     async def scenario() -> None:
         async with draining() as d:
             recorded = d.w.broker.later("renew")
-            d.w.accept(task("a", delivery="at_most_once"))
+            if once:
+                d.w.accept(task("a", delivery="at_most_once"))
+                d.w.collector.permit_wanted([d.w.pool.number_of("a")])
+            else:
+                d.w.accept(task("a", record=Record(deliveries=2)))
             await d.w.broker.called("renew")
 
             await d.begin()
 
             assert await d.w.settles(1) == [Release("a", "c1")]
             assert recorded.cancelled()
-            assert not d.w.pool.batches
+            assert not d.w.pool.permitted
+            assert len(d.w.pool.batches) == once
 
     asyncio.run(scenario())
 
