@@ -91,7 +91,7 @@ def main() -> int:
         "--known", action="store_true", help="also those that survivors.toml explains, to try them again"
     )
     parser.add_argument(
-        "--machines", action="store_true", help=f"run the model tests alone; fail below {LEAST:.0%} of what is no equal"
+        "--machines", action="store_true", help=f"the model tests alone; fail below {LEAST:.0%}% of what is no equal"
     )
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help="for all tests once; default: 60")
     parser.add_argument("--each", action="store_true", help="say of each mutant what killed it")
