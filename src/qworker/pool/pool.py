@@ -248,7 +248,7 @@ class Pool:
     def feed(self) -> None:
         """Give to the children what they have room for."""
         now = self._clock()
-        wanted: Sequence[int] = ()
+        wanted: list[int] = []
         # A child would not start them: they wait here, where they can be given back.
         if self.line and clock.now_ns() < self.nursery.start_until_ns:
             kids = self.nursery.kids
@@ -260,7 +260,7 @@ class Pool:
         if self.entries:
             self._patrol.wake_for_line(now)
         if wanted:
-            self.events.permit_wanted(list(wanted))
+            self.events.permit_wanted(wanted)
 
     def take_back(self, kid: Kid) -> None:
         """Back to the front of the line with all that a child has not taken."""

@@ -245,12 +245,9 @@ class Dispatcher:
         """Read the groups, record the starts that must count before they happen; then run."""
         if unread:
             await self.groups.read_before_start(unread)
-        first = starts[0][0].claim
-        if carefully:
-            recorded = await self._record(first.queue, [held for held, _ in starts if held.number in carefully])
-            if not recorded:
-                return  # the claim is lost
-        self._start(starts)
+        first = [held for held, _ in starts if held.number in carefully]
+        if not first or await self._record(first[0].claim.queue, first):  # else their claim, which is one, is lost
+            self._start(starts)
 
     async def _permit(self, queue: str) -> None:
         """Record the starts of a queue that have been asked for, those that come meanwhile in one call; permit them."""
