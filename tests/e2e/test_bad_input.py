@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -332,3 +333,23 @@ def test_nothing_that_a_task_says_rules_the_terminal_that_shows_it(tasks, client
             assert is_tame(run_cli(url, *verb)), verb
     finally:
         worker.close()
+
+
+def test_nothing_in_the_list_of_workers_rules_the_terminal_either(tasks, client, url) -> None:
+    """A worker is on the list by its id alone, and tells of itself what it likes."""
+    now, names = time.time() * 1000, [f"{kind}{ESCAPES}\nforged: a line" for kind in ("silent", "telling")]
+    client.zadd("qw:default:workers", dict.fromkeys(names, now))
+    shown = {"id": ESCAPES, "name": ESCAPES, "asked": ESCAPES, "outcome": ESCAPES, "child": ESCAPES, "slot": ESCAPES}
+    told = {"id": ESCAPES, "host": ESCAPES, "pid": 1, "boot_id": ESCAPES, "pid_ns": ESCAPES, "start_time": 1,
+            "queues": [ESCAPES], "state": ESCAPES, "started_ms": 1, "beat_ms": 1, "slots": {ESCAPES: 1},
+            "lent": {ESCAPES: 1}, "unknown": {ESCAPES: 1}, "running": [shown], "survivors": [shown]}  # fmt: skip
+    client.hset(f"qw:default:worker:{names[1]}", "record", json.dumps(told))
+    client.sadd("qw:default:queues", f"q{ESCAPES}")
+    client.hset(f"{PREFIX}stats", f"succeeded{ESCAPES}", 1)
+
+    said = {verb: run_cli(url, verb) for verb in ("status", "dessert")}
+
+    for verb, text in said.items():
+        assert r"silent\x1b[2J" in text, verb
+        assert is_tame(text), verb
+        assert not any(line.startswith("forged") for line in text.splitlines()), verb

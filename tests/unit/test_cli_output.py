@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Group
+from rich.live import Live
 
 from qworker import cli
 from qworker.cli import VERBS, Verb
-from qworker.cli.shared import print_rows
+from qworker.cli.shared import print_rows, print_table
+from qworker.cli.terminal import Console
 from qworker.errors import BrokerUnavailable
 from qworker.views import QueueStats
 
@@ -61,6 +64,17 @@ def test_the_name_of_a_row_cannot_rule_the_terminal(capsys):
 
     out = capsys.readouterr().out
     assert out == "g-\\x1b[31mred  a\\x1b[0m\n" + " " * 15 + "b\n"
+
+
+def test_no_bare_string_rules_the_terminal_that_it_is_drawn_on(capsys):
+    worker, tame = "w\x1b[2J\x9b31m\u202e\nforged", r"w\x1b[2J\x9b31m\u202e\nforged"
+
+    print_table(f"{worker}: alone", "", Group(f"{worker}: in a group"))
+    with Live(console=Console(markup=False), auto_refresh=False) as live:
+        live.update(Group(f"{worker}: as status --watch draws it"), refresh=True)
+
+    said = ("alone", "", "in a group", "as status --watch draws it")
+    assert capsys.readouterr().out.splitlines() == [f"{tame}: {how}" if how else "" for how in said]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")

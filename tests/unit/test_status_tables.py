@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from qworker.cli.status import Snapshot, _facts, _parts, _rates, _spaced
+from qworker.cli.terminal import Console
 from qworker.views import QueueStats, WorkerRecord
 
 QUEUE = QueueStats(

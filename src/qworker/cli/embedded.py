@@ -20,7 +20,9 @@ import typer
 from .. import durations
 from ..broker import embedded
 from ..broker.places import STATE_DIR
+from ..log import escape
 from . import EXIT_UNHEALTHY
+from .shared import escape_lines
 
 app = typer.Typer(
     name="embedded",
@@ -44,7 +46,7 @@ def status(
 ) -> None:
     """Show the project's embedded server. Exits 0 when it answers, else 3."""
     seen = embedded.status(embedded.find_root(directory))
-    typer.echo(json.dumps({**asdict(seen), "root": str(seen.root)}) if as_json else _describe(seen))
+    typer.echo(json.dumps({**asdict(seen), "root": str(seen.root)}) if as_json else escape_lines(_describe(seen)))
     raise typer.Exit(0 if seen.answer == "+PONG" else EXIT_UNHEALTHY)
 
 
@@ -61,11 +63,12 @@ def stop(directory: Directory = None) -> None:
     root = embedded.find_root(directory)
     used = embedded.status(root).used
     if not embedded.stop(root):
-        typer.echo(f"no embedded server runs for {root}")
+        said = f"no embedded server runs for {root}"
     elif used:
-        typer.echo(f"stopped the embedded server of {root}; a process that still uses it may start it again")
+        said = f"stopped the embedded server of {root}; a process that still uses it may start it again"
     else:
-        typer.echo(f"stopped the embedded server of {root}")
+        said = f"stopped the embedded server of {root}"
+    typer.echo(escape(said))
 
 
 def _describe(seen: embedded.Status) -> str:

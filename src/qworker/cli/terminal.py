@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import rich.console
+
+from ..log import escape
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 __all__ = ["Console", "draws"]
 
@@ -16,7 +21,14 @@ def draws(stream: TextIO) -> bool:
 
 
 class Console(rich.console.Console):
-    """A console that leaves it to `run` what a reader means who has gone; rich's own would exit with 1."""
+    """A console that no string rules, and that leaves it to `run` what a reader means who has gone.
+
+    rich's own lets escape sequences through, and would exit with 1.
+    """
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Escape each bare string that is drawn, alone or within a group: it may hold anybody's text."""
+        return super().render_str(escape(text), **how)
 
     def on_broken_pipe(self) -> NoReturn:
         """Raise what rich has just caught."""
