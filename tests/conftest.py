@@ -9,8 +9,8 @@
 Async tests need no plugin: they call `asyncio.run` on a coroutine. What is missing, as a server's binary, skips the
 test at home and fails it where CI=true, unless support/skips.py names it.
 
-What hypothesis draws is new in each run, in CI as at home. A failure says how to have it again (`@reproduce_failure`),
-and is tried first the next time in the same directory.
+What hypothesis draws is new in each run at home, and for each tree in CI (.ci/run). A failure says how to have it again
+(`@reproduce_failure`), and is tried first the next time in the same directory.
 """
 
 from __future__ import annotations
