@@ -94,7 +94,7 @@ def render_json(now: float, level: str, name: str, fields: Mapping[str, object])
     line: dict[str, object] = {"time": when, "level": level, "event": name}
     for key, value in fields.items():
         line[f"field_{key}" if key in _OWN else key] = _plain(value)
-    return json.dumps(line, default=str) + "\n"
+    return json.dumps(line, default=str, allow_nan=False) + "\n"
 
 
 def _render_coloured(now: float, level: str, name: str, fields: Mapping[str, object]) -> str:
@@ -126,8 +126,14 @@ def _value(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    # JSON has no NaN and no infinity.
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """Return a field as JSON can say it: that has no NaN, no infinity, and no keys but text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _escaped(char: str) -> str:
