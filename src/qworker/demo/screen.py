@@ -91,7 +91,8 @@ class Screen(Dark):
 
     def headline(self, title: str, text: str) -> None:
         """Say what this is about."""
-        self._console.print(f"\n[bold]{title}[/]  [dim]{text}[/]\n", width=min(WIDEST, self._console.width))
+        line = Text.assemble("\n", (title, "bold"), "  ", (text, "dim"), "\n")
+        self._console.print(line, width=min(WIDEST, self._console.width))
 
     def event(self, word: str, text: str) -> None:
         """Say that something has happened, when and in which word."""

@@ -231,25 +231,29 @@ class Story:
         self._until(lambda: list(other.events("worker.quiet")), f"worker {other.label} is quiet")
         census = self._cast(self._work.census(slice(len(self._kills), None)), FINE)
         self._until(lambda: self._caught(victim, census), f"worker {victim.label} runs a census")
-        self._stage.kill(victim)
-        kill, killed_at = Kill(time.monotonic(), victim.pid, victim.label), time.time()
-        other.process.send_signal(signal.SIGCONT)
-        self._kills.append(kill)
+        # Before the kill: the other one may start them again before this process sees that the victim is gone.
         self._notes.read()
         running = self._running_in(victim, self._parts)
+        kill, killed_at = Kill(time.monotonic(), victim.pid, victim.label), time.time()
+        self._stage.kill(victim)
+        other.process.send_signal(signal.SIGCONT)
+        self._kills.append(kill)
         self._screen.event("killed -9", f"worker {victim.label}, while it runs {len(running)} tasks")
         return self._see_rescue(kill, killed_at, running, other)
 
     def _caught(self, victim: Worker, census: Iterable[Part]) -> bool:
         """Freeze a worker while it runs some of these: what has no outcome on the server then, gets none from there.
 
-        Without that, on a busy machine, the last of them could end between the look and the kill.
+        Without that, on a busy machine, the last of them could end between the look and the kill. The server is asked
+        twice: what the worker had sent before it stood still, it has read by its second answer, not always the first.
         """
         running = self._running_in(victim, census)
         if not running:
             return False
         self._stage.freeze(victim)
-        if any(part.future.status().state in LIVE for part in running):
+        for _ in range(2):
+            running = [part for part in running if part.future.status().state in LIVE]
+        if running:
             return True
         victim.process.send_signal(signal.SIGCONT)
         return False
